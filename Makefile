@@ -1,0 +1,59 @@
+# make demo     set everything up, then train, convert and time a binary network (DEMO_ARGS=...)
+# make test     set everything up, then run the tests (PYTEST_ARGS=...)
+# make build    set everything up, or recompile what changed in csrc
+# make lint     ruff, clang-format and mypy, changing nothing; `make format` rewrites
+# make clean    remove what was built; `make distclean` the environment too
+#
+# Everything happens in .venv, also when a virtual environment is active. It is made with PYTHON; a
+# torch >= 2.10 that PYTHON already has is used and never replaced, else torch 2.13.0 for CPU is
+# installed. VENV=path names another environment: an existing one is used as it is, so
+# VENV="$VIRTUAL_ENV" installs into the active one. MAX_JOBS limits the compilers run at once.
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+RUN = "$(VENV)/bin/python" -m
+# Not bin/clang-format: the package may be in the Python that the environment was made from.
+CLANG_FORMAT = "$(VENV)/bin/python" -c "import clang_format as c; c.clang_format()"
+SETUP_ENV = "$(PYTHON)" scripts/setup_env.py --venv "$(VENV)"
+PYTHON_FILES = stompp_kernels tests scripts setup.py $(wildcard benchmarks)
+CXX_FILES = find csrc tests -type f \
+	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
+
+.NOTPARALLEL:
+.PHONY: build setup setup-dev test demo lint format clean distclean
+
+build: setup
+
+setup:
+	@$(SETUP_ENV)
+
+setup-dev:
+	@$(SETUP_ENV) --extras demo,test,dev
+
+test: setup
+	$(RUN) pytest $(PYTEST_ARGS)
+
+demo: setup
+	"$(VENV)/bin/stompp" demo $(DEMO_ARGS)
+
+lint: setup-dev
+	$(RUN) ruff check $(PYTHON_FILES)
+	$(RUN) ruff format --check $(PYTHON_FILES)
+	$(CXX_FILES) -exec $(CLANG_FORMAT) --dry-run --Werror {} +
+	$(RUN) mypy
+
+format: setup-dev
+	$(RUN) ruff check --fix $(PYTHON_FILES)
+	$(RUN) ruff format $(PYTHON_FILES)
+	$(CXX_FILES) -exec $(CLANG_FORMAT) -i {} +
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -f stompp_kernels/*.so
+	find stompp_kernels tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv

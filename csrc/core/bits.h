@@ -1,0 +1,38 @@
+// The bit contract, in one place.
+//
+// A value of {-1, +1} is one bit: 1 means -1, that is `x < 0`; 0 means +1. So sign(0) = sign(-0.0) = +1, and NaN,
+// which is not below zero, packs as +1. Bits are LSB first in little-endian 32-bit words, along features or (NHWC)
+// channels. K counts elements; the tail bits of the last word of a row are 0.
+#pragma once
+
+#include <cstdint>
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "stompp_kernels reads packed words as bytes and needs a little-endian target"
+#endif
+
+namespace stompp {
+
+constexpr int kWordBits = 32;
+constexpr int64_t kWordBytes = 4;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b > 0 ? 1 : 0); }  // no overflow
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+constexpr int64_t words_for(int64_t K) { return ceil_div(K, kWordBits); }
+constexpr int64_t bytes_for(int64_t K) { return ceil_div(K, 8); }
+
+// Ones in the bits that word `index` of a row of K elements uses.
+constexpr uint32_t valid_bits(int64_t K, int64_t index) {
+  const int64_t left = K - index * kWordBits;
+  return left >= kWordBits ? 0xffffffffu : left <= 0 ? 0u : (1u << left) - 1u;
+}
+
+inline int popcount32(uint32_t x) {
+  // No builtin: without -mpopcnt it is a library call, and this form vectorizes with plain SSE2 or NEON.
+  x = x - ((x >> 1) & 0x55555555u);
+  x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
+  x = (x + (x >> 4)) & 0x0f0f0f0fu;
+  return static_cast<int>((x * 0x01010101u) >> 24);
+}
+
+}  // namespace stompp

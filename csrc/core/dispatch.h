@@ -1,0 +1,21 @@
+// Which implementation runs: the first of the list that the machine supports, or the one that STOMPP_CPU or select()
+// names. A name that is unknown or unsupported is an error, never a silent fallback.
+#pragma once
+
+#include <cstddef>
+
+#include "core/implementation.h"
+#include "core/status.h"
+
+namespace stompp {
+
+// Every implementation compiled in, best first.
+const Implementation* const* implementations(size_t* count);
+
+// nullptr when STOMPP_CPU names none that can run; select() with a good name mends it.
+const Implementation* active_implementation();
+
+// Forces the implementation of this name for the whole process; nullptr or "" goes back to the best supported one.
+Status select_implementation(const char* name);
+
+}  // namespace stompp

@@ -1,0 +1,166 @@
+// Bodies of the elementwise primitives, written once. An implementation's function, with its own target attribute,
+// inlines them, and the compiler vectorizes them for that target.
+#pragma once
+
+#include "core/bits.h"
+#include "core/float_types.h"
+#include "core/philox.h"
+#include "core/progressive.h"
+#include "core/refresh_mask.h"
+
+#define STOMPP_INLINE __attribute__((always_inline)) inline
+
+namespace stompp {
+namespace elementwise {
+
+// `count` entries from `first` on, of which bit i of `frozen` says whether entry i is. Called with a constant count for
+// whole words, so that the loop vectorizes without a remainder.
+template <class Type>
+STOMPP_INLINE void forward_word(const ProgressiveRow& row, int64_t first, uint32_t frozen, int count) {
+  using Float = typename Type::Compute;
+  for (int i = 0; i < count; ++i) {
+    const Float u = Type::load(row.u, first + i);
+    const Float sign = u < Float(0) ? Float(-1) : Float(1);
+    const Float low = u < Float(-1) ? Float(-1) : u;  // NaN fails both comparisons and stays
+    const Float clip = low > Float(1) ? Float(1) : low;
+    Type::store(row.out, first + i, (frozen >> i & 1u) != 0 ? sign : clip);
+  }
+}
+
+template <class Type, Surrogate kSurrogate>
+STOMPP_INLINE void backward_word(const ProgressiveRow& row, int64_t first, uint32_t frozen, int count) {
+  using Float = typename Type::Compute;
+  for (int i = 0; i < count; ++i) {
+    const Float u = Type::load(row.u, first + i), grad = Type::load(row.grad, first + i);
+    const Float magnitude = u < Float(0) ? -u : u;
+    const Float clipped = magnitude <= Float(1) ? grad : Float(0);
+    Float committed = Float(0);
+    if (kSurrogate == Surrogate::kIdentity) committed = grad;
+    if (kSurrogate == Surrogate::kClip) committed = clipped;
+    if (kSurrogate == Surrogate::kApproxSign)
+      committed = magnitude <= Float(1) ? grad * (Float(2) - Float(2) * magnitude) : Float(0);
+    Type::store(row.out, first + i, (frozen >> i & 1u) != 0 ? committed : clipped);
+  }
+}
+
+template <class Type>
+STOMPP_INLINE void unpack_word(void* out, int64_t first, uint32_t word, int count) {
+  using Float = typename Type::Compute;
+  for (int i = 0; i < count; ++i) Type::store(out, first + i, (word >> i & 1u) != 0 ? Float(-1) : Float(1));
+}
+
+STOMPP_INLINE uint32_t frozen_word(const ProgressiveRow& row, int64_t index) {
+  return row.mask == nullptr ? 0xffffffffu : row.mask[index];
+}
+
+template <class Type>
+STOMPP_INLINE void forward(const ProgressiveRow& row) {
+  const int64_t whole = row.count / kWordBits;
+  for (int64_t w = 0; w < whole; ++w) forward_word<Type>(row, w * kWordBits, frozen_word(row, w), kWordBits);
+  const int tail = static_cast<int>(row.count % kWordBits);
+  if (tail != 0) forward_word<Type>(row, whole * kWordBits, frozen_word(row, whole), tail);
+}
+
+template <class Type, Surrogate kSurrogate>
+STOMPP_INLINE void backward(const ProgressiveRow& row) {
+  const int64_t whole = row.count / kWordBits;
+  for (int64_t w = 0; w < whole; ++w)
+    backward_word<Type, kSurrogate>(row, w * kWordBits, frozen_word(row, w), kWordBits);
+  const int tail = static_cast<int>(row.count % kWordBits);
+  if (tail != 0) backward_word<Type, kSurrogate>(row, whole * kWordBits, frozen_word(row, whole), tail);
+}
+
+template <class Type>
+STOMPP_INLINE void unpack_row(const uint32_t* words, int64_t K, void* out) {
+  const int64_t whole = K / kWordBits;
+  for (int64_t w = 0; w < whole; ++w) unpack_word<Type>(out, w * kWordBits, words[w], kWordBits);
+  const int tail = static_cast<int>(K % kWordBits);
+  if (tail != 0) unpack_word<Type>(out, whole * kWordBits, words[whole], tail);
+}
+
+STOMPP_INLINE void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
+  switch (type) {
+    case FloatType::kFloat32:
+      return unpack_row<Float32>(words, K, out);
+    case FloatType::kFloat16:
+      return unpack_row<Float16>(words, K, out);
+    case FloatType::kBFloat16:
+      return unpack_row<BFloat16>(words, K, out);
+    case FloatType::kFloat64:
+      return unpack_row<Float64>(words, K, out);
+  }
+}
+
+template <class Type>
+STOMPP_INLINE void backward(const ProgressiveRow& row) {
+  switch (row.surrogate) {
+    case Surrogate::kNone:
+      return backward<Type, Surrogate::kNone>(row);
+    case Surrogate::kIdentity:
+      return backward<Type, Surrogate::kIdentity>(row);
+    case Surrogate::kClip:
+      return backward<Type, Surrogate::kClip>(row);
+    case Surrogate::kApproxSign:
+      return backward<Type, Surrogate::kApproxSign>(row);
+  }
+}
+
+STOMPP_INLINE void forward(const ProgressiveRow& row) {
+  switch (row.type) {
+    case FloatType::kFloat32:
+      return forward<Float32>(row);
+    case FloatType::kFloat16:
+      return forward<Float16>(row);
+    case FloatType::kBFloat16:
+      return forward<BFloat16>(row);
+    case FloatType::kFloat64:
+      return forward<Float64>(row);
+  }
+}
+
+STOMPP_INLINE void backward(const ProgressiveRow& row) {
+  switch (row.type) {
+    case FloatType::kFloat32:
+      return backward<Float32>(row);
+    case FloatType::kFloat16:
+      return backward<Float16>(row);
+    case FloatType::kBFloat16:
+      return backward<BFloat16>(row);
+    case FloatType::kFloat64:
+      return backward<Float64>(row);
+  }
+}
+
+STOMPP_INLINE void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {
+  constexpr int kGroups = static_cast<int>(kWordBits) / 4;
+  for (int64_t w = begin; w < end; ++w) {
+    uint32_t ones = 0, redrawn = 0;
+    for (int group = 0; group < kGroups; ++group) {
+      uint32_t random[4] = {static_cast<uint32_t>(w * kGroups + group), static_cast<uint32_t>(refresh.seed >> 32),
+                            static_cast<uint32_t>(refresh.step), static_cast<uint32_t>(refresh.step >> 32)};
+      philox4x32_10(random, static_cast<uint32_t>(refresh.seed), refresh.tensor_id);
+      for (int lane = 0; lane < 4; ++lane) {
+        ones |= static_cast<uint32_t>(random[lane] < refresh.one_below) << (group * 4 + lane);
+        redrawn |= static_cast<uint32_t>(random[lane] < refresh.redraw_below) << (group * 4 + lane);
+      }
+    }
+    words[w] = ((words[w] & ~redrawn) | ones) & valid_bits(refresh.n, w);
+  }
+}
+
+template <class Type>
+STOMPP_INLINE uint32_t sign_word(const void* x, int64_t first, int64_t count) {
+  uint32_t word = 0;
+  for (int64_t i = 0; i < count; ++i) word |= static_cast<uint32_t>(is_negative16<Type>(load16(x, first + i))) << i;
+  return word;
+}
+
+template <>
+STOMPP_INLINE uint32_t sign_word<Float32>(const void* x, int64_t first, int64_t count) {
+  uint32_t word = 0;
+  for (int64_t i = 0; i < count; ++i) word |= static_cast<uint32_t>(Float32::load(x, first + i) < 0.0f) << i;
+  return word;
+}
+
+}  // namespace elementwise
+}  // namespace stompp

@@ -1,0 +1,44 @@
+// What becomes of an int32 accumulator. One of three kinds:
+//
+//   kInt32      out[m][n] = acc
+//   kAffine     out[m][n] = scale[n] * acc + bias[n] (+ residual[m][n]), in fp32, each operation rounded on its own
+//               (never contracted to an FMA: torch's eager `y * scale + bias` rounds twice), stored as out_type
+//   kThreshold  bit n of out[m] = (acc < threshold[r][n]) ^ flip[n], r = bit n of residual_words[m], or 0 without
+//
+// BatchNorm followed by sign is the third: y(acc) is monotone, so `y < 0` is one comparison, flipped where gamma < 0;
+// gamma = 0 makes it constant (a threshold of INT32_MIN or INT32_MAX). A residual that is itself +-1 picks one of two
+// thresholds by its bit. A residual row lies as an output row does.
+#pragma once
+
+#include <cstdint>
+
+#include "core/float_types.h"
+
+namespace stompp {
+
+struct Implementation;
+
+struct Epilogue {
+  enum class Kind { kInt32, kAffine, kThreshold };
+
+  Kind kind = Kind::kInt32;
+  int64_t N = 0;        // outputs of a row
+  void* out = nullptr;  // [M][N] int32 or out_type, or [M][words_for(N)] words that start as zeros
+
+  const float* scale = nullptr;  // [N]
+  const float* bias = nullptr;   // [N]
+  const void* residual = nullptr;
+  FloatType out_type = FloatType::kFloat32;
+  FloatType residual_type = FloatType::kFloat32;
+
+  const int32_t* thresholds = nullptr;   // [1][N], or [2][N] with residual_words
+  const uint32_t* flip_words = nullptr;  // [words_for(N)]
+  const uint32_t* residual_words = nullptr;
+};
+
+// Finishes outputs n .. n + count - 1 of row m; count <= kPanelOutputs. Ranges that share a word of output bits
+// must not be finished by two threads at once.
+void finish(const Epilogue& epilogue, const Implementation& implementation, int64_t m, int64_t n, int64_t count,
+            const int32_t* acc);
+
+}  // namespace stompp

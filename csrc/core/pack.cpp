@@ -1,0 +1,36 @@
+#include "core/pack.h"
+
+#include "core/bits.h"
+#include "core/dispatch.h"
+
+namespace stompp {
+namespace {
+
+int64_t rows_per_task(int64_t K) { return 32768 / (K + 1) + 1; }
+
+}  // namespace
+
+Status pack_signs(const void* x, FloatType type, int64_t rows, int64_t K, uint32_t* words, const Parallel& pool) {
+  const Implementation* implementation = active_implementation();
+  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (type == FloatType::kFloat64) return Status::error("pack_signs takes float32, float16 or bfloat16");
+  const char* bytes = static_cast<const char*>(x);
+  parallel_for(pool, rows, rows_per_task(K), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      implementation->pack_row(bytes + r * K * size_of(type), type, K, words + r * words_for(K));
+  });
+  return Status::ok();
+}
+
+Status unpack_signs(const uint32_t* words, int64_t rows, int64_t K, void* out, FloatType type, const Parallel& pool) {
+  const Implementation* implementation = active_implementation();
+  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  char* bytes = static_cast<char*>(out);
+  parallel_for(pool, rows, rows_per_task(K), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      implementation->unpack_row(words + r * words_for(K), type, K, bytes + r * K * size_of(type));
+  });
+  return Status::ok();
+}
+
+}  // namespace stompp

@@ -1,0 +1,159 @@
+#include "core/packed_weight.h"
+
+#include <cstring>
+
+namespace stompp {
+namespace {
+
+constexpr char kMagic[4] = {'S', 'K', 'P', 'W'};
+constexpr uint32_t kVersion = 1;
+
+struct Header {
+  char magic[4];
+  uint32_t version;
+  uint32_t layout;
+  uint32_t panel_outputs;
+  uint32_t k_bytes;
+  uint32_t reserved;
+  int64_t out_channels, in_channels;
+  int32_t kernel_h, kernel_w;
+  int64_t groups;
+  int64_t total_bytes;
+};
+static_assert(sizeof(Header) == 64, "the header is one cache line");
+
+int64_t tap_sum_bytes(const WeightShape& shape) {
+  return round_up(shape.taps() * shape.out_channels * static_cast<int64_t>(sizeof(int32_t)), 64);
+}
+
+bool layout_of(uint32_t id, uint32_t k_bytes, WeightLayout* layout) {
+  *layout = {static_cast<LayoutId>(id), static_cast<int64_t>(k_bytes)};
+  return (layout->id == LayoutId::kWords && k_bytes == 4) || (layout->id == LayoutId::kBytes && k_bytes == 1);
+}
+
+// Where byte `byte` of tap `tap` of output `n` (within its panel) lies.
+int64_t panel_offset(const WeightLayout& layout, int64_t tap_bytes, int64_t tap, int64_t byte, int64_t n) {
+  const int64_t kr = layout.k_bytes;
+  return tap * tap_bytes * kPanelOutputs + byte / kr * kr * kPanelOutputs + n * kr + byte % kr;
+}
+
+}  // namespace
+
+Status check_shape(const WeightShape& s) {
+  if (s.out_channels < 1 || s.in_channels < 1 || s.kernel_h < 1 || s.kernel_w < 1 || s.groups < 1)
+    return Status::error("every size of a packed weight must be at least 1");
+  constexpr int64_t kMaxSize = int64_t{1} << 30;
+  if (s.out_channels > kMaxSize || s.in_channels > kMaxSize || s.kernel_h > 32767 || s.kernel_w > 32767)
+    return Status::error("a packed weight's channels must be at most 2^30 and its kernel at most 32767");
+  if (s.out_channels % s.groups != 0) return Status::error("groups must divide the output channels of a packed weight");
+  // 2 * pop <= 2 * K must fit int32, and so must every offset into a panel fit int64.
+  if (s.in_channels > (kMaxSize - 1) / s.taps()) return Status::error("a packed weight's K must be below 2^30");
+  if (s.out_channels > (int64_t{1} << 56) / (s.taps() * round_up(s.in_channels, 64) * kPanelOutputs))
+    return Status::error("a packed weight is too large");
+  return Status::ok();
+}
+
+int64_t packed_bytes(const WeightShape& shape, const WeightLayout& layout) {
+  return static_cast<int64_t>(sizeof(Header)) + tap_sum_bytes(shape) +
+         shape.groups * shape.panels_per_group() * layout.panel_bytes(shape);
+}
+
+Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const WeightLayout& layout, uint8_t* out,
+                         const Parallel& pool) {
+  const Status status = check_shape(shape);
+  if (!status.is_ok()) return status;
+  const int64_t total = packed_bytes(shape, layout);
+  const int64_t taps = shape.taps(), row_words = words_for(shape.in_channels);
+  const int64_t tap_bytes = layout.tap_bytes(shape), panels = shape.panels_per_group();
+
+  Header header = {};
+  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.version = kVersion;
+  header.layout = static_cast<uint32_t>(layout.id);
+  header.panel_outputs = kPanelOutputs;
+  header.k_bytes = static_cast<uint32_t>(layout.k_bytes);
+  header.out_channels = shape.out_channels;
+  header.in_channels = shape.in_channels;
+  header.kernel_h = static_cast<int32_t>(shape.kernel_h);
+  header.kernel_w = static_cast<int32_t>(shape.kernel_w);
+  header.groups = shape.groups;
+  header.total_bytes = total;
+  std::memcpy(out, &header, sizeof(header));
+
+  uint8_t* sums_out = out + sizeof(Header);
+  uint8_t* panels_out = sums_out + tap_sum_bytes(shape);
+  std::memset(sums_out, 0, static_cast<size_t>(tap_sum_bytes(shape)));
+
+  parallel_for(pool, shape.groups * panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t group = p / panels, first = (p % panels) * kPanelOutputs;
+      uint8_t* panel = panels_out + p * layout.panel_bytes(shape);
+      std::memset(panel, 0, static_cast<size_t>(layout.panel_bytes(shape)));
+      for (int64_t n = 0; n < kPanelOutputs && first + n < shape.group_outputs(); ++n) {
+        const int64_t channel = group * shape.group_outputs() + first + n;
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          int32_t pop = 0;
+          for (int64_t i = 0; i < row_words; ++i) {
+            const uint32_t word = words[(channel * taps + tap) * row_words + i] & valid_bits(shape.in_channels, i);
+            pop += popcount32(word);
+            for (int64_t b = 0; b < kWordBytes && i * kWordBytes + b < tap_bytes; ++b)
+              panel[panel_offset(layout, tap_bytes, tap, i * kWordBytes + b, n)] =
+                  static_cast<uint8_t>(word >> (8 * b));
+          }
+          const int32_t sum = static_cast<int32_t>(shape.in_channels) - 2 * pop;
+          std::memcpy(sums_out + (tap * shape.out_channels + channel) * 4, &sum, sizeof(sum));
+        }
+      }
+    }
+  });
+  return Status::ok();
+}
+
+Status unpack_weight_words(const PackedWeight& weight, uint32_t* words, const Parallel& pool) {
+  const WeightShape& shape = weight.shape;
+  const int64_t taps = shape.taps(), row_words = words_for(shape.in_channels);
+  const int64_t tap_bytes = weight.layout.tap_bytes(shape);
+  parallel_for(pool, shape.out_channels, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t channel = begin; channel < end; ++channel) {
+      const int64_t group = channel / shape.group_outputs(), n = channel % shape.group_outputs();
+      const uint8_t* panel = weight.panel(group, n / kPanelOutputs);
+      for (int64_t tap = 0; tap < taps; ++tap)
+        for (int64_t i = 0; i < row_words; ++i) {
+          uint32_t word = 0;
+          for (int64_t b = 0; b < kWordBytes && i * kWordBytes + b < tap_bytes; ++b) {
+            const int64_t at = panel_offset(weight.layout, tap_bytes, tap, i * kWordBytes + b, n % kPanelOutputs);
+            word |= static_cast<uint32_t>(panel[at]) << (8 * b);
+          }
+          words[(channel * taps + tap) * row_words + i] = word;
+        }
+    }
+  });
+  return Status::ok();
+}
+
+Status view_packed(const uint8_t* data, int64_t bytes, const WeightShape& expected, PackedWeight* weight) {
+  Header header;
+  if (bytes < static_cast<int64_t>(sizeof(header))) return Status::error("packed weight: shorter than its header");
+  std::memcpy(&header, data, sizeof(header));
+  if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0)
+    return Status::error("packed weight: these bytes were not made by pack_weight or pack_conv_weight on the CPU");
+  if (header.version != kVersion) return Status::error("packed weight: made by another version of the format");
+  const WeightShape shape = {header.out_channels, header.in_channels, header.kernel_h, header.kernel_w, header.groups};
+  const Status status = check_shape(shape);
+  if (!status.is_ok()) return status;
+  WeightLayout layout;
+  if (header.panel_outputs != kPanelOutputs || !layout_of(header.layout, header.k_bytes, &layout))
+    return Status::error("packed weight: unknown layout");
+  if (header.total_bytes != bytes || packed_bytes(shape, layout) != bytes)
+    return Status::error("packed weight: its size does not match its header");
+  if (shape.out_channels != expected.out_channels || shape.in_channels != expected.in_channels ||
+      shape.kernel_h != expected.kernel_h || shape.kernel_w != expected.kernel_w || shape.groups != expected.groups)
+    return Status::error("packed weight: packed for another shape or another number of groups than the one given");
+  weight->shape = shape;
+  weight->layout = layout;
+  weight->tap_sums = reinterpret_cast<const int32_t*>(data + sizeof(Header));
+  weight->panels = data + sizeof(Header) + tap_sum_bytes(shape);
+  return Status::ok();
+}
+
+}  // namespace stompp

@@ -1,0 +1,75 @@
+// Packed weights: opaque bytes in the order that one layout's kernels read.
+//
+//   header (64 bytes) | tap sums: int32 [taps][out_channels] | panels
+//
+// A panel holds kPanelOutputs consecutive outputs of one group, [tap][tap_bytes / kr][32 outputs][kr bytes]: a kernel
+// reads kr bytes of K for 32 outputs at a time. Outputs past the group's end are zero bits. The tap sum of (tap, n) is
+// the sum of the tap's weights, C - 2*pop(w): what a tap of +1 inputs adds, and so what zero padding takes away.
+//
+// Files hold the plain portable order instead, 32-bit words [out_channels][kernel_h][kernel_w][words_for(C)].
+#pragma once
+
+#include <cstdint>
+
+#include "core/bits.h"
+#include "core/parallel.h"
+#include "core/status.h"
+
+namespace stompp {
+
+constexpr int64_t kPanelOutputs = 32;  // one word of output bits
+
+// Logical shape. A matrix [N, K] is a convolution of N outputs, K inputs and one tap.
+struct WeightShape {
+  int64_t out_channels;
+  int64_t in_channels;  // per group
+  int64_t kernel_h;
+  int64_t kernel_w;
+  int64_t groups;
+
+  int64_t taps() const { return kernel_h * kernel_w; }
+  int64_t K() const { return in_channels * taps(); }
+  int64_t group_outputs() const { return out_channels / groups; }
+  int64_t panels_per_group() const { return ceil_div(group_outputs(), kPanelOutputs); }
+};
+
+// Identifies a panel order in a header. The numbers are part of the format.
+enum class LayoutId : uint32_t { kWords = 1, kBytes = 2 };
+
+struct WeightLayout {
+  LayoutId id;
+  int64_t k_bytes;  // kr: bytes of K that stand together
+
+  int64_t tap_bytes(const WeightShape& shape) const { return round_up(bytes_for(shape.in_channels), k_bytes); }
+  int64_t panel_bytes(const WeightShape& shape) const { return shape.taps() * tap_bytes(shape) * kPanelOutputs; }
+};
+
+// A checked view of packed bytes.
+struct PackedWeight {
+  WeightShape shape;
+  WeightLayout layout;
+  const int32_t* tap_sums;
+  const uint8_t* panels;
+
+  const uint8_t* panel(int64_t group, int64_t index) const {
+    return panels + (group * shape.panels_per_group() + index) * layout.panel_bytes(shape);
+  }
+};
+
+// Sizes are positive, groups divides out_channels, and dot products and byte counts fit their types.
+Status check_shape(const WeightShape& shape);
+
+// Total bytes of `shape` packed in `layout`. `shape` has passed check_shape.
+int64_t packed_bytes(const WeightShape& shape, const WeightLayout& layout);
+
+// Portable words [out_channels][taps][words_for(in_channels)] to `out` of packed_bytes() bytes. Tail bits are ignored.
+Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const WeightLayout& layout, uint8_t* out,
+                         const Parallel& pool);
+
+// The inverse, from any layout.
+Status unpack_weight_words(const PackedWeight& weight, uint32_t* words, const Parallel& pool);
+
+// Reads and checks a header against the bytes behind it and the shape the caller expects.
+Status view_packed(const uint8_t* data, int64_t bytes, const WeightShape& expected, PackedWeight* weight);
+
+}  // namespace stompp

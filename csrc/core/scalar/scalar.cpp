@@ -1,0 +1,83 @@
+#include "core/scalar/scalar.h"
+
+#include <cstring>
+
+#include "core/elementwise.h"
+
+namespace stompp {
+namespace scalar {
+namespace {
+
+bool supported() { return true; }
+
+uint32_t load_word(const uint8_t* bytes) {
+  uint32_t word;
+  std::memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
+void xor_popcount(const Tile& tile) {
+  for (int64_t r = 0; r < tile.row_count; ++r)
+    for (int64_t p = 0; p < tile.panel_count; ++p) {
+      int32_t pops[kPanelOutputs] = {};
+      const uint8_t* panel = tile.panels[p];
+      for (int64_t tap = 0; tap < tile.taps; ++tap) {
+        const uint8_t* row = tile.rows[tap * kTileRows + r] + tile.row_offset;
+        for (int64_t k = 0; k < tile.tap_bytes; k += kWordBytes, panel += kPanelOutputs * kWordBytes) {
+          const uint32_t a = load_word(row + k);
+          for (int64_t n = 0; n < kPanelOutputs; ++n) pops[n] += popcount32(a ^ load_word(panel + n * kWordBytes));
+        }
+      }
+      std::memcpy(tile.pops + (r * kTilePanels + p) * kPanelOutputs, pops, sizeof(pops));
+    }
+}
+
+template <class Type>
+void pack_row_as(const void* x, int64_t K, uint32_t* words) {
+  for (int64_t i = 0; i < words_for(K); ++i) {
+    const int64_t left = K - i * kWordBits;
+    words[i] = elementwise::sign_word<Type>(x, i * kWordBits, left < kWordBits ? left : kWordBits);
+  }
+}
+
+void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
+  if (type == FloatType::kFloat32) return pack_row_as<Float32>(x, K, words);
+  if (type == FloatType::kFloat16) return pack_row_as<Float16>(x, K, words);
+  pack_row_as<BFloat16>(x, K, words);
+}
+
+uint32_t less_than(const int32_t* acc, const int32_t* threshold, int64_t count) {
+  uint32_t bits = 0;
+  for (int64_t i = 0; i < count; ++i) bits |= static_cast<uint32_t>(acc[i] < threshold[i]) << i;
+  return bits;
+}
+
+void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
+  elementwise::unpack_row(words, type, K, out);
+}
+
+void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }
+void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }
+
+void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {
+  elementwise::refresh_words(refresh, words, begin, end);
+}
+
+}  // namespace
+
+const Implementation kImplementation = {
+    "scalar",
+    "portable C++, 32-bit XNOR + popcount",
+    supported,
+    {LayoutId::kWords, kWordBytes},
+    xor_popcount,
+    pack_row,
+    unpack_row,
+    less_than,
+    progressive_forward,
+    progressive_backward,
+    refresh_words,
+};
+
+}  // namespace scalar
+}  // namespace stompp

@@ -1,0 +1,33 @@
+// The schemas of torch.ops.stompp. stompp_kernels/ops/schemas.py repeats them for an installation without this library;
+// a test compares the two.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(stompp, m) {
+  m.def("pack_signs(Tensor x) -> Tensor");
+  m.def("unpack_signs(Tensor words, int K, ScalarType dtype) -> Tensor");
+  m.def("pack_weight(Tensor w) -> Tensor");
+  m.def("pack_conv_weight(Tensor w, int groups) -> Tensor");
+  m.def("pack_weight_words(Tensor words, int[] shape, int groups) -> Tensor");
+  m.def("unpack_weight_words(Tensor weight, int[] shape, int groups) -> Tensor");
+  m.def("bgemm(Tensor a_words, Tensor weight, int N, int K) -> Tensor");
+  m.def(
+      "bgemm_affine(Tensor a_words, Tensor weight, int N, int K, Tensor scale, Tensor bias, Tensor? residual, "
+      "ScalarType dtype) -> Tensor");
+  m.def(
+      "bgemm_threshold(Tensor a_words, Tensor weight, int N, int K, Tensor thresholds, Tensor flip_words, "
+      "Tensor? residual_words) -> Tensor");
+  m.def(
+      "bconv2d(Tensor x_words, Tensor weight, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
+      "int groups, int padding_value) -> Tensor");
+  m.def(
+      "bconv2d_affine(Tensor x_words, Tensor weight, int[] weight_shape, int[] stride, int[] padding, "
+      "int[] dilation, int groups, int padding_value, Tensor scale, Tensor bias, Tensor? residual, "
+      "ScalarType dtype) -> Tensor");
+  m.def(
+      "bconv2d_threshold(Tensor x_words, Tensor weight, int[] weight_shape, int[] stride, int[] padding, "
+      "int[] dilation, int groups, int padding_value, Tensor thresholds, Tensor flip_words, "
+      "Tensor? residual_words) -> Tensor");
+  m.def("progressive(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor");
+  m.def("progressive_backward(Tensor grad, Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor");
+  m.def("refresh_mask_(Tensor(a!) mask_words, int n, float p, float r, int seed, int tensor_id, int step) -> ()");
+}

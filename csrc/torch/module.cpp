@@ -1,0 +1,40 @@
+// What Python asks of the library that involves no tensor.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "core/dispatch.h"
+#include "core/packed_weight.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels of stompp_kernels; importing it registers torch.ops.stompp.";
+
+  m.def("implementations", [] {
+    size_t count = 0;
+    const stompp::Implementation* const* list = stompp::implementations(&count);
+    py::list result;
+    for (size_t i = 0; i < count; ++i)
+      result.append(py::make_tuple(list[i]->name, list[i]->description, list[i]->supported()));
+    return result;
+  });
+  m.def("active_implementation", []() -> py::object {
+    const stompp::Implementation* active = stompp::active_implementation();
+    return active == nullptr ? py::object(py::none()) : py::str(active->name);
+  });
+  m.def("select_implementation", [](const std::string& name) {
+    const stompp::Status status = stompp::select_implementation(name.c_str());
+    if (!status.is_ok()) throw py::value_error(status.message());
+  });
+  m.def("packed_bytes",
+        [](int64_t out_channels, int64_t in_channels, int64_t kernel_h, int64_t kernel_w, int64_t groups) {
+          const stompp::WeightShape shape = {out_channels, in_channels, kernel_h, kernel_w, groups};
+          const stompp::Status status = stompp::check_shape(shape);
+          if (!status.is_ok()) throw py::value_error(status.message());
+          const stompp::Implementation* active = stompp::active_implementation();
+          if (active == nullptr) throw py::value_error("STOMPP_CPU names no implementation that can run here");
+          return stompp::packed_bytes(shape, active->layout);
+        });
+  m.attr("compiler") = __VERSION__;
+}

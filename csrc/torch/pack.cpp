@@ -1,0 +1,110 @@
+#include "core/pack.h"
+
+#include "core/dispatch.h"
+#include "torch/tensors.h"
+
+namespace stompp::binding {
+namespace {
+
+const Implementation& active() {
+  const Implementation* implementation = active_implementation();
+  check(implementation != nullptr, "STOMPP_CPU names no implementation that can run here");
+  return *implementation;
+}
+
+WeightShape weight_shape(Ints shape, int64_t groups) {
+  check(shape.size() == 2 || shape.size() == 4, "shape must be [N, K] or [O, I/groups, kh, kw], got ", shape.size(),
+        " sizes");
+  WeightShape result = {shape[0], shape[1], 1, 1, groups};
+  if (shape.size() == 4) {
+    result.kernel_h = shape[2];
+    result.kernel_w = shape[3];
+  }
+  check(check_shape(result));
+  return result;
+}
+
+std::vector<int64_t> words_sizes(const WeightShape& shape, bool matrix) {
+  if (matrix) return {shape.out_channels, words_for(shape.in_channels)};
+  return {shape.out_channels, shape.kernel_h, shape.kernel_w, words_for(shape.in_channels)};
+}
+
+Tensor pack_signs_cpu(const Tensor& x) {
+  const FloatType type = short_float_type("pack_signs", "x", x.scalar_type());
+  check(x.dim() >= 1, "pack_signs: x must have at least one dimension");
+  const Tensor dense = torch::stable::contiguous(x);
+  std::vector<int64_t> sizes = sizes_of(x);
+  const int64_t K = sizes.back();
+  check(K >= 1, "pack_signs: the last dimension of x must not be empty");
+  sizes.back() = words_for(K);
+  Tensor words = torch::stable::new_empty(x, sizes, ScalarType::Int);
+  check(pack_signs(dense.data_ptr(), type, x.numel() / K, K, static_cast<uint32_t*>(words.data_ptr()), torch_pool()));
+  return words;
+}
+
+Tensor unpack_signs_cpu(const Tensor& words, int64_t K, ScalarType dtype) {
+  const std::optional<FloatType> type = float_type(dtype);
+  check(type.has_value(), "unpack_signs: dtype must be a floating-point type");
+  const Tensor dense = words_of("unpack_signs", "words", words);
+  check(words.dim() >= 1 && K >= 1 && words.size(words.dim() - 1) == words_for(K), "unpack_signs: words have shape ",
+        shape_string(words), ", whose last dimension must be ceil(K / 32) for K = ", K);
+  std::vector<int64_t> sizes = sizes_of(words);
+  sizes.back() = K;
+  Tensor out = torch::stable::new_empty(words, sizes, dtype);
+  check(unpack_signs(word_pointer(dense), words.numel() / words_for(K), K, out.data_ptr(), *type, torch_pool()));
+  return out;
+}
+
+Tensor pack_weight_words_cpu(const Tensor& words, Ints shape_argument, int64_t groups) {
+  const WeightShape shape = weight_shape(shape_argument, groups);
+  check_shape("pack_weight_words", "words", words, words_sizes(shape, shape_argument.size() == 2));
+  const Tensor dense = words_of("pack_weight_words", "words", words);
+  const WeightLayout& layout = active().layout;
+  const std::vector<int64_t> sizes = {packed_bytes(shape, layout)};
+  Tensor out = torch::stable::new_empty(words, sizes, ScalarType::Byte);
+  check(pack_weight_words(word_pointer(dense), shape, layout, static_cast<uint8_t*>(out.data_ptr()), torch_pool()));
+  return out;
+}
+
+Tensor unpack_weight_words_cpu(const Tensor& weight, Ints shape_argument, int64_t groups) {
+  const WeightShape shape = weight_shape(shape_argument, groups);
+  const WeightArgument argument = weight_argument("unpack_weight_words", weight, shape);
+  Tensor words = torch::stable::new_empty(weight, words_sizes(shape, shape_argument.size() == 2), ScalarType::Int);
+  check(unpack_weight_words(argument.view, static_cast<uint32_t*>(words.data_ptr()), torch_pool()));
+  return words;
+}
+
+Tensor pack_weight_cpu(const Tensor& w) {
+  check(w.dim() == 2, "pack_weight: w must be [N, K], got ", shape_string(w));
+  return pack_weight_words_cpu(pack_signs_cpu(w), w.sizes(), 1);
+}
+
+Tensor pack_conv_weight_cpu(const Tensor& w, int64_t groups) {
+  check(w.dim() == 4, "pack_conv_weight: w must be [O, I/groups, kh, kw], got ", shape_string(w));
+  const Tensor channels_last = torch::stable::transpose(torch::stable::transpose(w, 1, 2), 2, 3);
+  return pack_weight_words_cpu(pack_signs_cpu(channels_last), w.sizes(), groups);
+}
+
+}  // namespace
+
+WeightArgument weight_argument(const char* op, const Tensor& weight, const WeightShape& expected) {
+  check_dtype(op, "weight", weight, ScalarType::Byte, "uint8, made by pack_weight or pack_conv_weight");
+  check(weight.dim() == 1, op, ": weight must be one-dimensional packed bytes, got ", shape_string(weight));
+  WeightArgument argument = {dense_of(weight), {}};
+  const Status status = view_packed(static_cast<const uint8_t*>(argument.data.data_ptr()), argument.data.numel(),
+                                    expected, &argument.view);
+  check(status.is_ok(), op, ": ", status.message());
+  return argument;
+}
+
+}  // namespace stompp::binding
+
+STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
+  using namespace stompp::binding;
+  m.impl("pack_signs", TORCH_BOX(&pack_signs_cpu));
+  m.impl("unpack_signs", TORCH_BOX(&unpack_signs_cpu));
+  m.impl("pack_weight", TORCH_BOX(&pack_weight_cpu));
+  m.impl("pack_conv_weight", TORCH_BOX(&pack_conv_weight_cpu));
+  m.impl("pack_weight_words", TORCH_BOX(&pack_weight_words_cpu));
+  m.impl("unpack_weight_words", TORCH_BOX(&unpack_weight_words_cpu));
+}

@@ -1,0 +1,134 @@
+#include "core/progressive.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/refresh_mask.h"
+#include "torch/tensors.h"
+
+namespace stompp::binding {
+namespace {
+
+Surrogate surrogate_named(const std::string& name) {
+  if (name == "none") return Surrogate::kNone;
+  if (name == "identity") return Surrogate::kIdentity;
+  if (name == "clip") return Surrogate::kClip;
+  check(name == "approx_sign", "progressive: surrogate must be 'none', 'identity', 'clip' or 'approx_sign', got '",
+        name, "'");
+  return Surrogate::kApproxSign;
+}
+
+// Dimensions from the outermost to the innermost in memory, those of size 1 left out; empty optional unless the
+// elements fill their memory without gaps or overlaps.
+std::optional<std::vector<int64_t>> memory_order(const Tensor& u) {
+  std::vector<int64_t> order;
+  for (int64_t i = 0; i < u.dim(); ++i)
+    if (u.size(i) != 1) order.push_back(i);
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return u.stride(a) > u.stride(b); });
+  int64_t expected = 1;
+  for (size_t i = order.size(); i-- > 0; expected *= u.size(order[i]))
+    if (u.stride(order[i]) != expected) return std::nullopt;
+  return order;
+}
+
+// The mask's bits, row-major over `sizes`, in the order in which the elements lie in memory.
+std::vector<uint32_t> permute_mask(const uint32_t* mask, const std::vector<int64_t>& sizes,
+                                   const std::vector<int64_t>& order) {
+  std::vector<int64_t> row_major(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) row_major[i - 1] = row_major[i] * sizes[i];
+  int64_t n = 1;
+  for (const int64_t dim : order) n *= sizes[dim];
+  std::vector<uint32_t> permuted(words_for(n), 0);
+  std::vector<int64_t> index(order.size(), 0);
+  for (int64_t to = 0, from = 0; to < n; ++to) {
+    permuted[to / kWordBits] |= (mask[from / kWordBits] >> (from % kWordBits) & 1u) << (to % kWordBits);
+    for (size_t i = order.size(); i-- > 0;) {
+      const int64_t dim = order[i];
+      from += row_major[dim];
+      if (++index[i] < sizes[dim]) break;
+      from -= row_major[dim] * sizes[dim];
+      index[i] = 0;
+    }
+  }
+  return permuted;
+}
+
+Tensor run(const Tensor& u, const std::optional<Tensor>& grad, const std::optional<Tensor>& mask_words,
+           const std::string& surrogate, bool batch_shared) {
+  const std::optional<FloatType> type = float_type(u.scalar_type());
+  check(type.has_value(), "progressive: u must be a floating-point tensor");
+  // A dense u keeps its strides, so channels_last stays; with a shared mask the batch has to be outermost.
+  std::optional<std::vector<int64_t>> order = memory_order(u);
+  const bool has_batch = batch_shared && u.dim() >= 1 && u.size(0) != 1;
+  if (order.has_value() && has_batch && u.numel() > 0 && order->front() != 0) order.reset();
+  const Tensor dense = order.has_value() ? u : torch::stable::contiguous(u);
+  Progressive args = {};
+  args.u = dense.data_ptr();
+  args.type = *type;
+  args.batch = 1;
+  args.n = u.numel();
+  args.surrogate = surrogate_named(surrogate);
+  if (batch_shared) {
+    check(u.dim() >= 1, "progressive: a mask shared by the batch needs a u with a batch dimension");
+    args.batch = u.size(0);
+    args.n = args.batch == 0 ? 0 : u.numel() / args.batch;
+  }
+  std::optional<Tensor> mask;
+  std::vector<uint32_t> permuted_mask;
+  if (mask_words.has_value() && u.numel() > 0) {
+    mask = words_of("progressive", "mask_words", *mask_words);
+    check_shape("progressive", "mask_words", *mask, {words_for(args.n)});
+    args.mask = word_pointer(*mask);
+    if (order.has_value() && !std::is_sorted(order->begin(), order->end())) {
+      if (has_batch) order->erase(order->begin());
+      permuted_mask = permute_mask(args.mask, sizes_of(u), *order);
+      args.mask = permuted_mask.data();
+    }
+  }
+  std::optional<Tensor> dense_grad;
+  if (grad.has_value()) {
+    check(grad->scalar_type() == u.scalar_type(), "progressive: grad and u must have one dtype");
+    check_shape("progressive", "grad", *grad, sizes_of(u));
+    // In u's order of elements.
+    dense_grad = torch::stable::empty_like(dense);
+    torch::stable::copy_(*dense_grad, *grad);
+    args.grad = dense_grad->data_ptr();
+  }
+  Tensor out = torch::stable::empty_like(dense);
+  args.out = out.data_ptr();
+  check(grad.has_value() ? progressive_backward(args, torch_pool()) : progressive_forward(args, torch_pool()));
+  return out;
+}
+
+Tensor progressive_cpu(const Tensor& u, const std::optional<Tensor>& mask_words, const std::string& surrogate,
+                       bool batch_shared) {
+  return run(u, std::nullopt, mask_words, surrogate, batch_shared);
+}
+
+Tensor progressive_backward_cpu(const Tensor& grad, const Tensor& u, const std::optional<Tensor>& mask_words,
+                                const std::string& surrogate, bool batch_shared) {
+  return run(u, grad, mask_words, surrogate, batch_shared);
+}
+
+void refresh_mask_cpu(const Tensor& mask_words, int64_t n, double p, double r, int64_t seed, int64_t tensor_id,
+                      int64_t step) {
+  check_dtype("refresh_mask_", "mask_words", mask_words, ScalarType::Int, "int32");
+  check(n >= 0 && mask_words.is_contiguous() && mask_words.numel() == words_for(n),
+        "refresh_mask_: mask_words must be contiguous and hold ceil(n / 32) words for n = ", n, ", got ",
+        shape_string(mask_words));
+  check(tensor_id >= 0 && tensor_id <= 0xffffffffll, "refresh_mask_: tensor_id must fit 32 bits, got ", tensor_id);
+  RefreshMask refresh;
+  check(make_refresh(n, p, r, static_cast<uint64_t>(seed), static_cast<uint32_t>(tensor_id),
+                     static_cast<uint64_t>(step), &refresh));
+  check(refresh_mask(refresh, static_cast<uint32_t*>(mask_words.data_ptr()), torch_pool()));
+}
+
+}  // namespace
+}  // namespace stompp::binding
+
+STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
+  using namespace stompp::binding;
+  m.impl("progressive", TORCH_BOX(&progressive_cpu));
+  m.impl("progressive_backward", TORCH_BOX(&progressive_backward_cpu));
+  m.impl("refresh_mask_", TORCH_BOX(&refresh_mask_cpu));
+}

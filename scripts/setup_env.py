@@ -1,0 +1,227 @@
+"""Prepares the virtual environment of `make`: torch, the build tools and this package (editable).
+
+    python3 scripts/setup_env.py [--venv .venv] [--extras demo,test]
+
+A new environment is made with the Python that runs this script. If that Python has torch >= 2.10,
+the environment sees its packages and nothing replaces that torch; otherwise the CPU-sized torch is
+installed. An existing environment that this script did not make is used as it is, its torch too.
+
+What was done is written to a file in the environment, and only what changed since is done again.
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STATE_FILE = "stompp-setup.json"
+MIN_PYTHON = (3, 10)
+MIN_TORCH = (2, 10)
+TORCH = "torch==2.13.0"
+# Where the wheels without CUDA are; on PyPI, those for Linux x86-64 bring gigabytes of CUDA.
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+PROBE_PYTHON = "import sys, pip; print('%d.%d' % sys.version_info[:2])"
+PROBE_TORCH = """
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    print("none")
+else:
+    print(torch.__version__)
+"""
+
+
+def fail(message):
+    sys.exit(f"error: {message}")
+
+
+def say(message):
+    print(f"setup: {message}", flush=True)
+
+
+def call(command, **options):
+    if subprocess.run([str(part) for part in command], **options).returncode != 0:
+        fail(f"this command failed: {' '.join(str(part) for part in command)}")
+
+
+def probe(python, code):
+    """What `code` prints, or None if it fails, and its last line of error output."""
+    result = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    if result.returncode != 0:
+        return None, (result.stderr.strip().splitlines() or ["no error message"])[-1]
+    return result.stdout.strip(), ""
+
+
+def numbers(version):
+    return tuple(int(part) for part in re.match(r"[\d.]*\d", version).group().split("."))
+
+
+def read_state(venv):
+    try:
+        return json.loads((venv / STATE_FILE).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def write_state(venv, state):
+    (venv / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
+
+
+def digest(paths, variables):
+    result = hashlib.sha256()
+    for path in paths:
+        result.update(f"{path.relative_to(ROOT)}\0".encode())
+        result.update(path.read_bytes())
+    for name in variables:
+        result.update(f"{name}={os.environ.get(name, '')}\0".encode())
+    return result.hexdigest()
+
+
+def build_requirements():
+    # tomllib came with Python 3.11; a list of strings reads the same in Python.
+    text = (ROOT / "pyproject.toml").read_text()
+    return ast.literal_eval(re.search(r"^requires = (\[.*\])$", text, re.MULTILINE).group(1))
+
+
+def create(venv):
+    """Makes the environment and returns its state."""
+    version, error = probe(sys.executable, PROBE_TORCH)
+    keeps_torch = version not in (None, "none") and numbers(version) >= MIN_TORCH
+    if version != "none" and not keeps_torch:
+        say(f"not using the torch of {sys.executable}: {error or f'{version} is older than 2.10'}")
+    in_venv = sys.prefix != sys.base_prefix
+
+    state = {"created": True}
+    venv.mkdir(parents=True)
+    write_state(venv, state)  # first, so that an interrupted run is recognised and repeated
+    command = [sys.executable, "-m", "venv"]
+    if keeps_torch and not in_venv:
+        command.append("--system-site-packages")
+    say(f"making {venv} with {sys.executable}")
+    if subprocess.run([*command, str(venv)]).returncode != 0:
+        fail(
+            f"{sys.executable} could not make a virtual environment; on Debian and Ubuntu, "
+            "install the package python3-venv."
+        )
+    if keeps_torch and in_venv:
+        # --system-site-packages would reach past this virtual environment to its base.
+        visible = [folder for folder in site.getsitepackages() if folder in sys.path]
+        code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+        folder, _ = probe(venv / "bin" / "python", code)
+        Path(folder, "stompp-parent.pth").write_text("\n".join(visible) + "\n")
+    return state
+
+
+def prepare_python(venv):
+    """An environment with a Python that is new enough; returns its state."""
+    python = venv / "bin" / "python"
+    state = read_state(venv)
+    if venv.exists():
+        version, error = probe(python, PROBE_PYTHON) if python.exists() else (None, "no Python")
+        if state.get("created"):
+            if version == "{}.{}".format(*sys.version_info[:2]):
+                return state
+            say(f"{venv} is unfinished, or of another Python: making it anew")
+            shutil.rmtree(venv)
+        elif version is None:
+            fail(f"{venv} is not a virtual environment with pip ({error}). Remove it or set VENV=.")
+        elif numbers(version) < MIN_PYTHON:
+            fail(f"{venv} has Python {version}; stompp_kernels needs 3.10 or later.")
+        else:
+            return state
+    return create(venv)
+
+
+def cpu_index_answers():
+    request = urllib.request.Request(f"{CPU_INDEX}/torch/", headers={"User-Agent": "pip"})
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True  # an answer all the same: let pip try
+    except OSError:
+        return False
+    return True
+
+
+def install_torch(python, venv):
+    version, error = probe(python, PROBE_TORCH)
+    if version is None:
+        fail(f"{venv} has a torch that cannot be imported ({error}). Repair it or set VENV=.")
+    if version != "none":
+        if numbers(version) < MIN_TORCH:
+            fail(f"{venv} has torch {version}; stompp_kernels needs 2.10 or later.")
+        say(f"keeping torch {version}")
+        return
+    say(f"installing {TORCH} (CPU)")
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    if cpu_index_answers():
+        # Only torch itself: what it depends on comes from the configured index below.
+        command = [*pip, "--no-deps", "--index-url", CPU_INDEX, TORCH]
+        if subprocess.run([str(part) for part in command]).returncode != 0:
+            say(f"{CPU_INDEX} has no fitting {TORCH}; trying the configured index")
+    call([*pip, TORCH])
+
+
+def install(venv, extras):
+    python = venv / "bin" / "python"
+    install_torch(python, venv)
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    call([*pip, *build_requirements()])
+    say("installing stompp_kernels; compiling it takes a minute or two")
+    call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]"], cwd=ROOT)
+
+
+def library_exists(python):
+    code = "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"
+    suffix, _ = probe(python, code)
+    return (ROOT / "stompp_kernels" / f"_C{suffix}").exists()
+
+
+def main():
+    if sys.version_info < MIN_PYTHON:
+        version = "{}.{}.{}".format(*sys.version_info[:3])
+        fail(
+            f"stompp_kernels needs Python 3.10 or later, and {sys.executable} is Python {version}. "
+            "Name another one with PYTHON=, as in `make test PYTHON=python3.12`."
+        )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--venv", default=".venv", type=Path)
+    parser.add_argument("--extras", default="demo,test")
+    arguments = parser.parse_args()
+    venv = Path(os.path.abspath(arguments.venv))
+    python = venv / "bin" / "python"
+
+    state = prepare_python(venv)
+    extras = sorted({*arguments.extras.split(","), *state.get("extras", [])})
+    native = os.environ.get("STOMPP_BUILD_NATIVE", "1") != "0"
+    metadata = digest([ROOT / "pyproject.toml"], ["STOMPP_BUILD_NATIVE"])
+    sources = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
+    build = digest([ROOT / "setup.py", *sources], ["CXX", "CXXFLAGS", "LDFLAGS"])
+
+    if state.get("metadata") != metadata or state.get("extras") != extras:
+        install(venv, extras)
+    elif native and (state.get("build") != build or not library_exists(python)):
+        call([python, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=ROOT)
+    else:
+        return
+    if not native:
+        for library in (ROOT / "stompp_kernels").glob("_C*.so"):
+            library.unlink()
+    write_state(venv, {**state, "metadata": metadata, "extras": extras, "build": build})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Custom kernels for training binary neural networks with StoMPP and running them on packed bits.
+
+model, report = sk.prepare(model, example_inputs)        # eligible layers become progressive
+progression = sk.StoMPP(model, total_steps=...)          # progression.step() after each optimizer.step()
+packed = sk.convert(model)                               # the packed inference twin
+sk.save_packed(packed, "net.safetensors")
+"""
+
+from stompp_kernels import models, nn, ops
+from stompp_kernels.conversion import PreparationReport, convert, explain, load_packed, prepare, save_packed
+from stompp_kernels.native import Implementation, implementations, use_implementation
+from stompp_kernels.nn import float_simulation
+from stompp_kernels.ops import PackedWeight
+from stompp_kernels.progression import StoMPP, link
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Implementation",
+    "PackedWeight",
+    "PreparationReport",
+    "StoMPP",
+    "convert",
+    "explain",
+    "float_simulation",
+    "implementations",
+    "link",
+    "load_packed",
+    "models",
+    "nn",
+    "ops",
+    "prepare",
+    "save_packed",
+    "use_implementation",
+]

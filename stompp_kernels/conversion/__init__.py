@@ -1,0 +1,8 @@
+"""From a float model to a progressive one (prepare) and from a committed one to packed bits (convert)."""
+
+from stompp_kernels.conversion.convert import convert
+from stompp_kernels.conversion.explain import explain
+from stompp_kernels.conversion.prepare import PreparationReport, prepare
+from stompp_kernels.conversion.serialize import load_packed, save_packed
+
+__all__ = ["PreparationReport", "convert", "explain", "load_packed", "prepare", "save_packed"]

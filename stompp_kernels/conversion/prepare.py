@@ -1,0 +1,245 @@
+"""prepare: a float model's eligible layers become progressive ones."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from stompp_kernels.nn import BinaryConv2d, BinaryLayer, BinaryLinear, ProgressiveActivation
+from stompp_kernels.nn.binary import LATENT_STD
+from stompp_kernels.ops.checks import check_choice
+from stompp_kernels.progression import link, trace_calls
+from stompp_kernels.progression.execution import Call
+from stompp_kernels.progression.stompp import BINARIZE
+from stompp_kernels.table import table
+
+# Activations that clip/sign takes the place of.
+RELU_LIKE = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+SHORTCUT_NAMES = r"(^|[._])(downsample|shortcut)"
+_UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
+SCALES = (None, "channel", "tensor")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What prepare did with one module: its name, its type before, the action and the reason."""
+
+    name: str
+    kind: str
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PreparationReport:
+    """One row per layer and activation that prepare looked at, in order of execution; ``print`` shows a table."""
+
+    rows: tuple[LayerReport, ...]
+
+    def binarized(self) -> list[str]:
+        """Names of the binarized layers."""
+        return [row.name for row in self.rows if row.action == "binarized"]
+
+    def __str__(self) -> str:
+        cells = [(row.name, row.kind, row.action, row.reason) for row in self.rows]
+        return table(("layer", "was", "action", "why"), cells)
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    binarize: str = "both",
+    keep_first: bool = True,
+    keep_last: bool = True,
+    keep: Sequence[str] = (SHORTCUT_NAMES,),
+    scale: str | None = None,
+    latent_std: float | None = LATENT_STD,
+    padding_value: int = 0,
+) -> tuple[nn.Module, PreparationReport]:
+    """A copy of a float model in which eligible layers are progressive.
+
+    Conv2d and Linear layers become BinaryConv2d and BinaryLinear; a ReLU (ReLU6, Hardtanh) whose output arrives at one
+    becomes a ProgressiveActivation, and a layer that no such activation feeds gets one of its own. First, last and
+    downsample layers stay in float, and so do activations that feed no binarized layer.
+
+    Args:
+        model: left as it is.
+        example_inputs: a tensor, tuple or dict of inputs; one sample is enough. The model is run on it once, in eval
+            mode and without gradient, to find the order of execution.
+        binarize: "both" weights and activations, or "weights".
+        keep_first, keep_last: the first and the last eligible layer to execute stay in float.
+        keep: regular expressions, searched in qualified names; layers that match stay in float.
+        scale: None: the layer computes with its weights as they are. "channel" or "tensor": it computes with
+            u = weight / alpha and multiplies its output by alpha, a fixed scale, so that a pretrained layer's function
+            is kept. alpha is chosen so that u has standard deviation ``latent_std``.
+        latent_std: standard deviation of the latent weights; with scale None they are multiplied to have it (BatchNorm
+            absorbs the factor). None keeps the weights, and with a scale uses the mean of |weight| as alpha.
+        padding_value: 0, +1 or -1: what binary convolutions pad with.
+
+    Returns:
+        The copy and a report of what was done with each layer and why.
+
+    Raises:
+        ValueError: nothing is eligible, or an activation cannot be replaced (it runs at several places, or is a
+            functional one); the message names it.
+    """
+    check_choice("binarize", binarize, BINARIZE)
+    check_choice("scale", scale, SCALES)
+    check_choice("padding_value", padding_value, (0, 1, -1))
+    if latent_std is not None and not latent_std > 0:
+        raise ValueError(f"latent_std must be positive or None, got {latent_std}")
+    if any(isinstance(module, BinaryLayer) for module in model.modules()):
+        raise ValueError("model is prepared already: it holds binary layers")
+    if isinstance(model, (nn.Conv2d, nn.Linear)):
+        raise ValueError("model is a single layer: wrap it in an nn.Sequential with what comes before and after")
+    model = copy.deepcopy(model)
+    modules = dict(model.named_modules())
+    calls, runs = trace_calls(
+        model,
+        example_inputs,
+        lambda module: isinstance(module, (nn.Conv2d, nn.Linear, *_UNSUPPORTED)),
+        lambda module: isinstance(module, RELU_LIKE),
+    )
+    kept = _kept_layers(calls, modules, keep_first, keep_last, keep)
+    binarized = [call for call in calls if call.name not in kept]
+    if not binarized:
+        raise ValueError(f"model has no layer to binarize; {'; '.join(f'{n}: {r}' for n, r in kept.items())}")
+
+    rows = {call.name: LayerReport(call.name, _kind(modules[call.name]), "kept", "") for call in calls}
+    for name, reason in kept.items():
+        rows[name] = LayerReport(name, _kind(modules[name]), "kept", reason)
+    replaced: dict[str, list[str]] = {}
+    for call in binarized:
+        own_input = False
+        reason = "weights only"
+        if binarize == "both":
+            _check_producer(call, runs)
+            own_input = not call.producer
+            reason = "binarizes its own input" if own_input else f"input binarized by {call.producer}"
+            if call.producer:
+                replaced.setdefault(call.producer, []).append(call.name)
+        layer = modules[call.name]
+        _replace(model, call.name, _binary_layer(layer, own_input, scale, latent_std, padding_value))
+        rows[call.name] = LayerReport(call.name, _kind(layer), "binarized", reason)
+    for name in runs:
+        if name in replaced:
+            activation = ProgressiveActivation(device=next(model.parameters()).device)
+            _replace(model, name, activation.train(modules[name].training))
+            rows[name] = LayerReport(name, _kind(modules[name]), "progressive", f"feeds {', '.join(replaced[name])}")
+        else:
+            why = "weights only" if binarize == "weights" else "feeds no binarized layer"
+            rows[name] = LayerReport(name, _kind(modules[name]), "kept", why)
+    link(model, example_inputs)
+    return model, PreparationReport(tuple(rows.values()))
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
+
+
+def _kept_layers(
+    calls: list[Call], modules: dict[str, nn.Module], keep_first: bool, keep_last: bool, keep: Sequence[str]
+) -> dict[str, str]:
+    """The layers that stay in float, each with its reason."""
+    kept: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for call in calls:
+        counts[call.name] = counts.get(call.name, 0) + 1
+        module = modules[call.name]
+        if isinstance(module, _UNSUPPORTED):
+            kept[call.name] = f"{_kind(module)} has no binary kernel"
+        elif isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+            kept[call.name] = f"padding_mode={module.padding_mode!r} has no binary kernel"
+        elif isinstance(module, nn.Conv2d) and _numeric_padding(module) is None:
+            kept[call.name] = "padding='same' is not symmetric for this kernel"
+        elif counts[call.name] > 1:
+            kept[call.name] = "runs at several places"
+    eligible = [call.name for call in calls if call.name not in kept]
+    if keep_first and eligible:
+        kept[eligible[0]] = "first layer"
+    if keep_last and eligible:
+        kept[eligible[-1]] = "last layer"
+    for name in eligible:
+        for pattern in keep:
+            if re.search(pattern, name):
+                kept.setdefault(name, "downsample layer" if pattern == SHORTCUT_NAMES else f"matches keep={pattern!r}")
+    return kept
+
+
+def _check_producer(call: Call, runs: dict[str, int]) -> None:
+    if call.functional:
+        raise ValueError(
+            f"layer {call.name!r}: its input comes from a functional {call.functional}, which cannot be replaced; "
+            "use an nn.ReLU module there, or keep the layer in float with keep=..."
+        )
+    if call.producer and runs[call.producer] > 1:
+        raise ValueError(
+            f"layer {call.name!r}: its input comes from activation {call.producer!r}, which runs at "
+            f"{runs[call.producer]} places and would need a mask for each; give each place a module of its own"
+        )
+
+
+def _numeric_padding(conv: nn.Conv2d) -> tuple[int, int] | None:
+    """(height, width), or None where "same" pads the two sides differently."""
+    if not isinstance(conv.padding, str):
+        return tuple(conv.padding)
+    if conv.padding == "valid":
+        return (0, 0)
+    reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    return None if any(r % 2 for r in reach) else (reach[0] // 2, reach[1] // 2)
+
+
+def _binary_layer(
+    layer: nn.Module, own_input: bool, scale: str | None, latent_std: float | None, padding_value: int
+) -> BinaryLayer:
+    assert isinstance(layer, (nn.Conv2d, nn.Linear))
+    w = layer.weight.detach()
+    alpha = None
+    if scale is not None:
+        flat = w.flatten() if scale == "tensor" else w.flatten(1)
+        alpha = (flat.abs().mean(-1) if latent_std is None else flat.std(-1, correction=0) / latent_std).reshape(-1)
+        alpha = torch.where(alpha > 0, alpha, torch.ones_like(alpha))
+    common: dict[str, Any] = {
+        "bias": layer.bias is not None,
+        "binarize_input": own_input,
+        "alpha": alpha,
+        "device": w.device,
+        "dtype": w.dtype,
+    }
+    binary: BinaryLayer
+    if isinstance(layer, nn.Linear):
+        binary = BinaryLinear(layer.in_features, layer.out_features, **common)
+    else:
+        padding = _numeric_padding(layer)
+        assert padding is not None
+        binary = BinaryConv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            padding,
+            layer.dilation,
+            layer.groups,
+            padding_value=padding_value,
+            **common,
+        )
+    with torch.no_grad():
+        std = float(w.std(correction=0))
+        factor = latent_std / std if scale is None and latent_std is not None and std > 0 else 1.0
+        binary.weight.copy_(w * factor)
+        if layer.bias is not None and binary.bias is not None:
+            binary.bias.copy_(layer.bias * factor)
+    binary.train(layer.training)
+    return binary
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)

@@ -1,0 +1,70 @@
+"""Folding of per-channel float arithmetic followed by a sign into integer thresholds.
+
+The fold does not derive a formula and trust its rounding. It evaluates the very modules that the float network runs, on
+integers, and bisects for the one where the sign changes. That is exact for any function that is monotone in the
+accumulator, as BatchNorm, scales and biases are in floating point too (rounding keeps order).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from stompp_kernels.ops import Threshold
+from stompp_kernels.ops.reference import pack_signs
+
+_ALWAYS = torch.iinfo(torch.int32).max  # acc < this, whatever acc is
+_NEVER = torch.iinfo(torch.int32).min
+
+
+def fold_threshold(
+    function: Callable[[Tensor, float | None], Tensor], K: int, channels: int, residual: bool, device: torch.device
+) -> Threshold:
+    """The thresholds for which ``(acc < threshold) ^ flip`` equals ``function(acc) < 0`` for every |acc| <= K.
+
+    Args:
+        function: maps integers as float32 [channels], and the residual's value (+1, -1, or None without), to float
+            [channels]; monotone in each channel.
+        K: bound of the accumulator.
+        residual: fold one row for a residual of +1 and one for -1.
+    """
+    rows = [_fold_row(function, value, K, channels, device) for value in ((1.0, -1.0) if residual else (None,))]
+    flip = rows[0][1]
+    if residual:
+        # A row that is constant has no direction: it takes the other's.
+        flip = torch.where(rows[0][2], rows[1][1], rows[0][1])
+        assert bool((flip == rows[1][1])[~rows[1][2]].all()), "a residual cannot turn a channel's direction"
+    thresholds = []
+    for threshold, own_flip, constant in rows:
+        turned = torch.where(threshold == _ALWAYS, _NEVER, _ALWAYS)
+        thresholds.append(torch.where(constant & (flip != own_flip), turned, threshold))
+    flip_words = pack_signs(torch.where(flip, -1.0, 1.0))
+    return Threshold(torch.stack(thresholds).to(torch.int32), flip_words)
+
+
+def _fold_row(
+    function: Callable[[Tensor, float | None], Tensor],
+    residual: float | None,
+    K: int,
+    channels: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(threshold, flip, constant) per channel, for one value of the residual."""
+
+    def negative(acc: Tensor) -> Tensor:
+        return function(acc.to(torch.float32), residual) < 0
+
+    low = torch.full((channels,), -K, dtype=torch.int64, device=device)
+    high = torch.full((channels,), K, dtype=torch.int64, device=device)
+    at_low, at_high = negative(low), negative(high)
+    constant = at_low == at_high
+    flip = ~at_low & at_high
+    # Invariant: negative(low) == at_low, negative(high) == at_high; the change lies between.
+    while bool((high - low > 1).any()):
+        middle = (low + high) // 2
+        like_low = negative(middle) == at_low
+        low, high = torch.where(like_low, middle, low), torch.where(like_low, high, middle)
+    threshold = torch.where(constant, torch.where(at_low, _ALWAYS, _NEVER), high)
+    return threshold, flip, constant

@@ -1,0 +1,106 @@
+"""Finds the compiled library, says which implementation runs and why another does not.
+
+Without the library the package works on the plain-PyTorch reference path: right, and slow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch  # noqa: F401  (the library resolves its symbols against torch, which has to be loaded first)
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to run the CPU ops.
+
+    Attributes:
+        name: what :func:`use_implementation` and ``STOMPP_CPU`` take.
+        description: the method in a few words.
+        available: it can run here.
+        active: it is the one that runs now.
+        reason: why it is not available; empty when it is.
+    """
+
+    name: str
+    description: str
+    available: bool
+    active: bool
+    reason: str = ""
+
+
+def _load() -> tuple[Any, str]:
+    """The library and "", or None and the reason."""
+    try:
+        library: ModuleType = importlib.import_module("stompp_kernels._C")
+    except ImportError as error:
+        return None, f"the compiled library did not load ({error})"
+    if library.active_implementation() is None:
+        names = ", ".join(name for name, _, supported in library.implementations() if supported)
+        raise ValueError(f"STOMPP_CPU={os.environ['STOMPP_CPU']!r} cannot run here; allowed: {names}")
+    return library, ""
+
+
+library, missing_reason = _load()
+
+if library is None:
+    warnings.warn(
+        f"stompp_kernels runs on the slow reference path: {missing_reason}. "
+        "Build it with `pip install --no-build-isolation .` from the source tree.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def implementations() -> list[Implementation]:
+    """Every implementation of the CPU ops, best first; ``reference`` is plain PyTorch."""
+    if library is None:
+        return [Implementation("reference", "plain PyTorch", True, True, "")]
+    active = library.active_implementation()
+    found = [
+        Implementation(
+            name, description, supported, name == active, "" if supported else "this processor lacks its instructions"
+        )
+        for name, description, supported in library.implementations()
+    ]
+    reference = Implementation(
+        "reference", "plain PyTorch", False, False, "runs only where the compiled library is missing"
+    )
+    return [*found, reference]
+
+
+def active_implementation() -> str:
+    """The name of the implementation that runs CPU ops now."""
+    return "reference" if library is None else library.active_implementation()
+
+
+@contextlib.contextmanager
+def use_implementation(name: str) -> Iterator[None]:
+    """Forces an implementation of the CPU ops inside a ``with`` block, for the whole process (all threads).
+
+    Weights that were packed for another implementation's layout still work, but are packed again at every call.
+
+    Args:
+        name: one of :func:`implementations` that is available.
+
+    Raises:
+        ValueError: the name is unknown or cannot run here.
+    """
+    available = [implementation.name for implementation in implementations() if implementation.available]
+    if name not in available:
+        raise ValueError(f"implementation {name!r} cannot run here; available: {', '.join(available)}")
+    before = active_implementation()
+    if library is not None:
+        library.select_implementation(name)
+    try:
+        yield
+    finally:
+        if library is not None:
+            library.select_implementation(before)

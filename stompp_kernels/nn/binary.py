@@ -1,0 +1,249 @@
+"""Layers with progressive weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stompp_kernels.nn.activation import ProgressiveActivation
+from stompp_kernels.nn.functional import conv2d, packed_conv2d, packed_linear, packed_path_allowed
+from stompp_kernels.nn.masked import Masked, Stage
+from stompp_kernels.ops import PackedWeight, pack_conv_weight, pack_weight
+from stompp_kernels.ops.checks import check_choice, pair
+
+# Latent weights start of order 1: with a usual Kaiming start |w| is far below 1, and a frozen entry would outweigh
+# its soft neighbours by 10 to 30 times. BatchNorm absorbs the scale.
+LATENT_STD = 0.3
+
+
+class BinaryLayer(Masked):
+    """A layer with latent weights, a weight mask, and perhaps an activation of its own on its input.
+
+    Attributes:
+        weight: latent weights, a parameter.
+        alpha: None, or float [out] or [1]: the layer computes with u = weight / alpha and scales its output by alpha.
+        input_activation: its own ProgressiveActivation, or None where the input is binarized upstream, or not at all.
+        execution_index: place in the order of execution, set by ``sk.prepare`` or ``sk.link``.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    alpha: Tensor | None
+
+    def __init__(
+        self,
+        weight_shape: Sequence[int],
+        bias: bool,
+        binarize_input: bool,
+        alpha: Tensor | None,
+        device: Any,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__(weight_shape, device)
+        self.weight = nn.Parameter(torch.empty(tuple(weight_shape), device=device, dtype=dtype))
+        nn.init.normal_(self.weight, std=LATENT_STD)
+        self.bias = nn.Parameter(torch.zeros(weight_shape[0], device=device, dtype=dtype)) if bias else None
+        self.register_buffer("alpha", alpha)
+        self.input_activation = ProgressiveActivation(device=device) if binarize_input else None
+        self.execution_index: int | None = None
+        # The activations upstream whose signs arrive here; in a tuple, so that they do not become submodules.
+        self._sources: tuple[ProgressiveActivation, ...] = ()
+        self._dropout_between = False
+        self._packed: tuple[Any, PackedWeight] | None = None
+
+    @property
+    def activation(self) -> ProgressiveActivation | None:
+        """The activation that feeds this layer: its own, or the one upstream."""
+        if self.input_activation is not None:
+            return self.input_activation
+        return self._sources[0] if self._sources else None
+
+    def set_source(self, activation: ProgressiveActivation | None, dropout_between: bool = False) -> None:
+        """Names the activation upstream whose output reaches this layer with its signs intact.
+
+        Dropout in between leaves them intact in eval mode only: in training the layer then computes in float.
+        """
+        self._sources = () if activation is None else (activation,)
+        self._dropout_between = dropout_between
+
+    @property
+    def input_is_binary(self) -> bool:
+        """Whether the layer's input is committed to +-1."""
+        return self.activation is not None and self.activation.stage is Stage.BINARY
+
+    def latent(self) -> Tensor:
+        """u: the weights in units of alpha."""
+        return self.weight if self.alpha is None else self.weight / self._per_output(self.alpha, self.weight.dim())
+
+    def clip_latent_(self) -> None:
+        """Clips the latent weights to [-1, 1], in units of alpha (BinaryConnect, Courbariaux et al. 2015)."""
+        with torch.no_grad():
+            if self.alpha is None:
+                self.weight.clamp_(-1, 1)
+            else:
+                bound = self._per_output(self.alpha, self.weight.dim())
+                torch.minimum(torch.maximum(self.weight, -bound, out=self.weight), bound, out=self.weight)
+
+    @staticmethod
+    def _per_output(values: Tensor, dims: int) -> Tensor:
+        return values.reshape(-1, *(1,) * (dims - 1))
+
+    def _finish(self, y: Tensor, dims: int) -> Tensor:
+        """scale and bias of a product y whose outputs lie `dims` dimensions from the end."""
+        if self.alpha is not None:
+            y = y * self._per_output(self.alpha.to(y.dtype), dims)
+        return y if self.bias is None else y + self._per_output(self.bias.to(y.dtype), dims)
+
+    def _pack(self, w: Tensor) -> PackedWeight:
+        raise NotImplementedError
+
+    def packed_weight(self) -> PackedWeight:
+        """The packed signs of the weights, packed again only when they changed."""
+        if torch.compiler.is_compiling() or self.weight.is_inference():
+            return self._pack(self.latent().detach())
+        key = (self.weight._version, self.weight.data_ptr(), self.weight.device)
+        if self._packed is None or self._packed[0] != key:
+            self._packed = (key, self._pack(self.latent().detach()))
+        return self._packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}
+
+    def _float_product(self, x: Tensor, w: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _packed_product(self, x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
+        raise NotImplementedError
+
+    def _product(self, x: Tensor) -> Tensor:
+        """The product with u' on the path of the present stage: soft and partial in float, binary on bits."""
+        exact = not (self._dropout_between and self.training)
+        packed = self.stage is Stage.BINARY and self.input_is_binary and exact and packed_path_allowed(x)
+        weight_learns = self.surrogate != "none" and self.weight.requires_grad
+        if packed and not (torch.is_grad_enabled() and (x.requires_grad or weight_learns)):
+            return self._packed_product(x, None, self.packed_weight())
+        w = self.apply_progressive(self.latent(), batch_shared=False).to(x.dtype)
+        return self._packed_product(x, w, None) if packed else self._float_product(x, w)
+
+
+class BinaryLinear(BinaryLayer):
+    """Linear layer with progressive weights.
+
+    Args:
+        in_features, out_features: K and N.
+        bias: add a learnable bias.
+        binarize_input: put a :class:`ProgressiveActivation` of its own on the input.
+        alpha: scale per output [N] or tensor [1], or None.
+
+    Shape:
+        [..., K] to [..., N]. With ``binarize_input`` or a source the first dimension is the batch.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        binarize_input: bool = False,
+        alpha: Tensor | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        for name, value in (("in_features", in_features), ("out_features", out_features)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        super().__init__((out_features, in_features), bias, binarize_input, alpha, device, dtype)
+        self.in_features, self.out_features = in_features, out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_activation is not None:
+            x = self.input_activation(x)
+        return self._finish(self._product(x), 1)
+
+    def _float_product(self, x: Tensor, w: Tensor) -> Tensor:
+        return F.linear(x, w)
+
+    def _packed_product(self, x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
+        return packed_linear(x, w, packed)
+
+    def _pack(self, w: Tensor) -> PackedWeight:
+        return pack_weight(w)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, stage={self.stage.name}"
+
+
+class BinaryConv2d(BinaryLayer):
+    """2-D convolution with progressive weights.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in torch.nn.Conv2d, with
+            numeric padding.
+        padding_value: 0 as torch, or +1 or -1: a committed activation has no zero, and padding with a sign spares
+            the border correction.
+        binarize_input: put a :class:`ProgressiveActivation` of its own on the input.
+        alpha: scale per output channel [O] or tensor [1], or None.
+
+    Shape:
+        [B, C, H, W] to [B, O, OH, OW].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        padding_value: int = 0,
+        binarize_input: bool = False,
+        alpha: Tensor | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if math.gcd(in_channels, groups) != groups or math.gcd(out_channels, groups) != groups:
+            raise ValueError(
+                f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
+            )
+        check_choice("padding_value", padding_value, (0, 1, -1))
+        kernel = pair("kernel_size", kernel_size, 1)
+        super().__init__((out_channels, in_channels // groups, *kernel), bias, binarize_input, alpha, device, dtype)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
+        self.stride, self.padding = pair("stride", stride, 1), pair("padding", padding, 0)
+        self.dilation, self.groups, self.padding_value = pair("dilation", dilation, 1), groups, padding_value
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_activation is not None:
+            x = self.input_activation(x)
+        return self._finish(self._product(x), 3)
+
+    @property
+    def _geometry(self) -> tuple[Any, ...]:
+        return self.stride, self.padding, self.dilation, self.groups, self.padding_value
+
+    def _float_product(self, x: Tensor, w: Tensor) -> Tensor:
+        return conv2d(x, w, *self._geometry)
+
+    def _packed_product(self, x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
+        return packed_conv2d(x, w, packed, *self._geometry)
+
+    def _pack(self, w: Tensor) -> PackedWeight:
+        return pack_conv_weight(w, self.groups)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"bias={self.bias is not None}, stage={self.stage.name}"
+        )

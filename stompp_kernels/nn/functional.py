@@ -1,0 +1,145 @@
+"""Differentiable products of +-1 tensors that run on the packed kernels forward and keep only bits for backward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stompp_kernels.ops import Affine, PackedWeight, bconv2d, bgemm, pack_conv_weight, pack_signs, pack_weight
+from stompp_kernels.ops.checks import SHORT_FLOATS
+
+_simulate = False
+
+
+@contextlib.contextmanager
+def float_simulation() -> Iterator[None]:
+    """Inside this ``with`` block committed layers compute on +-1 floats too: what packed results are compared with."""
+    global _simulate
+    before, _simulate = _simulate, True
+    try:
+        yield
+    finally:
+        _simulate = before
+
+
+def packed_path_allowed(x: Tensor) -> bool:
+    """Whether a product of +-1 values may leave the float path."""
+    return not _simulate and x.dtype in SHORT_FLOATS
+
+
+def pad2d(x: Tensor, padding: tuple[int, int], value: int) -> Tensor:
+    """NCHW padded by (height, width) on both sides."""
+    return F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=float(value))
+
+
+def conv2d(
+    x: Tensor,
+    w: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    padding_value: int,
+) -> Tensor:
+    """torch's convolution with a constant around the input: the float path."""
+    if padding_value != 0:
+        x, padding = pad2d(x, padding, padding_value), (0, 0)
+    return F.conv2d(x, w, None, stride, padding, dilation, groups)
+
+
+def identity_affine(N: int, dtype: torch.dtype, device: torch.device) -> Affine:
+    """The accumulator itself as a float."""
+    return Affine(torch.ones(N, device=device), torch.zeros(N, device=device), None, dtype)
+
+
+class _PackedConv2d(torch.autograd.Function):
+    """conv2d of +-1 x [N, C, H, W] and +-1 w [O, C/groups, kh, kw]; backward is torch's, on unpacked signs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w: Tensor | None,
+        packed: PackedWeight | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        padding_value: int,
+    ) -> Tensor:
+        x_words = pack_signs(x.permute(0, 2, 3, 1))
+        if packed is None:
+            packed = pack_conv_weight(w, groups)
+        ctx.save_for_backward(x_words, w)
+        ctx.conv = (stride, padding, dilation, groups, padding_value)
+        ctx.channels, ctx.dtype = x.shape[1], x.dtype
+        epilogue = identity_affine(packed.shape[0], x.dtype, x.device)
+        y = bconv2d(x_words, packed, stride, padding, dilation, groups, padding_value, epilogue)
+        return y.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_words, w = ctx.saved_tensors
+        stride, padding, dilation, groups, padding_value = ctx.conv
+        x = torch.ops.stompp.unpack_signs(x_words, ctx.channels, ctx.dtype).permute(0, 3, 1, 2)
+        height, width = x.shape[2:]
+        conv_padding = padding
+        if padding_value != 0:
+            x, conv_padding = pad2d(x, padding, padding_value), (0, 0)
+        need_x, need_w = ctx.needs_input_grad[:2]
+        grad_x, grad_w, _ = torch.ops.aten.convolution_backward(
+            grad, x, w, None, stride, conv_padding, dilation, False, (0, 0), groups, (need_x, need_w, False)
+        )
+        if need_x and padding_value != 0:
+            grad_x = grad_x[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
+        return grad_x, grad_w, None, None, None, None, None, None
+
+
+class _PackedLinear(torch.autograd.Function):
+    """x @ w.T of +-1 x [..., K] and +-1 w [N, K]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
+        x_words = pack_signs(x)
+        if packed is None:
+            packed = pack_weight(w)
+        ctx.save_for_backward(x_words, w)
+        ctx.dtype = x.dtype
+        return bgemm(x_words, packed, identity_affine(packed.shape[0], x.dtype, x.device))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x_words, w = ctx.saved_tensors
+        grad_x = grad @ w if ctx.needs_input_grad[0] else None
+        grad_w = None
+        if ctx.needs_input_grad[1]:
+            x = torch.ops.stompp.unpack_signs(x_words, w.shape[1], ctx.dtype)
+            grad_w = grad.flatten(0, -2).T @ x.flatten(0, -2)
+        return grad_x, grad_w, None
+
+
+def packed_conv2d(
+    x: Tensor,
+    w: Tensor | None,
+    packed: PackedWeight | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    padding_value: int,
+) -> Tensor:
+    """What :func:`conv2d` gives on +-1 ``x`` and ``w``, from bits.
+
+    Give ``w`` where a gradient is wanted (it is packed here), or else ``packed`` alone.
+    """
+    return _PackedConv2d.apply(x, w, packed, stride, padding, dilation, groups, padding_value)
+
+
+def packed_linear(x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
+    """``x @ w.T`` of +-1 tensors, from bits; ``w`` and ``packed`` as in :func:`packed_conv2d`."""
+    return _PackedLinear.apply(x, w, packed)

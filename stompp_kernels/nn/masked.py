@@ -1,0 +1,107 @@
+"""What a progressive weight and a progressive activation share: a mask of bits, a stage, a surrogate."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stompp_kernels.ops import count_frozen, full_mask, progressive, refresh_mask_
+from stompp_kernels.ops.checks import SURROGATES, check_choice
+from stompp_kernels.ops.reference import words_for
+
+
+class Stage(enum.IntEnum):
+    """How far a tensor is: clipped everywhere, partly frozen, or committed to hard signs."""
+
+    SOFT = 0
+    PARTIAL = 1
+    BINARY = 2
+
+
+class Masked(nn.Module):
+    """A module with one progressive tensor.
+
+    Attributes:
+        mask_words: int32 buffer, one bit per entry, 1 = frozen; empty until the tensor's shape is known.
+        mask_shape: shape of the tensor that the mask covers, or None while unknown.
+        stage: see :class:`Stage`; saved in the state dict.
+        surrogate: gradient of frozen entries; "none" is the STE-free regime.
+    """
+
+    mask_words: Tensor
+
+    def __init__(self, mask_shape: Sequence[int] | None, device: Any = None) -> None:
+        super().__init__()
+        self.stage = Stage.SOFT
+        self.surrogate = "none"
+        self.mask_shape: tuple[int, ...] | None = None
+        self.register_buffer("mask_words", torch.empty(0, dtype=torch.int32, device=device))
+        if mask_shape is not None:
+            self.set_mask_shape(mask_shape)
+
+    @property
+    def mask_numel(self) -> int:
+        """Entries of the mask; 0 while its shape is unknown."""
+        return 0 if self.mask_shape is None else torch.Size(self.mask_shape).numel()
+
+    def set_mask_shape(self, shape: Sequence[int]) -> None:
+        """Makes room for a mask of this shape, soft everywhere; keeps the mask where the shape stays."""
+        if self.mask_shape == tuple(shape):
+            return
+        self.mask_shape = tuple(shape)
+        self.mask_words = torch.zeros(words_for(self.mask_numel), dtype=torch.int32, device=self.mask_words.device)
+
+    def set_surrogate(self, surrogate: str) -> None:
+        check_choice("surrogate", surrogate, SURROGATES)
+        self.surrogate = surrogate
+
+    def soften(self) -> None:
+        """Back to the start: every entry soft."""
+        self.stage = Stage.SOFT
+        self.mask_words.zero_()
+
+    def refresh(self, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
+        """One soft refresh towards a frozen fraction of p; see :func:`stompp_kernels.ops.refresh_mask_`."""
+        if self.mask_shape is None:
+            raise ValueError("the mask has no shape yet: run the model once through sk.prepare or sk.link")
+        self.stage = Stage.PARTIAL
+        refresh_mask_(self.mask_words, self.mask_numel, p, r, seed, tensor_id, step)
+
+    def commit(self) -> None:
+        """Every entry frozen, for good."""
+        self.stage = Stage.BINARY
+        self.mask_words.copy_(full_mask(self.mask_numel, self.mask_words.device))
+
+    def frozen(self) -> int:
+        """Frozen entries."""
+        if self.stage is Stage.PARTIAL:
+            return count_frozen(self.mask_words)
+        return self.mask_numel if self.stage is Stage.BINARY else 0
+
+    def apply_progressive(self, u: Tensor, batch_shared: bool) -> Tensor:
+        """u' at the present stage, with the regime's gradient; committed and STE-free it is cut from autograd."""
+        if self.stage is Stage.SOFT:
+            return u.clamp(-1, 1)
+        if self.stage is Stage.BINARY:
+            return progressive(u.detach() if self.surrogate == "none" else u, None, self.surrogate)
+        return progressive(u, self.mask_words, self.surrogate, batch_shared)
+
+    def get_extra_state(self) -> Tensor:
+        shape = () if self.mask_shape is None else self.mask_shape
+        return torch.tensor([int(self.stage), SURROGATES.index(self.surrogate), *shape])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        stage, surrogate, *shape = state.tolist()
+        self.stage = Stage(stage)
+        self.surrogate = SURROGATES[surrogate]
+        self.mask_shape = tuple(shape) or None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(prefix + "mask_words")
+        if saved is not None and saved.shape != self.mask_words.shape:
+            self.mask_words = torch.empty_like(saved, device=self.mask_words.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,25 @@
+"""The ops: one file each with its checks, fake kernel and autograd; reference.py holds the oracle of each."""
+
+from stompp_kernels.ops import schemas  # noqa: F401  (defines torch.ops.stompp, which the rest of the folder uses)
+from stompp_kernels.ops.bconv2d import bconv2d
+from stompp_kernels.ops.bgemm import bgemm
+from stompp_kernels.ops.epilogue import Affine, Threshold
+from stompp_kernels.ops.pack import PackedWeight, pack_conv_weight, pack_signs, pack_weight, unpack_signs
+from stompp_kernels.ops.progressive import progressive
+from stompp_kernels.ops.refresh_mask import count_frozen, full_mask, refresh_mask_
+
+__all__ = [
+    "Affine",
+    "PackedWeight",
+    "Threshold",
+    "bconv2d",
+    "bgemm",
+    "count_frozen",
+    "full_mask",
+    "pack_conv_weight",
+    "pack_signs",
+    "pack_weight",
+    "progressive",
+    "refresh_mask_",
+    "unpack_signs",
+]

@@ -1,0 +1,115 @@
+"""Binary 2-D convolution on packed NHWC bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stompp_kernels.ops.checks import check_choice, pair
+from stompp_kernels.ops.epilogue import Affine, Epilogue
+from stompp_kernels.ops.pack import PackedWeight, check_words
+from stompp_kernels.ops.reference import words_for
+
+_ops = torch.ops.stompp
+
+
+def conv2d_out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Output pixels along one dimension, as in torch.nn.Conv2d."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def bconv2d(
+    x_words: Tensor,
+    weight: PackedWeight,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    padding_value: int = 0,
+    epilogue: Epilogue = None,
+) -> Tensor:
+    """Convolution of +-1 pixels with +-1 weights.
+
+    Args:
+        x_words: int32 [N, H, W, ceil(C/32)], made by :func:`pack_signs` from NHWC.
+        weight: [O, C/groups, kh, kw], made by :func:`pack_conv_weight` with the same groups.
+        stride, padding, dilation: an int or (height, width), in pixels.
+        groups: C and O are divided by it.
+        padding_value: 0 pads as torch does (a padded tap adds nothing), +1 or -1 with that value.
+        epilogue: :class:`Affine` or :class:`Threshold`; None keeps the accumulator.
+
+    Returns:
+        int32 [N, OH, OW, O]; with Affine its dtype; with Threshold int32 words [N, OH, OW, ceil(O/32)].
+
+    Raises:
+        TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
+            larger than the padded input.
+    """
+    if not isinstance(weight, PackedWeight):
+        raise TypeError(f"weight must be a PackedWeight made by pack_conv_weight, got {type(weight).__name__}")
+    if len(weight.shape) != 4:
+        raise ValueError(f"weight must be packed from [O, I/groups, kh, kw], got shape {list(weight.shape)}")
+    if groups != weight.groups:
+        raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {groups}")
+    if x_words.dim() != 4:
+        raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
+    O, I, kh, kw = weight.shape
+    check_words("x_words", x_words, I * groups)
+    stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    check_choice("padding_value", padding_value, (0, 1, -1))
+    N, H, W, _ = x_words.shape
+    if H < 1 or W < 1:
+        raise ValueError(f"x_words must have at least one row and column of pixels, got shape {list(x_words.shape)}")
+    OH = conv2d_out_size(H, kh, stride[0], padding[0], dilation[0])
+    OW = conv2d_out_size(W, kw, stride[1], padding[1], dilation[1])
+    if OH < 1 or OW < 1:
+        raise ValueError(
+            f"the kernel {kh}x{kw} with dilation {dilation} reaches beyond the {H}x{W} input padded by {padding}"
+        )
+    arguments = (x_words, weight.data, weight.shape, stride, padding, dilation, groups, padding_value)
+    if epilogue is None:
+        return _ops.bconv2d(*arguments)
+    epilogue.check((N, OH, OW, O))
+    if isinstance(epilogue, Affine):
+        e = epilogue
+        return _ops.bconv2d_affine(*arguments, e.scale, e.bias, e.residual, e.dtype)
+    t = epilogue
+    return _ops.bconv2d_threshold(*arguments, t.thresholds, t.flip_words, t.residual_words)
+
+
+def _out_pixels(x_words, weight_shape, stride, padding, dilation):
+    return tuple(
+        conv2d_out_size(x_words.shape[1 + i], weight_shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1)
+    )
+
+
+@torch.library.register_fake("stompp::bconv2d")
+def _(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value):
+    pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
+    return x_words.new_empty((x_words.shape[0], *pixels, weight_shape[0]))
+
+
+@torch.library.register_fake("stompp::bconv2d_affine")
+def _(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value, scale, bias, residual, dtype):
+    pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
+    return x_words.new_empty((x_words.shape[0], *pixels, weight_shape[0]), dtype=dtype)
+
+
+@torch.library.register_fake("stompp::bconv2d_threshold")
+def _(
+    x_words,
+    weight,
+    weight_shape,
+    stride,
+    padding,
+    dilation,
+    groups,
+    padding_value,
+    thresholds,
+    flip_words,
+    residual_words,
+):
+    pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
+    return x_words.new_empty((x_words.shape[0], *pixels, words_for(weight_shape[0])))

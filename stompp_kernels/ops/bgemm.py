@@ -1,0 +1,57 @@
+"""Binary matrix product on packed bits: dot(a, w) = K - 2*pop(a ^ w)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stompp_kernels.ops.epilogue import Affine, Epilogue
+from stompp_kernels.ops.pack import PackedWeight, check_words
+from stompp_kernels.ops.reference import words_for
+
+_ops = torch.ops.stompp
+
+
+def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> Tensor:
+    """Product of +-1 rows with +-1 weights.
+
+    Args:
+        a_words: int32 [..., ceil(K/32)], made by :func:`pack_signs`.
+        weight: [N, K], made by :func:`pack_weight`.
+        epilogue: :class:`Affine` or :class:`Threshold`; None keeps the accumulator.
+
+    Returns:
+        int32 [..., N]; with Affine its dtype; with Threshold int32 words [..., ceil(N/32)].
+
+    Raises:
+        TypeError, ValueError: an argument's type, dtype or shape is not as above.
+    """
+    if not isinstance(weight, PackedWeight):
+        raise TypeError(f"weight must be a PackedWeight made by pack_weight, got {type(weight).__name__}")
+    if len(weight.shape) != 2:
+        raise ValueError(f"weight must be packed from [N, K], got shape {list(weight.shape)}")
+    N, K = weight.shape
+    check_words("a_words", a_words, K)
+    if epilogue is None:
+        return _ops.bgemm(a_words, weight.data, N, K)
+    epilogue.check((*a_words.shape[:-1], N))
+    if isinstance(epilogue, Affine):
+        e = epilogue
+        return _ops.bgemm_affine(a_words, weight.data, N, K, e.scale, e.bias, e.residual, e.dtype)
+    t = epilogue
+    return _ops.bgemm_threshold(a_words, weight.data, N, K, t.thresholds, t.flip_words, t.residual_words)
+
+
+@torch.library.register_fake("stompp::bgemm")
+def _(a_words, weight, N, K):
+    return a_words.new_empty((*a_words.shape[:-1], N))
+
+
+@torch.library.register_fake("stompp::bgemm_affine")
+def _(a_words, weight, N, K, scale, bias, residual, dtype):
+    return a_words.new_empty((*a_words.shape[:-1], N), dtype=dtype)
+
+
+@torch.library.register_fake("stompp::bgemm_threshold")
+def _(a_words, weight, N, K, thresholds, flip_words, residual_words):
+    return a_words.new_empty((*a_words.shape[:-1], words_for(N)))

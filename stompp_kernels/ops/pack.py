@@ -1,0 +1,204 @@
+"""Packing of signs and weights.
+
+The bit contract: bit 1 means -1, that is ``x < 0``; bit 0 means +1, so 0, -0.0 and NaN pack as +1. Bits are LSB first
+in little-endian int32 words along the last dimension (features, or NHWC channels). K counts elements, the tail bits of
+a row's last word are 0, and words given to an op must keep to that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stompp_kernels import native
+from stompp_kernels.ops.checks import FLOATS, SHORT_FLOATS, check_shape, check_tensor
+from stompp_kernels.ops.reference import words_for
+
+_ops = torch.ops.stompp
+
+
+def pack_signs(x: Tensor, check_nan: bool = False) -> Tensor:
+    """The signs of ``x`` as bits.
+
+    Args:
+        x: float32, float16 or bfloat16, shape [..., K], any strides.
+        check_nan: refuse NaN instead of packing it as +1; costs a pass over ``x``.
+
+    Returns:
+        int32 words, shape [..., ceil(K/32)].
+
+    Raises:
+        TypeError: another dtype.
+        ValueError: no last dimension, an empty one, or NaN with ``check_nan``.
+    """
+    check_tensor("x", x, SHORT_FLOATS)
+    if x.dim() == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x must have a last dimension of at least 1, got shape {list(x.shape)}")
+    if check_nan and bool(x.isnan().any()):
+        raise ValueError("x must not contain NaN (check_nan=True), got some")
+    return _ops.pack_signs(x)
+
+
+def unpack_signs(words: Tensor, K: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The inverse of :func:`pack_signs`: int32 [..., ceil(K/32)] to +1 / -1 of ``dtype``, shape [..., K].
+
+    Raises:
+        TypeError: ``words`` are not int32, or ``dtype`` is not a floating-point type.
+        ValueError: the words' last dimension does not fit K.
+    """
+    check_tensor("words", words, (torch.int32,))
+    if dtype not in FLOATS:
+        raise TypeError(f"dtype must be one of {', '.join(map(str, FLOATS))}, got {dtype}")
+    check_words("words", words, K)
+    return _ops.unpack_signs(words, K, dtype)
+
+
+def check_words(name: str, words: Tensor, K: int) -> None:
+    """Raises unless ``words`` are int32 rows of K bits."""
+    check_tensor(name, words, (torch.int32,))
+    if K < 1:
+        raise ValueError(f"K must be at least 1, got {K}")
+    if words.dim() == 0 or words.shape[-1] != words_for(K):
+        raise ValueError(
+            f"{name} must have a last dimension of ceil(K/32) = {words_for(K)} words for K = {K}, "
+            f"got shape {list(words.shape)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PackedWeight:
+    """Binary weights in the order that this machine's kernels read.
+
+    Attributes:
+        data: uint8 [bytes], opaque: a header, sums for borders, panels. Never store it; store :meth:`words`.
+        shape: logical shape, (N, K) or (O, I/groups, kh, kw).
+        groups: of the convolution; 1 for a matrix.
+    """
+
+    data: Tensor
+    shape: tuple[int, ...]
+    groups: int = 1
+
+    @staticmethod
+    def from_words(words: Tensor, shape: Sequence[int], groups: int = 1) -> PackedWeight:
+        """From the portable order: int32 [N, ceil(K/32)] or [O, kh, kw, ceil(I/groups/32)].
+
+        Raises:
+            TypeError, ValueError: the words do not fit the shape, or groups do not divide O.
+        """
+        shape = tuple(int(size) for size in shape)
+        _check_weight_shape(shape, groups)
+        check_tensor("words", words, (torch.int32,))
+        O, I, *kernel = shape
+        check_shape("words", words, (O, *kernel, words_for(I)))
+        return PackedWeight(_ops.pack_weight_words(words, shape, groups), shape, groups)
+
+    def words(self) -> Tensor:
+        """The portable order, with zero tails: the inverse of :meth:`from_words`."""
+        return _ops.unpack_weight_words(self.data, self.shape, self.groups)
+
+    def to(self, device: torch.device | str) -> PackedWeight:
+        """Packed for another device's kernels."""
+        if self.data.device == torch.device(device):
+            return self
+        return PackedWeight.from_words(self.words().to(device), self.shape, self.groups)
+
+    def unpack(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The +1 / -1 weights, shape ``shape``."""
+        w = unpack_signs(self.words(), self.shape[1], dtype)
+        return w if len(self.shape) == 2 else w.permute(0, 3, 1, 2)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory, header and border sums included."""
+        return self.data.numel()
+
+    @property
+    def unpacked_row_numel(self) -> int:
+        """K: weights of one output."""
+        return math.prod(self.shape[1:])
+
+    @property
+    def portable_nbytes(self) -> int:
+        """Bytes in a file: 32-bit words."""
+        O, I, *kernel = self.shape
+        return O * math.prod(kernel) * words_for(I) * 4
+
+
+def _check_weight_shape(shape: Sequence[int], groups: int) -> None:
+    if len(shape) not in (2, 4) or min(shape) < 1:
+        raise ValueError(f"a weight must be [N, K] or [O, I/groups, kh, kw] and not empty, got {list(shape)}")
+    if not isinstance(groups, int) or groups < 1 or shape[0] % groups != 0:
+        raise ValueError(f"groups must be a positive divisor of the {shape[0]} outputs, got {groups}")
+    if math.prod(shape[1:]) >= 1 << 30:
+        raise ValueError(f"a weight's K must be below 2^30, got shape {list(shape)}")
+
+
+def pack_weight(w: Tensor) -> PackedWeight:
+    """The signs of a weight matrix, packed for :func:`bgemm`.
+
+    Args:
+        w: float32, float16 or bfloat16, shape [N, K].
+    """
+    check_tensor("w", w, SHORT_FLOATS)
+    if w.dim() != 2:
+        raise ValueError(f"w must be [N, K], got shape {list(w.shape)}")
+    _check_weight_shape(w.shape, 1)
+    return PackedWeight(_ops.pack_weight(w), tuple(w.shape))
+
+
+def pack_conv_weight(w: Tensor, groups: int = 1) -> PackedWeight:
+    """The signs of a convolution's weights, packed for :func:`bconv2d`.
+
+    Args:
+        w: float32, float16 or bfloat16, shape [O, I/groups, kh, kw].
+        groups: as the convolution will run with; I/groups = 1 and groups = I is depthwise.
+    """
+    check_tensor("w", w, SHORT_FLOATS)
+    if w.dim() != 4:
+        raise ValueError(f"w must be [O, I/groups, kh, kw], got shape {list(w.shape)}")
+    _check_weight_shape(w.shape, groups)
+    return PackedWeight(_ops.pack_conv_weight(w, groups), tuple(w.shape), groups)
+
+
+def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> int:
+    O, I, *kernel = shape
+    kh, kw = kernel or (1, 1)
+    if native.library is None or device.type != "cpu":
+        return O * kh * kw * words_for(I) * 4
+    return native.library.packed_bytes(O, I, kh, kw, groups)
+
+
+@torch.library.register_fake("stompp::pack_signs")
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32)
+
+
+@torch.library.register_fake("stompp::unpack_signs")
+def _(words: Tensor, K: int, dtype: torch.dtype) -> Tensor:
+    return words.new_empty((*words.shape[:-1], K), dtype=dtype)
+
+
+@torch.library.register_fake("stompp::pack_weight")
+def _(w: Tensor) -> Tensor:
+    return w.new_empty(_packed_bytes(w.device, w.shape, 1), dtype=torch.uint8)
+
+
+@torch.library.register_fake("stompp::pack_conv_weight")
+def _(w: Tensor, groups: int) -> Tensor:
+    return w.new_empty(_packed_bytes(w.device, w.shape, groups), dtype=torch.uint8)
+
+
+@torch.library.register_fake("stompp::pack_weight_words")
+def _(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    return words.new_empty(_packed_bytes(words.device, shape, groups), dtype=torch.uint8)
+
+
+@torch.library.register_fake("stompp::unpack_weight_words")
+def _(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    O, I, *kernel = shape
+    return weight.new_empty((O, *kernel, words_for(I)), dtype=torch.int32)

@@ -1,0 +1,242 @@
+"""The oracle of every op: plain PyTorch, written to be read, on any device.
+
+Each function has the arguments of the op of its name under ``torch.ops.stompp`` and defines its result bit for bit. It
+is also what runs on a device, or in an installation, that has no compiled kernel.
+
+Packed weights are opaque bytes; the reference's are simply the portable words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WORD_BITS = 32
+_LOW_32 = 0xFFFFFFFF
+
+
+def words_for(K: int) -> int:
+    """Words of a row of K bits."""
+    return (K + WORD_BITS - 1) // WORD_BITS
+
+
+def _words_from_bits(bits: Tensor) -> Tensor:
+    """bool [..., K] to int32 [..., ceil(K/32)], LSB first, zero tail."""
+    K = bits.shape[-1]
+    padded = F.pad(bits.to(torch.int64), (0, words_for(K) * WORD_BITS - K))
+    weights = torch.ones((), dtype=torch.int64, device=bits.device) << torch.arange(WORD_BITS, device=bits.device)
+    words = (padded.unflatten(-1, (words_for(K), WORD_BITS)) * weights).sum(-1)
+    return torch.where(words > 0x7FFFFFFF, words - (1 << 32), words).to(torch.int32)
+
+
+def bits_from_words(words: Tensor, K: int) -> Tensor:
+    """int32 [..., ceil(K/32)] to bool [..., K]."""
+    shifts = torch.arange(WORD_BITS, dtype=torch.int32, device=words.device)
+    return ((words.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :K].bool()
+
+
+def sign(u: Tensor) -> Tensor:
+    """-1 where u < 0, else +1: sign(0) = sign(-0.0) = sign(NaN) = +1."""
+    return torch.where(u < 0, -1.0, 1.0).to(u.dtype)
+
+
+def pack_signs(x: Tensor) -> Tensor:
+    return _words_from_bits(x < 0)
+
+
+def unpack_signs(words: Tensor, K: int, dtype: torch.dtype) -> Tensor:
+    return torch.where(bits_from_words(words, K), -1.0, 1.0).to(dtype)
+
+
+def pack_weight(w: Tensor) -> Tensor:
+    return pack_weight_words(pack_signs(w), w.shape, 1)
+
+
+def pack_conv_weight(w: Tensor, groups: int) -> Tensor:
+    return pack_weight_words(pack_signs(w.permute(0, 2, 3, 1)), w.shape, groups)
+
+
+def pack_weight_words(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    return words.contiguous().flatten().view(torch.uint8).clone()
+
+
+def unpack_weight_words(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    O, I, *kernel = shape
+    return weight.clone().view(torch.int32).reshape(O, *kernel, words_for(I))
+
+
+def bgemm(a_words: Tensor, weight: Tensor, N: int, K: int) -> Tensor:
+    a = unpack_signs(a_words, K, torch.float64)
+    w = unpack_signs(unpack_weight_words(weight, (N, K), 1), K, torch.float64)
+    return (a @ w.T).to(torch.int32)
+
+
+def bconv2d(
+    x_words: Tensor,
+    weight: Tensor,
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_value: int,
+) -> Tensor:
+    I = weight_shape[1]
+    x = unpack_signs(x_words, I * groups, torch.float64).permute(0, 3, 1, 2)
+    w = unpack_signs(unpack_weight_words(weight, weight_shape, groups), I, torch.float64).permute(0, 3, 1, 2)
+    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=float(padding_value))
+    y = F.conv2d(x, w, None, tuple(stride), 0, tuple(dilation), groups)
+    return y.permute(0, 2, 3, 1).contiguous().to(torch.int32)
+
+
+def affine(acc: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """scale * acc + bias (+ residual) per last dimension, in float32, each operation rounded on its own."""
+    y = acc.to(torch.float32) * scale
+    y = y + bias
+    if residual is not None:
+        y = y + residual.to(torch.float32)
+    return y.to(dtype)
+
+
+def threshold(acc: Tensor, thresholds: Tensor, flip_words: Tensor, residual_words: Tensor | None) -> Tensor:
+    """Bit = (acc < threshold) ^ flip; the second row of thresholds where the residual's bit is set."""
+    N = acc.shape[-1]
+    chosen = thresholds[0]
+    if residual_words is not None:
+        chosen = torch.where(bits_from_words(residual_words, N), thresholds[1], thresholds[0])
+    return _words_from_bits((acc < chosen) ^ bits_from_words(flip_words, N))
+
+
+def bgemm_affine(
+    a_words: Tensor,
+    weight: Tensor,
+    N: int,
+    K: int,
+    scale: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    return affine(bgemm(a_words, weight, N, K), scale, bias, residual, dtype)
+
+
+def bgemm_threshold(
+    a_words: Tensor,
+    weight: Tensor,
+    N: int,
+    K: int,
+    thresholds: Tensor,
+    flip_words: Tensor,
+    residual_words: Tensor | None,
+) -> Tensor:
+    return threshold(bgemm(a_words, weight, N, K), thresholds, flip_words, residual_words)
+
+
+def bconv2d_affine(
+    x_words: Tensor,
+    weight: Tensor,
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_value: int,
+    scale: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    acc = bconv2d(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value)
+    return affine(acc, scale, bias, residual, dtype)
+
+
+def bconv2d_threshold(
+    x_words: Tensor,
+    weight: Tensor,
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_value: int,
+    thresholds: Tensor,
+    flip_words: Tensor,
+    residual_words: Tensor | None,
+) -> Tensor:
+    acc = bconv2d(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value)
+    return threshold(acc, thresholds, flip_words, residual_words)
+
+
+def _frozen(u: Tensor, mask_words: Tensor | None, batch_shared: bool) -> Tensor:
+    """The mask as bools that broadcast to u."""
+    if mask_words is None:
+        return torch.ones((), dtype=torch.bool, device=u.device).expand(u.shape)
+    shape = u.shape[1:] if batch_shared else u.shape
+    return bits_from_words(mask_words, shape.numel()).reshape(shape).expand(u.shape)
+
+
+def is_dense(u: Tensor) -> bool:
+    """Whether u's elements fill their memory without gaps or overlaps, in any order of dimensions."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(u.stride(), u.shape, strict=True) if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def result_format(u: Tensor, batch_shared: bool) -> torch.memory_format:
+    """Memory format of the progressive op's result: a dense u, its batch outermost, keeps its strides."""
+    has_batch = batch_shared and u.shape[0] != 1
+    batch_outermost = not has_batch or u.stride(0) == u.shape[1:].numel()
+    return torch.preserve_format if batch_outermost and is_dense(u) else torch.contiguous_format
+
+
+def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool) -> Tensor:
+    result = torch.where(_frozen(u, mask_words, batch_shared), sign(u), u.clamp(-1, 1))
+    return torch.empty_like(u, memory_format=result_format(u, batch_shared)).copy_(result)
+
+
+def progressive_backward(
+    grad: Tensor, u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool
+) -> Tensor:
+    zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
+    inside = u.abs() <= 1
+    clipped = torch.where(inside, grad, zero)
+    if surrogate == "none":
+        committed = zero.expand(u.shape)
+    elif surrogate == "identity":
+        committed = grad
+    elif surrogate == "clip":
+        committed = clipped
+    else:
+        wide = torch.promote_types(u.dtype, torch.float32)
+        committed = torch.where(inside, (grad.to(wide) * (2 - 2 * u.to(wide).abs())).to(grad.dtype), zero)
+    result = torch.where(_frozen(u, mask_words, batch_shared), committed, clipped)
+    return torch.empty_like(u, memory_format=result_format(u, batch_shared)).copy_(result)
+
+
+def philox4x32_10(counter: Sequence[Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al., SC 2011) on int64 tensors that hold 32-bit words."""
+    c0, c1, c2, c3 = counter
+    key0, key1 = key
+    for _ in range(10):
+        # The product may wrap int64; its two's-complement bits are the unsigned ones all the same.
+        product0, product1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c2 = ((product1 >> 32) & _LOW_32) ^ c1 ^ key0, ((product0 >> 32) & _LOW_32) ^ c3 ^ key1
+        c1, c3 = product1 & _LOW_32, product0 & _LOW_32
+        key0, key1 = (key0 + 0x9E3779B9) & _LOW_32, (key1 + 0xBB67AE85) & _LOW_32
+    return [c0, c1, c2, c3]
+
+
+def refresh_mask_(mask_words: Tensor, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
+    groups = torch.arange((n + 3) // 4, dtype=torch.int64, device=mask_words.device)
+    constants = [(seed >> 32) & _LOW_32, step & _LOW_32, (step >> 32) & _LOW_32]
+    counter = [groups, *(torch.full_like(groups, value) for value in constants)]
+    random = torch.stack(philox4x32_10(counter, (seed & _LOW_32, tensor_id)), dim=-1).flatten()[:n]
+    redraw = 4294967296.0 / r
+    frozen = (random < int(p * redraw)) | (bits_from_words(mask_words, n) & (random >= int(redraw)))
+    mask_words.copy_(_words_from_bits(frozen))

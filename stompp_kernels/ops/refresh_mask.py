@@ -1,0 +1,69 @@
+"""Masks as bits, and their soft refresh."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stompp_kernels.ops.checks import check_shape, check_tensor
+from stompp_kernels.ops.reference import pack_signs, words_for
+
+_ops = torch.ops.stompp
+
+
+def refresh_mask_(mask_words: Tensor, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> Tensor:
+    """Draws each entry again with probability 1/r from Bernoulli(p), in place.
+
+    The random stream is Philox4x32-10 (csrc/core/refresh_mask.h says which word decides on which entry): it depends on
+    (seed, tensor_id, step) alone, so any device, rank and number of threads draws the same bits.
+
+    Args:
+        mask_words: int32 [ceil(n/32)], contiguous.
+        n: entries.
+        p: probability of a redrawn entry to be frozen, in [0, 1].
+        r: refresh period in steps, at least 1.
+        seed: 64 bits, signed. tensor_id: 32 bits, one per mask. step: 0 to 2^63 - 1.
+
+    Returns:
+        ``mask_words``.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    check_tensor("mask_words", mask_words, (torch.int32,))
+    if n < 0:
+        raise ValueError(f"n must be at least 0, got {n}")
+    check_shape("mask_words", mask_words, (words_for(n),))
+    if not mask_words.is_contiguous():
+        raise ValueError(f"mask_words must be contiguous, got strides {mask_words.stride()}")
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p must be in [0, 1], got {p}")
+    if not r >= 1.0:
+        raise ValueError(f"r must be at least 1, got {r}")
+    if not 0 <= tensor_id < 1 << 32:
+        raise ValueError(f"tensor_id must fit 32 bits, got {tensor_id}")
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise ValueError(f"seed must be in [-2^63, 2^63), got {seed}")
+    if not 0 <= step < 1 << 63:
+        raise ValueError(f"step must be in [0, 2^63), got {step}")
+    _ops.refresh_mask_(mask_words, n, float(p), float(r), seed, tensor_id, step)
+    return mask_words
+
+
+def full_mask(n: int, device: torch.device | str = "cpu") -> Tensor:
+    """A mask of n frozen entries: all ones, zero tail."""
+    return pack_signs(torch.full((n,), -1.0, device=device)) if n else torch.empty(0, dtype=torch.int32, device=device)
+
+
+def count_frozen(mask_words: Tensor) -> int:
+    """The number of ones."""
+    words = mask_words.to(torch.int64) & 0xFFFFFFFF
+    words = words - ((words >> 1) & 0x55555555)
+    words = (words & 0x33333333) + ((words >> 2) & 0x33333333)
+    words = (words + (words >> 4)) & 0x0F0F0F0F
+    return int((((words * 0x01010101) & 0xFFFFFFFF) >> 24).sum())
+
+
+@torch.library.register_fake("stompp::refresh_mask_")
+def _(mask_words, n, p, r, seed, tensor_id, step):
+    return None

@@ -1,0 +1,48 @@
+"""The ops' schemas and where their kernels come from.
+
+The compiled library defines ``torch.ops.stompp`` and its CPU kernels (csrc/torch). Everything that it does not cover is
+served by ops/reference.py: all ops on other devices, and, without the library, the definitions and the CPU too.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from stompp_kernels import native
+from stompp_kernels.ops import reference
+
+_CONV = (
+    "Tensor x_words, Tensor weight, int[] weight_shape, int[] stride, int[] padding, int[] dilation, int groups, "
+    "int padding_value"
+)
+_GEMM = "Tensor a_words, Tensor weight, int N, int K"
+_AFFINE = "Tensor scale, Tensor bias, Tensor? residual, ScalarType dtype"
+_THRESHOLD = "Tensor thresholds, Tensor flip_words, Tensor? residual_words"
+
+SCHEMAS = {
+    "pack_signs": "(Tensor x) -> Tensor",
+    "unpack_signs": "(Tensor words, int K, ScalarType dtype) -> Tensor",
+    "pack_weight": "(Tensor w) -> Tensor",
+    "pack_conv_weight": "(Tensor w, int groups) -> Tensor",
+    "pack_weight_words": "(Tensor words, int[] shape, int groups) -> Tensor",
+    "unpack_weight_words": "(Tensor weight, int[] shape, int groups) -> Tensor",
+    "bgemm": f"({_GEMM}) -> Tensor",
+    "bgemm_affine": f"({_GEMM}, {_AFFINE}) -> Tensor",
+    "bgemm_threshold": f"({_GEMM}, {_THRESHOLD}) -> Tensor",
+    "bconv2d": f"({_CONV}) -> Tensor",
+    "bconv2d_affine": f"({_CONV}, {_AFFINE}) -> Tensor",
+    "bconv2d_threshold": f"({_CONV}, {_THRESHOLD}) -> Tensor",
+    "progressive": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor",
+    "progressive_backward": ("(Tensor grad, Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor"),
+    "refresh_mask_": ("(Tensor(a!) mask_words, int n, float p, float r, int seed, int tensor_id, int step) -> ()"),
+}
+
+# A torch.library.Library unregisters what it registered when it is collected, so this one lives with the module.
+_library = torch.library.Library("stompp", "FRAGMENT")
+
+for _name, _schema in SCHEMAS.items():
+    if native.library is None:
+        _library.define(_name + _schema)
+        _library.impl(_name, getattr(reference, _name), "CPU")
+    for _key in ("CUDA", "XPU", "MPS"):
+        _library.impl(_name, getattr(reference, _name), _key)

@@ -1,0 +1,248 @@
+"""The order in which a model runs its layers, and which activation's signs arrive at which layer.
+
+Both are found by running the model once on sample input, not by the order of registration. The run changes nothing: no
+gradient, eval mode, buffers restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+
+_aten = torch.ops.aten
+
+# Ops whose output holds nothing but values of their input: signs of +-1 pass through.
+_PRESERVING = {
+    _aten.view,
+    _aten._unsafe_view,
+    _aten.reshape,
+    _aten.permute,
+    _aten.transpose,
+    _aten.t,
+    _aten.squeeze,
+    _aten.unsqueeze,
+    _aten.expand,
+    _aten.slice,
+    _aten.select,
+    _aten.alias,
+    _aten.detach,
+    _aten.clone,
+    _aten.max_pool2d_with_indices,
+    _aten.max_pool2d,
+    _aten.pixel_shuffle,
+    _aten.pixel_unshuffle,
+    _aten.channel_shuffle,
+}
+
+
+_FUNCTIONAL, _DROPOUT = "functional ", "dropout "  # prefixes of marks
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer.
+
+    Attributes:
+        name: the layer's qualified name.
+        producer: the name of the producer module whose output arrives with its values intact, or "".
+        functional: the name of a functional activation that it comes from instead, or "".
+        dropout: whether dropout lies in between, which keeps the values in eval mode only.
+    """
+
+    name: str
+    producer: str
+    functional: str
+    dropout: bool = False
+
+
+class _Provenance(TorchDispatchMode):
+    """Follows which producer's values a tensor holds."""
+
+    _RELU_LIKE: ClassVar = {
+        _aten.relu: "relu",
+        _aten.relu_: "relu_",
+        _aten.hardtanh: "hardtanh",
+        _aten.hardtanh_: "hardtanh_",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._marks: dict[int, str] = {}
+        self._alive: list[Tensor] = []  # an id names a tensor only while the tensor lives
+
+    def mark(self, tensor: Any, source: str) -> None:
+        if isinstance(tensor, Tensor):
+            self._marks[id(tensor)] = source
+            self._alive.append(tensor)
+
+    def source(self, tensor: Any) -> str:
+        return self._marks.get(id(tensor), "")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        operand = args[0] if args else None
+        packet = func.overloadpacket
+        outputs = result if isinstance(result, (tuple, list)) else [result]
+        if packet in self._RELU_LIKE:
+            self.mark(outputs[0], _FUNCTIONAL + self._RELU_LIKE[packet])
+        elif packet in _PRESERVING:
+            source = self.source(operand)
+            if source:
+                self.mark(outputs[0], source)
+        elif func._schema.is_mutable and isinstance(operand, Tensor):
+            memory = operand.untyped_storage()._cdata
+            for tensor in self._alive:
+                if tensor.untyped_storage()._cdata == memory:
+                    self._marks.pop(id(tensor), None)
+        return result
+
+
+class _Dropouts(TorchFunctionMode):
+    """Marks what passes dropout; in eval mode it calls no op that :class:`_Provenance` could see."""
+
+    _FUNCTIONS = (
+        F.dropout,
+        F.dropout1d,
+        F.dropout2d,
+        F.dropout3d,
+        F.alpha_dropout,
+        F.feature_alpha_dropout,
+        torch.dropout,
+    )
+
+    def __init__(self, provenance: _Provenance) -> None:
+        super().__init__()
+        self._provenance = provenance
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        source = self._provenance.source(result) if func in self._FUNCTIONS else ""
+        if source:
+            result = result.view_as(result)  # another object: its operand may reach other layers undropped
+            self._provenance.mark(result, _DROPOUT + source.removeprefix(_DROPOUT))
+        return result
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; training flags and buffers as before afterwards."""
+    training = {module: module.training for module in model.modules()}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+        for name, buffer in model.named_buffers():
+            if name in buffers and buffer.shape == buffers[name].shape:
+                buffer.copy_(buffers[name])
+
+
+def trace_calls(
+    model: nn.Module,
+    example_inputs: Any,
+    is_layer: Callable[[nn.Module], bool],
+    is_producer: Callable[[nn.Module], bool],
+) -> tuple[list[Call], dict[str, int]]:
+    """Runs the model and records its layers' calls in order, and how often each producer ran.
+
+    Args:
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments for the model.
+        is_layer: modules whose calls are recorded.
+        is_producer: modules whose output is followed to the layers.
+    """
+    if isinstance(example_inputs, dict):
+        args, kwargs = (), example_inputs
+    else:
+        args, kwargs = (example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)), {}
+    calls: list[Call] = []
+    runs: dict[str, int] = {}
+    provenance = _Provenance()
+
+    def on_layer(name: str) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            source = provenance.source(inputs[0]) if inputs else ""
+            values = source.removeprefix(_DROPOUT)
+            functional = values.removeprefix(_FUNCTIONAL) if values.startswith(_FUNCTIONAL) else ""
+            calls.append(Call(name, "" if functional else values, functional, source != values))
+
+        return hook
+
+    def on_producer(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            runs[name] = runs.get(name, 0) + 1
+            provenance.mark(output, name)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if is_layer(module):
+                stack.callback(module.register_forward_pre_hook(on_layer(name)).remove)
+            if is_producer(module):
+                stack.callback(module.register_forward_hook(on_producer(name)).remove)
+        stack.enter_context(_undisturbed(model))
+        stack.enter_context(provenance)
+        stack.enter_context(_Dropouts(provenance))
+        model(*args, **kwargs)
+    return calls, runs
+
+
+def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]:
+    """Runs a model of progressive layers once, and sets what they must know of each other.
+
+    Sets every activation's mask shape, every binary layer's source activation and its ``execution_index``.
+    ``sk.prepare`` calls it; call it yourself for a model built from progressive layers by hand.
+
+    Args:
+        example_inputs: as in :func:`trace_calls`; one sample is enough.
+
+    Returns:
+        The binary layers in order of execution.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    modules = dict(model.named_modules())
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            if isinstance(module, ProgressiveActivation):
+
+                def note(module: nn.Module, inputs: Any, name: str = name) -> None:
+                    shapes.setdefault(name, tuple(inputs[0].shape[1:]))
+
+                stack.callback(module.register_forward_pre_hook(note).remove)
+        calls, _ = trace_calls(
+            model,
+            example_inputs,
+            lambda module: isinstance(module, BinaryLayer),
+            lambda module: isinstance(module, ProgressiveActivation),
+        )
+    for name, shape in shapes.items():
+        activation = modules[name]
+        assert isinstance(activation, ProgressiveActivation)
+        activation.set_mask_shape(shape)
+
+    ordered: list[tuple[str, BinaryLayer]] = []
+    for call in calls:
+        layer = modules[call.name]
+        assert isinstance(layer, BinaryLayer)
+        if any(layer is known for _, known in ordered):
+            continue
+        layer.execution_index = len(ordered)
+        producer = modules.get(call.producer) if call.producer else None
+        if layer.input_activation is None:
+            source = producer if isinstance(producer, ProgressiveActivation) else None
+            layer.set_source(source, call.dropout)
+        ordered.append((call.name, layer))
+    return ordered

@@ -1,0 +1,71 @@
+"""p(t) and the windows in which each unit advances: pure functions of numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from stompp_kernels.ops.checks import check_choice
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "cubic": lambda t: t**3,
+    "linear": lambda t: t,
+    "quadratic": lambda t: t**2,
+    "cosine": lambda t: (1 - math.cos(math.pi * t)) / 2,
+    "flipped_quadratic": lambda t: 1 - (1 - t) ** 2,
+}
+
+ORDERS = ("forward", "reverse", "global")
+
+
+def frozen_probability(shape: str, t: float) -> float:
+    """p(t): the fraction that a unit's masks head for at t of its window, t clipped to [0, 1]."""
+    return SHAPES[shape](min(max(t, 0.0), 1.0))
+
+
+def order_units(names: Sequence[str], order: str | Sequence[str]) -> list[int]:
+    """The place of each unit's window: units share a place only in the order "global".
+
+    Args:
+        names: the units in order of execution.
+        order: "forward", "reverse", "global", or every name once in the order wanted.
+    """
+    if isinstance(order, str):
+        check_choice("order", order, ORDERS)
+        if order == "global":
+            return [0] * len(names)
+        places = list(range(len(names)))
+        return places if order == "forward" else places[::-1]
+    if sorted(order) != sorted(names):
+        raise ValueError(f"order must name every unit once: {sorted(names)}, got {list(order)}")
+    return [list(order).index(name) for name in names]
+
+
+def windows(places: Sequence[int], total_steps: int, warmup: float, cooldown: float, overlap: float) -> list[range]:
+    """Each unit's window of steps: it is partly frozen inside and committed from ``stop`` on.
+
+    Windows of equal length follow each other in the order of their places and fill the run between ``warmup`` and
+    ``cooldown``, fractions of it. With an overlap each begins when the one before has ``overlap`` of its length left.
+
+    Raises:
+        ValueError: a value is out of range, or the run is too short to give every window a step.
+    """
+    for name, value in (("warmup", warmup), ("cooldown", cooldown), ("overlap", overlap)):
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+    if warmup + cooldown >= 1.0:
+        raise ValueError(f"warmup and cooldown must leave room for the windows, got {warmup} + {cooldown}")
+    count = max(places) + 1
+    first, last = warmup * total_steps, (1.0 - cooldown) * total_steps
+    length = (last - first) / (1.0 + (count - 1) * (1.0 - overlap))
+    result = []
+    for place in places:
+        # Without an overlap a window's stop and the next one's start are the same expression, rounded alike.
+        begin = place * (1.0 - overlap)
+        result.append(range(round(first + begin * length), round(first + (begin + 1.0) * length)))
+    if min(len(window) for window in result) < 1:
+        raise ValueError(
+            f"total_steps must give each of {count} windows at least one step, got {total_steps} "
+            f"with warmup {warmup} and cooldown {cooldown}"
+        )
+    return result

@@ -1,0 +1,283 @@
+"""The controller: advances the masks of a model's units, one window after the other.
+
+After Smith & Islam, "Layerwise Progressive Freezing: A Training Scaffold for Depth-Scalable Binary Networks"
+(arXiv 2606.27759).
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, Stage
+from stompp_kernels.nn.masked import Masked
+from stompp_kernels.ops.checks import SURROGATES, check_choice
+from stompp_kernels.progression.schedule import SHAPES, frozen_probability, order_units, windows
+
+REGIMES = ("ste_free", "ste", "vanilla_ste")
+BINARIZE = ("both", "weights")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A binarized layer and the activation that feeds it: their masks advance together.
+
+    Attributes:
+        name: the layer's qualified name.
+        layer: holds the weight mask.
+        activation: holds the activation mask; None for weights only, or where another unit owns it.
+        window: steps in which the unit is partly frozen; committed from ``window.stop`` on.
+        tensor_ids: of the random stream, for the weight mask and the activation mask.
+    """
+
+    name: str
+    layer: BinaryLayer
+    activation: ProgressiveActivation | None
+    window: range
+    tensor_ids: tuple[int, int]
+
+    def masked(self) -> list[tuple[Masked, int]]:
+        """The unit's progressive tensors, each with its tensor id."""
+        pairs: list[tuple[Masked, int]] = [(self.layer, self.tensor_ids[0])]
+        if self.activation is not None:
+            pairs.append((self.activation, self.tensor_ids[1]))
+        return pairs
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: calls of :meth:`StoMPP.step` so far.
+        frontier: units committed.
+        units: units in all.
+        active: names of the units in their windows.
+        p: the frozen fraction that the first of them heads for; 0 when there is none.
+    """
+
+    step: int
+    frontier: int
+    units: int
+    active: tuple[str, ...]
+    p: float
+
+
+class _Run:
+    """What the end-of-training warning needs; it outlives the controller."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps, self.step, self.uncommitted = total_steps, 0, 0
+
+    def warn(self) -> None:
+        if self.step and self.uncommitted:
+            warnings.warn(
+                f"training ended at step {self.step} of {self.total_steps} with {self.uncommitted} units not "
+                "committed: the network is not fully binary",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+class StoMPP:
+    """Commits a model's binary layers step by step.
+
+    Call :meth:`step` after each ``optimizer.step()``, as with a learning-rate scheduler::
+
+        model, report = sk.prepare(model, example_inputs)
+        progression = sk.StoMPP(model, total_steps=len(loader) * epochs)
+        for x, y in batches:
+            loss(model(x), y).backward()
+            optimizer.step()
+            progression.step()
+            optimizer.zero_grad()
+
+    Args:
+        model: prepared by ``sk.prepare``, or built by hand and passed through ``sk.link``.
+        total_steps: optimizer steps of the run.
+        shape: of p(t): "cubic", "linear", "quadratic", "cosine", "flipped_quadratic".
+        order: "forward" (input to output), "reverse", "global" (all units share one window), or all units' names.
+        refresh: r; each mask entry is drawn again with probability 1/r a step. At least 1.
+        regime: "ste_free": frozen entries have no gradient, and a committed layer's weights get none (None), so that
+            no optimizer moves them. "ste": frozen entries follow ``surrogate``. "vanilla_ste": the baseline, everything
+            committed from step 0.
+        surrogate: "identity", "clip" or "approx_sign", for the regimes with one.
+        binarize: "both" weights and activations (BNN), or "weights" (BWN).
+        overlap: fraction of a window shared with the next one, in [0, 1).
+        warmup, cooldown: fractions of the run before the first window and after the last one. In the cool-down the
+            network is fully committed and only what still has a gradient learns.
+        seed: of the masks' random stream, 64 bits.
+        clip_latent: clip latent weights to [-1, 1] after each step (BinaryConnect).
+
+    Raises:
+        ValueError: an argument is out of range, or the model has no linked binary layer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        total_steps: int,
+        shape: str = "cubic",
+        order: str | Sequence[str] = "forward",
+        refresh: float = 100,
+        regime: str = "ste_free",
+        surrogate: str = "identity",
+        binarize: str = "both",
+        overlap: float = 0.0,
+        warmup: float = 0.0,
+        cooldown: float = 0.1,
+        seed: int = 0,
+        clip_latent: bool = True,
+    ) -> None:
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        check_choice("shape", shape, tuple(SHAPES))
+        check_choice("regime", regime, REGIMES)
+        check_choice("surrogate", surrogate, SURROGATES[1:])
+        check_choice("binarize", binarize, BINARIZE)
+        if not refresh >= 1:
+            raise ValueError(f"refresh must be at least 1, got {refresh}")
+        if not 0 <= seed < 1 << 63:
+            raise ValueError(f"seed must be in [0, 2^63), got {seed}")
+
+        self.total_steps, self.shape, self.refresh, self.regime = total_steps, shape, float(refresh), regime
+        self.surrogate = "none" if regime == "ste_free" else surrogate
+        self.seed, self.clip_latent = seed, clip_latent
+        layers = _linked_layers(model)
+        names = [name for name, _ in layers]
+        places = order_units(names, order)
+        self.units = _make_units(layers, windows(places, total_steps, warmup, cooldown, overlap), binarize)
+        self._config = {
+            "total_steps": total_steps,
+            "shape": shape,
+            "order": order if isinstance(order, str) else list(order),
+            "refresh": self.refresh,
+            "regime": regime,
+            "surrogate": self.surrogate,
+            "binarize": binarize,
+            "overlap": overlap,
+            "warmup": warmup,
+            "cooldown": cooldown,
+            "seed": seed,
+            "clip_latent": clip_latent,
+            "units": names,
+        }
+        self._step = 0
+        self._run = _Run(total_steps)
+        weakref.finalize(self, self._run.warn)
+        for unit in self.units:
+            for masked, _ in unit.masked():
+                masked.set_surrogate(self.surrogate)
+        self._advance()
+
+    def step(self) -> None:
+        """Advances by one optimizer step: refreshes the masks of units in their windows, commits those past theirs."""
+        self._step += 1
+        if self.clip_latent:
+            for unit in self.units:
+                if unit.layer.stage is not Stage.BINARY or self.regime != "ste_free":
+                    unit.layer.clip_latent_()
+        self._advance()
+
+    def _advance(self) -> None:
+        for unit in self.units:
+            if self.regime == "vanilla_ste" or self._step >= unit.window.stop:
+                if any(masked.stage is not Stage.BINARY for masked, _ in unit.masked()):
+                    self._commit(unit)
+            elif self._step > unit.window.start:
+                for masked, tensor_id in unit.masked():
+                    masked.refresh(self._p(unit), self.refresh, self.seed, tensor_id, self._step)
+        self._run.step = self._step
+        self._run.uncommitted = len(self.units) - self.frontier
+
+    def _commit(self, unit: Unit) -> None:
+        for masked, _ in unit.masked():
+            masked.commit()
+        self._release(unit)
+
+    def _release(self, unit: Unit) -> None:
+        if self.regime == "ste_free" and unit.layer.stage is Stage.BINARY:
+            # A zero gradient would still let momentum and weight decay move the weights and flip their signs.
+            unit.layer.weight.grad = None
+
+    def _p(self, unit: Unit) -> float:
+        return frozen_probability(self.shape, (self._step - unit.window.start) / len(unit.window))
+
+    @property
+    def frontier(self) -> int:
+        """Units committed so far."""
+        return sum(unit.layer.stage is Stage.BINARY for unit in self.units)
+
+    @property
+    def fully_committed(self) -> bool:
+        """Every unit is binary: the model can be converted."""
+        return self.frontier == len(self.units)
+
+    def progress(self) -> Progress:
+        """A snapshot for logs and progress bars."""
+        active = [unit for unit in self.units if unit.window.start < self._step < unit.window.stop]
+        if self.regime == "vanilla_ste":
+            active = []
+        names = tuple(unit.name for unit in active)
+        return Progress(self._step, self.frontier, len(self.units), names, self._p(active[0]) if active else 0.0)
+
+    def frozen_fraction(self) -> float:
+        """Frozen entries of all masks, weights and activations, over all entries."""
+        masks = [masked for unit in self.units for masked, _ in unit.masked()]
+        return sum(masked.frozen() for masked in masks) / sum(masked.mask_numel for masked in masks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step and configuration. The masks are in the model's state dict: save both."""
+        return {"step": self._step, "config": dict(self._config)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where ``state_dict`` was taken, to the same bits, once the model's state dict is loaded too.
+
+        Raises:
+            ValueError: the state belongs to a progression with other settings or another model.
+        """
+        saved = state["config"]
+        different = [key for key in self._config if saved.get(key) != self._config[key]]
+        if different:
+            key = different[0]
+            raise ValueError(
+                f"{key} must be what the state was saved with: {saved.get(key)!r}, got {self._config[key]!r}"
+            )
+        if not state["step"] >= 0:
+            raise ValueError(f"step must be at least 0, got {state['step']}")
+        self._step = state["step"]
+        for unit in self.units:
+            self._release(unit)
+        self._run.step = self._step
+        self._run.uncommitted = len(self.units) - self.frontier
+
+
+def _linked_layers(model: nn.Module) -> list[tuple[str, BinaryLayer]]:
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BinaryLayer)]
+    if not layers:
+        raise ValueError("model has no BinaryLinear or BinaryConv2d: pass it through sk.prepare first")
+    unlinked = [name for name, layer in layers if layer.execution_index is None]
+    if unlinked:
+        raise ValueError(
+            f"model was not run yet, so the order of {unlinked} is unknown: call sk.link(model, example_inputs)"
+        )
+    return sorted(layers, key=lambda item: item[1].execution_index or 0)
+
+
+def _make_units(layers: list[tuple[str, BinaryLayer]], steps: list[range], binarize: str) -> list[Unit]:
+    """Units in order of execution; an activation that feeds several layers belongs to the first."""
+    units: list[Unit] = []
+    owned: set[ProgressiveActivation] = set()
+    for index, ((name, layer), window) in enumerate(zip(layers, steps, strict=True)):
+        activation = layer.activation if binarize == "both" else None
+        if activation in owned:
+            activation = None
+        if activation is not None:
+            owned.add(activation)
+        units.append(Unit(name, layer, activation, window, (2 * index, 2 * index + 1)))
+    return units

@@ -1,0 +1,286 @@
+"""The demo: a residual binary network on handwritten digits, from scratch to packed bits."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor, fx, nn
+
+from stompp_kernels import native
+from stompp_kernels.conversion import convert, load_packed, prepare, save_packed
+from stompp_kernels.models import SmallResNet
+from stompp_kernels.nn import BinaryLayer, float_simulation
+from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.progression import StoMPP
+from stompp_kernels.timing import compare
+from stompp_kernels.training.digits import Digits, augment, load_digits
+from stompp_kernels.training.loop import Recipe, accuracy, predict, train
+
+BATCH = 64  # of the timings
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Milliseconds for a batch of one packed layer and of the float modules that it stands for."""
+
+    name: str
+    float_ms: float
+    packed_ms: float
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo's table shows; see :func:`run`."""
+
+    accuracy: float
+    packed_accuracy: float
+    different_predictions: int
+    test_images: int
+    largest_logit_difference: float
+    train_seconds: float
+    fp32_bytes: int
+    packed_bytes: int
+    binarized_fp32_bytes: int
+    binarized_packed_bytes: int
+    layers: tuple[LayerTime, ...]
+    network_ms: dict[int, tuple[float, float]]  # batch size -> (float, packed)
+
+
+def run(
+    regime: str = "ste",
+    surrogate: str = "clip",
+    seed: int = 0,
+    epochs: int = Recipe.epochs,
+    output: Path | None = None,
+    results: Path | None = None,
+    console: Console | None = None,
+) -> DemoResult:
+    """Trains, converts, checks the packed network against the float simulation on every test image, and times both.
+
+    Args:
+        regime, surrogate, seed: as in :class:`stompp_kernels.StoMPP`.
+        epochs: training length.
+        output: where to keep the packed network; None: nowhere.
+        results: where to write what the table shows, as JSON; None: nowhere.
+
+    Raises:
+        RuntimeError: the packed network predicts another digit than the float simulation for a test image.
+    """
+    console = console or Console()
+    data = load_digits()
+    torch.manual_seed(seed)
+    recipe = Recipe(epochs=epochs)
+    float_model = SmallResNet()
+    model, report = prepare(float_model, data.normalize(data.train_images[:1]))
+    model = model.to(memory_format=torch.channels_last)
+    console.print(f"{len(report.binarized())} of {len(report.rows)} layers are binarized:\n{report}\n", highlight=False)
+    progression = StoMPP(
+        model,
+        recipe.steps(len(data.train_images)),
+        refresh=20,
+        regime=regime,
+        surrogate=surrogate,
+        warmup=0.1,
+        cooldown=0.25,
+        seed=seed,
+    )
+    test_images = data.normalize(data.test_images)
+    seconds = _train(model, progression, data, test_images, recipe, seed, console)
+
+    packed = convert(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = output or Path(folder) / "digits.safetensors"
+        packed_bytes = save_packed(packed, path)
+        packed = load_packed(path)
+    with float_simulation():
+        simulated = predict(model, test_images)
+    logits = predict(packed, test_images)
+    binarized = [m for m in model.modules() if isinstance(m, BinaryLayer)]
+    result = DemoResult(
+        accuracy=accuracy(simulated, data.test_labels),
+        packed_accuracy=accuracy(logits, data.test_labels),
+        different_predictions=int((simulated.argmax(1) != logits.argmax(1)).sum()),
+        test_images=len(test_images),
+        largest_logit_difference=float((simulated - logits).abs().max()),
+        train_seconds=seconds,
+        fp32_bytes=_state_dict_bytes(float_model),
+        packed_bytes=packed_bytes,
+        binarized_fp32_bytes=sum(4 * layer.weight.numel() for layer in binarized),
+        binarized_packed_bytes=sum(_file_bytes(m) for m in packed.modules() if isinstance(m, PackedLayer)),
+        layers=_time_layers(float_model, packed, test_images[:BATCH]),
+        network_ms={n: _time_network(float_model, packed, test_images[:n]) for n in (1, BATCH)},
+    )
+    _print_result(result, console)
+    if results is not None:
+        settings = {"regime": regime, "surrogate": progression.surrogate, "seed": seed, "epochs": epochs}
+        _write_json(results, {"settings": settings, "machine": _machine(), "result": asdict(result)})
+    if result.different_predictions:
+        raise RuntimeError(f"the packed network differs on {result.different_predictions} test images")
+    return result
+
+
+def _train(
+    model: nn.Module,
+    progression: StoMPP,
+    data: Digits,
+    test_images: Tensor,
+    recipe: Recipe,
+    seed: int,
+    console: Console,
+) -> float:
+    """Trains with a progress bar; returns the seconds it took."""
+    columns = (
+        TextColumn("epoch {task.completed}/{task.total}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    start = time.perf_counter()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("train", total=recipe.epochs, status="")
+
+        def on_epoch(epoch: int, loss: float) -> None:
+            now = progression.progress()
+            test = accuracy(predict(model, test_images), data.test_labels)
+            status = f"loss {loss:.3f}  test {test:4.1f} %  frontier {now.frontier}/{now.units}  p {now.p:.2f}"
+            bar.update(task, completed=epoch, status=status)
+            if not console.is_terminal and (epoch % 10 == 0 or epoch == recipe.epochs):
+                console.print(f"epoch {epoch}/{recipe.epochs}  {status}", highlight=False)
+
+        train(
+            model,
+            progression,
+            data.train_images,
+            data.train_labels,
+            recipe,
+            lambda images, generator: data.normalize(augment(images, generator)),
+            torch.Generator().manual_seed(seed),
+            on_epoch,
+        )
+    return time.perf_counter() - start
+
+
+def _machine() -> dict[str, str | int]:
+    return {
+        "implementation": native.active_implementation(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _write_json(path: Path, value: object) -> None:
+    """To a temporary file beside it, then renamed: a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _state_dict_bytes(model: nn.Module) -> int:
+    """Size of the state dict as torch.save writes it."""
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    return buffer.getbuffer().nbytes
+
+
+def _file_bytes(layer: PackedLayer) -> int:
+    """Bytes of a packed layer's tensors in a file: weights in the portable order, and the epilogue's constants."""
+    return layer.weight.portable_nbytes + sum(b.numel() * b.element_size() for b in layer.buffers())
+
+
+@torch.no_grad()
+def _time_layers(float_model: nn.Module, packed: fx.GraphModule, images: Tensor) -> tuple[LayerTime, ...]:
+    """Each packed layer on the words that reach it, against the float modules it replaces on floats of that shape."""
+    calls: dict[str, tuple[PackedLayer, tuple[Tensor, ...]]] = {}
+    hooks = []
+    for name, module in packed.named_modules():
+        if isinstance(module, PackedLayer):
+
+            def note(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                assert isinstance(module, PackedLayer)
+                calls[name] = (module, inputs)
+
+            hooks.append(module.register_forward_pre_hook(note))
+    packed(images)
+    for hook in hooks:
+        hook.remove()
+    float_model.eval().to(memory_format=torch.channels_last)
+    return tuple(_time_layer(float_model, layer, inputs) for layer, inputs in calls.values())
+
+
+def _time_layer(float_model: nn.Module, layer: PackedLayer, inputs: tuple[Tensor, ...]) -> LayerTime:
+    def packed_side() -> Tensor:
+        return layer(*inputs)
+
+    chain = [float_model.get_submodule(name) for name in layer.replaces]
+    ms = compare({"float": _float_layer(chain, inputs, layer), "packed": packed_side}, 0.3)
+    return LayerTime(" + ".join(layer.replaces), ms["float"], ms["packed"])
+
+
+def _float_layer(chain: list[nn.Module], inputs: tuple[Tensor, ...], layer: PackedLayer) -> Callable[[], Tensor]:
+    """conv -> BatchNorm -> (+ shortcut) -> activation in fp32, channels_last, on random data of the layer's shape."""
+    n, h, w, _ = inputs[0].shape
+    channels = layer.weight.shape[1] * layer.weight.groups
+    x = torch.randn(n, channels, h, w).contiguous(memory_format=torch.channels_last)
+    residual = torch.randn_like(chain[0](x)) if len(inputs) > 1 else None
+
+    def call() -> Tensor:
+        y = x
+        for module in chain[:-1]:
+            y = module(y)
+        return chain[-1](y if residual is None else y + residual)
+
+    return call
+
+
+@torch.no_grad()
+def _time_network(float_model: nn.Module, packed: nn.Module, images: Tensor) -> tuple[float, float]:
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def side(model: nn.Module) -> Callable[[], Tensor]:
+        return torch.no_grad()(lambda: model(images))
+
+    ms = compare({"float": side(float_model), "packed": side(packed)}, 1.0)
+    return ms["float"], ms["packed"]
+
+
+def _print_result(result: DemoResult, console: Console) -> None:
+    table = Table(
+        "", "float", "packed", "ratio", title=f"{native.active_implementation()}, {torch.get_num_threads()} threads"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+
+    def row(name: str, left: float, right: float, unit: str, digits: int) -> None:
+        table.add_row(name, f"{left:,.{digits}f} {unit}", f"{right:,.{digits}f} {unit}", f"{left / right:.1f}x")
+
+    table.add_row("test accuracy", f"{result.accuracy:.2f} %", f"{result.packed_accuracy:.2f} %", "")
+    same = result.test_images - result.different_predictions
+    table.add_row("equal predictions", "", f"{same}/{result.test_images}", "")
+    table.add_row("largest logit difference", "", f"{result.largest_logit_difference:.1e}", "")
+    row("file", result.fp32_bytes, result.packed_bytes, "B", 0)
+    row("its binarized layers", result.binarized_fp32_bytes, result.binarized_packed_bytes, "B", 0)
+    table.add_section()
+    for layer in result.layers:
+        row(layer.name, layer.float_ms, layer.packed_ms, "ms", 3)
+    table.add_section()
+    for batch, (float_ms, packed_ms) in result.network_ms.items():
+        row(f"network, batch {batch}", float_ms, packed_ms, "ms", 3)
+    console.print(table)
+    console.print(
+        f"Trained in {result.train_seconds:.0f} s. Accuracy: committed network in fp32 against packed. "
+        f"Times: layers at batch {BATCH}; float is the same network in fp32, channels_last.",
+        highlight=False,
+    )

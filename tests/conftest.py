@@ -1,0 +1,51 @@
+"""Fixtures of all tests. Inputs are seeded and hypothesis is derandomized: a run repeats."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("stompp_kernels") is None:  # `pytest` in a checkout that is not installed
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import pytest
+import torch
+from helpers import IMPLEMENTATIONS, generator
+from hypothesis import HealthCheck, settings
+
+from stompp_kernels import native
+
+# The implementation fixture holds no state that an example could leave behind.
+settings.register_profile(
+    "stompp",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("stompp")
+
+
+@pytest.fixture
+def restore_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def implementation(request, restore_threads):
+    """The test runs once under each implementation that this machine has; its name.
+
+    One thread: thousands of small ops on a busy machine wait for the pool most of the time.
+    test_threads.py compares the counts.
+    """
+    torch.set_num_threads(1)
+    with native.use_implementation(request.param):
+        assert native.active_implementation() == request.param
+        yield request.param
+        assert native.active_implementation() == request.param
+
+
+@pytest.fixture
+def g():
+    return generator(0)

@@ -1,0 +1,249 @@
+"""The epilogues of both products, bit for bit."""
+
+import math
+
+import pytest
+import torch
+from helpers import (
+    INT32_MAX,
+    INT32_MIN,
+    SHORT_FLOATS,
+    assert_same_bits,
+    generator,
+    grid,
+    random_floats,
+    random_signs,
+    random_words,
+    special_values,
+    strided_forms,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stompp_kernels.ops import (
+    Affine,
+    Threshold,
+    bconv2d,
+    bgemm,
+    pack_conv_weight,
+    pack_signs,
+    pack_weight,
+    reference,
+)
+
+
+def random_thresholds(rows, N, reach, g):
+    """Integers about as large as the products, and the two that no product passes."""
+    t = torch.randint(-reach, reach + 1, (rows, N), generator=g, dtype=torch.int32)
+    t[torch.rand(rows, N, generator=g) < 0.15] = INT32_MIN
+    t[torch.rand(rows, N, generator=g) < 0.15] = INT32_MAX
+    return t
+
+
+def zero_tail(words, N):
+    return not reference.bits_from_words(words, words.shape[-1] * 32)[..., N:].any()
+
+
+@given(
+    M=st.integers(1, 40),
+    N=st.integers(1, 140),
+    K=st.integers(1, 300),
+    dtype=st.sampled_from(SHORT_FLOATS),
+    residual_dtype=st.sampled_from([None, *SHORT_FLOATS]),
+    specials=st.sampled_from([0.0, 0.1]),
+    seed=st.integers(0, 999),
+)
+def test_affine_products_equal_the_reference(implementation, M, N, K, dtype, residual_dtype, specials, seed):
+    g = generator(seed)
+    a, weight = random_words((M,), K, g), pack_weight(random_signs((N, K), g))
+    scale, bias = random_floats((N,), g, specials=specials), random_floats((N,), g, specials=specials)
+    residual = residual_dtype and random_floats((M, N), g, residual_dtype, specials)
+    out = bgemm(a, weight, Affine(scale, bias, residual, dtype))
+    assert_same_bits(out, reference.affine(bgemm(a, weight), scale, bias, residual, dtype))
+
+
+@pytest.mark.parametrize("dtype", SHORT_FLOATS)
+@pytest.mark.parametrize("residual_dtype", [None, *SHORT_FLOATS])
+def test_affine_convolutions_equal_the_reference(implementation, dtype, residual_dtype, g):
+    for groups, outputs in [(1, 35), (2, 10), (37, 37)]:
+        x = random_words((2, 5, 4), 37 * 2 if groups == 2 else 37, g)
+        w = random_signs((outputs, 1 if groups == 37 else 37, 3, 3), g)
+        weight = pack_conv_weight(w, groups)
+        acc = bconv2d(x, weight, 2, 1, groups=groups)
+        scale, bias = random_floats((outputs,), g), random_floats((outputs,), g)
+        residual = residual_dtype and random_floats(acc.shape, g, residual_dtype)
+        epilogue = Affine(scale, bias, residual, dtype)
+        out = bconv2d(x, weight, 2, 1, groups=groups, epilogue=epilogue)
+        assert_same_bits(out, reference.affine(acc, scale, bias, residual, dtype))
+        for padding_value in (1, -1):
+            acc = bconv2d(x, weight, 2, 1, 1, groups, padding_value)
+            out = bconv2d(x, weight, 2, 1, 1, groups, padding_value, epilogue)
+            assert_same_bits(out, reference.affine(acc, scale, bias, residual, dtype))
+
+
+def test_affine_rounds_the_product_before_the_bias_is_added(implementation):
+    """A fused multiply-add would keep the 2^-24 that rounding takes away."""
+    scale, bias = torch.tensor([1 + 2.0**-23]), torch.tensor([-3.0])
+    weight, a = pack_weight(torch.ones(1, 3)), pack_signs(torch.ones(1, 3))
+    out = bgemm(a, weight, Affine(scale, bias)).item()
+    assert out == float((torch.tensor(3.0) * scale) - 3.0) == 2.0**-21
+    assert out != 3 * (1 + 2.0**-23) - 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_16_bit_residual_is_read_as_torch_reads_it(implementation, dtype):
+    residual = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype).view(256, 256)
+    a, weight = pack_signs(torch.ones(256, 1)), pack_weight(torch.ones(256, 1))
+    zero = torch.zeros(256)
+    out = bgemm(a, weight, Affine(zero, zero, residual))
+    assert_same_bits(out, 0.0 + residual.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_rounding_boundary_of_16_bit_outputs_is_torchs(implementation, dtype):
+    """Each 16-bit value, the midpoint to the next one, and the fp32 neighbours of both."""
+    values = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype).float()
+    following = torch.arange(-32767, 32769, dtype=torch.int32).to(torch.int16).view(dtype).float()
+    midpoints = (values.double() / 2 + following.double() / 2).float()
+    x = torch.cat([values, midpoints])
+    up, down = torch.full_like(x, math.inf), torch.full_like(x, -math.inf)
+    x = torch.cat([x, torch.nextafter(x, up), torch.nextafter(x, down), special_values(torch.float32)])
+    x = x[: x.numel() // 64 * 64].view(-1, 64)
+    a, weight = pack_signs(torch.ones(len(x), 1)), pack_weight(torch.ones(64, 1))
+    zero = torch.zeros(64)
+    out = bgemm(a, weight, Affine(zero, zero, x, dtype))
+    assert_same_bits(out, (0.0 + x).to(dtype))
+
+
+@given(
+    M=st.integers(1, 40),
+    N=st.integers(1, 140),
+    K=st.integers(1, 300),
+    with_residual=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_thresholded_products_equal_the_reference(implementation, M, N, K, with_residual, seed):
+    g = generator(seed)
+    a, weight = random_words((M,), K, g), pack_weight(random_signs((N, K), g))
+    thresholds = random_thresholds(1 + with_residual, N, int(2 * K**0.5) + 1, g)
+    flips = random_words((), N, g)
+    residual = random_words((M,), N, g) if with_residual else None
+    out = bgemm(a, weight, Threshold(thresholds, flips, residual))
+    assert_same_bits(out, reference.threshold(bgemm(a, weight), thresholds, flips, residual))
+    assert zero_tail(out, N)
+
+
+@pytest.mark.parametrize(
+    "case",
+    grid(
+        shape=[(1, 40, 70), (2, 33, 10), (2, 32, 128), (3, 5, 99), (37, 1, 37), (9, 1, 36), (33, 8, 66)],
+        with_residual=[False, True],
+        padding_value=[0, 1, -1],
+    ),
+    ids=lambda case: "-".join(map(str, case.values())),
+)
+def test_thresholded_convolutions_equal_the_reference(implementation, case, g):
+    """Groups whose outputs share words of bits included: 2 of 5, 3 of 33, depthwise of 37."""
+    (groups, per_group, outputs), padding_value = case["shape"], case["padding_value"]
+    x = random_words((2, 6, 5), groups * per_group, g)
+    weight = pack_conv_weight(random_signs((outputs, per_group, 3, 3), g), groups)
+    arguments = (1, 1, 1, groups, padding_value)
+    acc = bconv2d(x, weight, *arguments)
+    thresholds = random_thresholds(1 + case["with_residual"], outputs, int(4 * per_group**0.5), g)
+    flips = random_words((), outputs, g)
+    residual = random_words(acc.shape[:-1], outputs, g) if case["with_residual"] else None
+    out = bconv2d(x, weight, *arguments, Threshold(thresholds, flips, residual))
+    assert_same_bits(out, reference.threshold(acc, thresholds, flips, residual))
+    assert zero_tail(out, outputs)
+
+
+@pytest.mark.parametrize("N", [1, 31, 32, 33, 65])
+def test_thresholds_compare_strictly_below(implementation, N):
+    a, weight = pack_signs(torch.ones(3, 10)), pack_weight(torch.ones(N, 10))  # every product is 10
+    flips = torch.zeros(reference.words_for(N), dtype=torch.int32)
+    for value, bit in [(9, 0), (10, 0), (11, 1), (INT32_MIN, 0), (INT32_MAX, 1)]:
+        thresholds = torch.full((1, N), value, dtype=torch.int32)
+        out = bgemm(a, weight, Threshold(thresholds, flips))
+        assert reference.bits_from_words(out, N).eq(bool(bit)).all()
+        assert zero_tail(out, N)
+        flipped = bgemm(a, weight, Threshold(thresholds, ~flips))
+        assert reference.bits_from_words(flipped, N).eq(not bit).all()
+        assert zero_tail(flipped, N)
+
+
+def test_tail_bits_of_flips_and_residuals_never_reach_the_output(implementation, g):
+    a, weight = random_words((9,), 70, g), pack_weight(random_signs((37, 70), g))
+    thresholds = random_thresholds(2, 37, 9, g)
+    ones = torch.full((2,), -1, dtype=torch.int32)
+    out = bgemm(a, weight, Threshold(thresholds, ones, ones.expand(9, 2)))
+    assert zero_tail(out, 37)
+
+
+def test_epilogue_tensors_may_have_any_strides_and_alignment(implementation, g):
+    x, weight = random_words((2, 4, 3), 40, g), pack_conv_weight(random_signs((37, 40, 1, 1), g))
+    acc = bconv2d(x, weight)
+    scale, bias = random_floats((37,), g), random_floats((37,), g)
+    residual = random_floats(acc.shape, g, torch.bfloat16)
+    expected = reference.affine(acc, scale, bias, residual, torch.float32)
+    for views in zip(strided_forms(scale), strided_forms(bias), strict=True):
+        (name, s), (_, b) = views
+        assert_same_bits(bconv2d(x, weight, epilogue=Affine(s, b, residual)), expected, name)
+    for name, view in strided_forms(residual):
+        assert_same_bits(bconv2d(x, weight, epilogue=Affine(scale, bias, view)), expected, name)
+
+    thresholds, flips = random_thresholds(2, 37, 9, g), random_words((), 37, g)
+    bits = random_words((2, 4, 3), 37, g)
+    expected = reference.threshold(acc, thresholds, flips, bits)
+    for name, view in strided_forms(thresholds):
+        assert_same_bits(bconv2d(x, weight, epilogue=Threshold(view, flips, bits)), expected, name)
+    for name, view in strided_forms(flips):
+        out = bconv2d(x, weight, epilogue=Threshold(thresholds, view, bits))
+        assert_same_bits(out, expected, name)
+    for name, view in strided_forms(bits):
+        out = bconv2d(x, weight, epilogue=Threshold(thresholds, flips, view))
+        assert_same_bits(out, expected, name)
+
+
+@pytest.mark.parametrize("dtype", SHORT_FLOATS)
+def test_epilogues_of_an_empty_batch_are_empty(implementation, dtype):
+    x, weight = torch.empty(0, 5, 5, 2, dtype=torch.int32), pack_conv_weight(torch.ones(40, 64, 3, 3))
+    one = torch.ones(40)
+    out = bconv2d(x, weight, epilogue=Affine(one, one, torch.empty(0, 3, 3, 40), dtype))
+    assert (out.shape, out.dtype) == ((0, 3, 3, 40), dtype)
+    thresholds, flips = torch.zeros(1, 40, dtype=torch.int32), torch.zeros(2, dtype=torch.int32)
+    out = bconv2d(x, weight, epilogue=Threshold(thresholds, flips))
+    assert (out.shape, out.dtype) == ((0, 3, 3, 2), torch.int32)
+
+
+f, i = torch.ones, lambda *shape: torch.ones(shape, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("epilogue", "error", "message"),
+    [
+        (Affine(f(40).double(), f(40)), TypeError, "scale must be torch.float32"),
+        (Affine(f(40), f(40).half()), TypeError, "bias must be torch.float32"),
+        (Affine(f(39), f(40)), ValueError, r"scale must have shape \[40\], got \[39\]"),
+        (Affine(f(40), f(1)), ValueError, "bias must have shape"),
+        (Affine(f(40), f(40), f(4, 1)), ValueError, "residual must have shape"),
+        (Affine(f(40), f(40), i(4, 40)), TypeError, "residual must be"),
+        (Affine(f(40), f(40), f(4, 40).double()), TypeError, "residual must be"),
+        (Affine(f(40), f(40), None, torch.float64), TypeError, "dtype must be one of"),
+        (Affine(f(40), 1.0), TypeError, "bias must be a tensor, got float"),
+        (Threshold(f(1, 40), i(2)), TypeError, "thresholds must be torch.int32"),
+        (Threshold(i(40), i(2)), ValueError, r"thresholds must have shape \[1, 40\]"),
+        (Threshold(i(2, 40), i(2)), ValueError, r"thresholds must have shape \[1, 40\]"),
+        (Threshold(i(1, 40), i(2), i(4, 2)), ValueError, r"must have shape \[2, 40\]"),
+        (Threshold(i(1, 40), i(1)), ValueError, r"flip_words must have shape \[2\]"),
+        (Threshold(i(2, 40), i(2), i(4, 1)), ValueError, r"residual_words must have shape \[4, 2\]"),
+        (Threshold(i(2, 40), i(2), f(4, 2)), TypeError, "residual_words must be torch.int32"),
+    ],
+)
+def test_bad_epilogues_are_named(implementation, epilogue, error, message, g):
+    a, weight = random_words((4,), 70, g), pack_weight(random_signs((40, 70), g))
+    with pytest.raises(error, match=message):
+        bgemm(a, weight, epilogue)
+    conv = pack_conv_weight(random_signs((40, 70, 1, 1), g))
+    expected = (error, ValueError)  # the output's shape is checked first, and has 4 dimensions here
+    with pytest.raises(expected):
+        bconv2d(a.view(4, 1, 1, -1), conv, epilogue=epilogue)

@@ -45,7 +45,8 @@ def test_digits_are_split_by_class_and_scaled():
     data = load_digits()
     assert data.train_images.shape == (1347, 1, 8, 8)
     assert data.test_images.shape == (450, 1, 8, 8)
-    assert 0 <= data.train_images.min() and data.train_images.max() == 1
+    assert data.train_images.min() == 0
+    assert data.train_images.max() == 1
     assert data.test_labels.bincount().min() >= 43
     assert abs(float(data.normalize(data.train_images).std()) - 1) < 1e-5
 

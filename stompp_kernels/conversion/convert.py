@@ -62,11 +62,19 @@ def convert(model: nn.Module) -> fx.GraphModule:
     Raises:
         ValueError: a layer is not committed, a parameter is not float32, or the model cannot be traced.
     """
-    open_layers = [name for name, m in model.named_modules() if isinstance(m, BinaryLayer) and not _is_binary(m)]
-    if not any(isinstance(m, BinaryLayer) for m in model.modules()):
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
+    if not layers:
         raise ValueError("model has no binary layer to convert")
+    open_layers = [
+        name
+        for name, m in layers.items()
+        if m.stage is not Stage.BINARY or (m.activation is not None and not m.input_is_binary)
+    ]
     if open_layers:
         raise ValueError(f"model must be fully committed; not yet: {', '.join(open_layers)}")
+    float_inputs = [name for name, m in layers.items() if m.activation is None]
+    if float_inputs:
+        raise ValueError(f"model must have binary activations too; the inputs of {', '.join(float_inputs)} are float")
     other = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32}
     if other:
         raise ValueError(f"model must have float32 parameters (model.float()), got {', '.join(sorted(other))}")
@@ -76,10 +84,6 @@ def convert(model: nn.Module) -> fx.GraphModule:
     except Exception as error:
         raise ValueError(f"model cannot be traced by torch.fx: {error}") from error
     return _Converter(model, graph).run()
-
-
-def _is_binary(layer: BinaryLayer) -> bool:
-    return layer.stage is Stage.BINARY and layer.input_is_binary
 
 
 class _Converter:

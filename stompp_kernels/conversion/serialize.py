@@ -13,7 +13,7 @@ import json
 import operator
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,18 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
 }
 _FLOAT_MODULE_NAMES = {kind.__name__: kind for kind in _FLOAT_MODULES}
 
+
+def _shape(x: Tensor) -> torch.Size:
+    """What fx writes as getattr(x, "shape"): the one attribute that a file may ask for."""
+    return x.shape
+
+
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "iadd": operator.iadd,
     "mul": operator.mul,
     "getitem": operator.getitem,
+    "shape": _shape,
     "torch.add": torch.add,
     "torch.flatten": torch.flatten,
     "torch.cat": torch.cat,
@@ -106,16 +113,14 @@ def save_packed(packed: fx.GraphModule, path: str | os.PathLike[str]) -> int:
     tensors = {name: t.detach().cpu().contiguous() for name, t in packed.state_dict().items()}
     metadata = {"format": FORMAT, "version": str(VERSION), "structure": text, "sha256": _digest(text, tensors)}
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o644)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     return target.stat().st_size
 
@@ -246,6 +251,14 @@ def _add_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
 
 def _node_to_json(node: fx.Node) -> dict[str, Any]:
     if node.op == "call_function":
+        if node.target is getattr and node.args[1:] == ("shape",):
+            return {
+                "name": node.name,
+                "op": node.op,
+                "target": "shape",
+                "args": [{"node": node.args[0].name}],
+                "kwargs": {},
+            }
         if node.target not in _FUNCTION_NAMES:
             raise ValueError(f"function {node.target!r} cannot be saved in a packed network")
         target = _FUNCTION_NAMES[node.target]

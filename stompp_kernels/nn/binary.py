@@ -87,7 +87,7 @@ class BinaryLayer(Masked):
                 self.weight.clamp_(-1, 1)
             else:
                 bound = self._per_output(self.alpha, self.weight.dim())
-                torch.minimum(torch.maximum(self.weight, -bound, out=self.weight), bound, out=self.weight)
+                self.weight.clamp_(-bound, bound)
 
     @staticmethod
     def _per_output(values: Tensor, dims: int) -> Tensor:
@@ -103,13 +103,20 @@ class BinaryLayer(Masked):
         raise NotImplementedError
 
     def packed_weight(self) -> PackedWeight:
-        """The packed signs of the weights, packed again only when they changed."""
+        """The packed signs of the weights, packed again only when they changed.
+
+        A change in place through ``weight.data`` leaves no trace; the next ``train()`` or ``eval()`` makes it seen.
+        """
         if torch.compiler.is_compiling() or self.weight.is_inference():
             return self._pack(self.latent().detach())
         key = (self.weight._version, self.weight.data_ptr(), self.weight.device)
         if self._packed is None or self._packed[0] != key:
             self._packed = (key, self._pack(self.latent().detach()))
         return self._packed[1]
+
+    def train(self, mode: bool = True) -> BinaryLayer:
+        self._packed = None
+        return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_packed": None}

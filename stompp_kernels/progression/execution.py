@@ -73,6 +73,12 @@ class _Provenance(TorchDispatchMode):
         _aten.relu_: "relu_",
         _aten.hardtanh: "hardtanh",
         _aten.hardtanh_: "hardtanh_",
+        _aten.clamp: "clamp",
+        _aten.clamp_: "clamp_",
+        _aten.clamp_min: "clamp_min",
+        _aten.clamp_min_: "clamp_min_",
+        _aten.threshold: "threshold",
+        _aten.threshold_: "threshold_",
     }
 
     def __init__(self) -> None:

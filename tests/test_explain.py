@@ -1,0 +1,82 @@
+"""explain: one row per module call of a packed network."""
+
+import torch
+from models_for_tests import committed
+from torch import nn
+
+import stompp_kernels as sk
+from stompp_kernels import native
+from stompp_kernels.nn import PackedConv2d, PackSigns
+
+
+def explained(name="residual"):
+    packed = sk.convert(committed(name)[0])
+    return packed, {row.name: row for row in sk.explain(packed).rows}
+
+
+def test_rows_are_the_calls_in_order_of_execution():
+    packed, rows = explained()
+    calls, hooks = [], []
+    for name, module in packed.named_modules():
+        if name in rows:
+            hooks.append(module.register_forward_hook(lambda m, i, y, name=name: calls.append(name)))
+    packed(torch.randn(1, 3, 8, 8))
+    assert calls == list(rows)
+
+
+def test_fused_layers_say_so():
+    _, rows = explained()
+    first, second, last = rows["blocks.0.conv1_fused"], rows["blocks.0.conv2_fused"], rows["blocks.1.conv2_packed"]
+    assert first.kernel == second.kernel == "bconv2d + threshold"
+    assert "+-1 shortcut" not in first.reason
+    assert "+-1 shortcut" in second.reason
+    assert (last.kernel, last.reason) == ("bconv2d + affine", "what comes next needs floats")
+    assert "downsample" in next(name for name, row in rows.items() if row.kernel == "Conv2d" and name != "conv1")
+
+
+def test_linear_layers_and_own_inputs():
+    _, rows = explained("mlp")
+    assert rows["fc2_fused"].kernel == "bgemm + threshold"
+    assert rows["fc3_packed"].kernel == "bgemm + affine"
+    packed, rows = explained("bireal")
+    packs = [row for row in rows.values() if row.kernel == "pack_signs"]
+    assert len(packs) == 2 == sum(isinstance(m, PackSigns) for m in packed.modules())
+    assert all(row.reason == "float input of a binary layer" for row in packs)
+
+
+def test_float_layers_say_why():
+    _, rows = explained()
+    for name in ("conv1", "fc", "blocks.1.downsample.0"):
+        assert rows[name].implementation == "torch"
+        assert rows[name].reason == "first, last or shortcut layer: full precision"
+    assert rows["bn1"].reason == "stands next to a float layer"
+    unpack = [row for row in rows.values() if row.kernel == "unpack_signs"]
+    assert [row.reason for row in unpack] == ["a float module reads these signs"]
+
+
+def test_bytes():
+    packed, rows = explained()
+    model, _ = committed("residual")
+    for name, row in rows.items():
+        module = packed.get_submodule(name)
+        if isinstance(module, PackedConv2d):
+            assert row.nbytes == module.nbytes
+            assert row.float_nbytes == 4 * model.get_submodule(module.replaces[0]).weight.numel()
+        elif isinstance(module, nn.Linear):
+            assert row.nbytes == row.float_nbytes == 4 * (10 * 4 + 4)
+
+
+def test_the_implementation_is_the_one_that_runs(implementation):
+    packed, _ = explained()
+    rows = {row.name: row for row in sk.explain(packed).rows}
+    assert rows["blocks.0.conv1_fused"].implementation == implementation == native.active_implementation()
+
+
+def test_the_table_has_a_line_per_row():
+    packed, rows = explained()
+    lines = str(sk.explain(packed)).splitlines()
+    assert lines[0].split()[:3] == ["layer", "kernel", "implementation"]
+    assert len(lines) == len(rows) + 2
+    for row, line in zip(rows.values(), lines[2:], strict=True):
+        assert line.startswith(row.name)
+        assert all(str(cell) in line for cell in (row.kernel, row.nbytes, row.float_nbytes, row.reason))

@@ -1,0 +1,309 @@
+"""The controller: when and where it freezes."""
+
+import gc
+import warnings
+
+import pytest
+import torch
+from models_for_tests import RESIDUAL_LAYERS, binary_layers, make, masked_modules, set_stage, train_steps
+from torch import nn
+
+import stompp_kernels as sk
+from stompp_kernels.nn import BinaryLinear, Stage
+from stompp_kernels.progression.schedule import SHAPES, frozen_probability
+
+pytestmark = pytest.mark.filterwarnings("ignore:training ended at step:RuntimeWarning")
+
+
+def wide_unit(shape="linear", **options):
+    """One linear layer with 40,000 weights and 200 inputs, linked."""
+    torch.manual_seed(0)
+    model = nn.Sequential(BinaryLinear(200, 200, binarize_input=True))
+    sk.link(model, torch.randn(1, 200))
+    return sk.StoMPP(model, shape=shape, cooldown=0.0, **options)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_mask_follows_p_with_a_lag_of_r(shape):
+    total, r = 300, 20
+    progression = wide_unit(shape, total_steps=total, refresh=r, seed=5)
+    layer = progression.units[0].layer
+    # E[m_t] = m_{t-1} + (p(t) - m_{t-1}) / r: an exponential average of p with a time constant of r steps.
+    expected = 0.0
+    for step in range(1, total):
+        progression.step()
+        expected += (frozen_probability(shape, step / total) - expected) / r
+        fraction = layer.frozen() / layer.mask_numel
+        # The standard deviation of a mean of 40,000 independent entries is at most 0.0025; 5 of them.
+        assert abs(fraction - expected) < 0.0125, step
+        assert progression.progress().p == frozen_probability(shape, step / total)
+    if shape == "linear":
+        # A line is followed exactly r steps late, once the start is forgotten (e^-15).
+        assert fraction == pytest.approx((total - 1 - r) / total, abs=0.0175)
+    progression.step()
+    assert layer.frozen() == layer.mask_numel
+
+
+def test_frozen_entries_thaw_again():
+    progression = wide_unit(total_steps=200, refresh=10)
+    for _ in range(100):
+        progression.step()
+    layer = progression.units[0].layer
+    before = layer.mask_words.clone()
+    progression.step()
+    assert (before & ~layer.mask_words).any()
+    assert (~before & layer.mask_words).any()
+
+
+def test_refresh_of_one_draws_every_entry_each_step():
+    progression = wide_unit(total_steps=100, refresh=1)
+    for _ in range(50):
+        progression.step()
+    assert progression.frozen_fraction() == pytest.approx(0.5, abs=0.0125)
+
+
+def test_masks_depend_on_seed_step_and_tensor():
+    def masks(seed, steps=20):
+        model, _ = make("residual")
+        progression = sk.StoMPP(model, 40, order="global", refresh=2, seed=seed)
+        for _ in range(steps):
+            progression.step()
+        return {name: m.mask_words for name, m in masked_modules(model).items()}
+
+    one, same, other = masks(1), masks(1), masks(2)
+    assert len(one) == 8
+    for name, mask in one.items():
+        assert torch.equal(mask, same[name])
+        assert not torch.equal(mask, other[name]), name
+        assert not torch.equal(mask, masks(1, 21)[name]), name
+    first_words = [tuple(mask[:2].tolist()) for mask in one.values()]
+    assert len(set(first_words)) == len(first_words), "no two tensors share a stream"
+    assert not torch.equal(masks(1 << 40)["blocks.0.conv1"], masks(2 << 40)["blocks.0.conv1"])
+
+
+CASES = [
+    *({"regime": r, "order": o} for r in ("ste_free", "ste") for o in ("forward", "reverse", "global")),
+    *({"shape": s} for s in SHAPES),
+    *({"regime": "ste", "surrogate": s} for s in ("clip", "approx_sign")),
+    {"overlap": 0.5, "warmup": 0.2},
+    {"binarize": "weights"},
+    {"order": ["blocks.1.conv1", "blocks.0.conv1", "blocks.1.conv2", "blocks.0.conv2"], "clip_latent": False},
+]
+
+
+@pytest.mark.parametrize("options", CASES, ids=str)
+def test_every_regime_order_and_shape_runs_to_full_commitment(options):
+    model, _ = make("residual")
+    options = {"refresh": 2, "cooldown": 0.2, **options}
+    progression = sk.StoMPP(model, 20, **options)
+    assert progression.frozen_fraction() == 0.0
+    assert progression.frontier == 0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    fractions, frontiers = [], []
+    for step in range(20):
+        losses = train_steps(model, optimizer, progression, 1, step)
+        assert losses[0].isfinite()
+        fractions.append(progression.frozen_fraction())
+        frontiers.append(progression.frontier)
+        assert progression.fully_committed == (frontiers[-1] == 4) == (progression.progress().frontier == 4)
+    assert frontiers == sorted(frontiers)
+    assert frontiers[15:] == [4] * 5, "committed where the cool-down begins"
+    assert frontiers[14] < 4
+    assert fractions[15:] == [1.0] * 5
+    assert 0 < fractions[9] < 1
+    activations = [m for m in masked_modules(model).values() if isinstance(m, sk.nn.ProgressiveActivation)]
+    weights_only = options.get("binarize") == "weights"
+    assert all(a.stage is (Stage.SOFT if weights_only else Stage.BINARY) for a in activations)
+
+
+def commit_order(**options):
+    model, _ = make("residual")
+    progression = sk.StoMPP(model, 40, refresh=1, **options)
+    order = []
+    for _ in range(40):
+        progression.step()
+        order += [u.name for u in progression.units if u.layer.stage is Stage.BINARY and u.name not in order]
+        for unit in progression.units:
+            assert unit.activation.stage == unit.layer.stage, "weights and activation advance together"
+    return order
+
+
+def test_orders():
+    assert commit_order(order="forward") == RESIDUAL_LAYERS
+    assert commit_order(order="reverse") == RESIDUAL_LAYERS[::-1]
+    explicit = [RESIDUAL_LAYERS[i] for i in (2, 0, 3, 1)]
+    assert commit_order(order=explicit) == explicit
+    assert commit_order(order=tuple(explicit)) == explicit
+
+
+def test_units_outside_their_window_do_not_change():
+    model, _ = make("residual")
+    progression = sk.StoMPP(model, 40, refresh=1, warmup=0.2, cooldown=0.2)
+    assert [unit.window for unit in progression.units] == [range(8, 14), range(14, 20), range(20, 26), range(26, 32)]
+    for step in range(1, 41):
+        progression.step()
+        for unit in progression.units:
+            stage = Stage(0 if step <= unit.window.start else 2 if step >= unit.window.stop else 1)
+            assert [m.stage for m, _ in unit.masked()] == [stage, stage], (step, unit.name)
+            if stage is Stage.SOFT:
+                assert not unit.layer.mask_words.any()
+
+
+def test_progress_names_what_advances():
+    model, _ = make("residual")
+    progression = sk.StoMPP(model, 40, cooldown=0.0, shape="linear")
+    progress = progression.progress()
+    assert (progress.step, progress.frontier, progress.units, progress.active, progress.p) == (0, 0, 4, (), 0.0)
+    for _ in range(15):
+        progression.step()
+    progress = progression.progress()
+    assert (progress.step, progress.frontier, progress.active, progress.p) == (15, 1, ("blocks.0.conv2",), 0.5)
+
+
+def test_vanilla_ste_commits_everything_at_step_0():
+    model, _ = make("residual")
+    progression = sk.StoMPP(model, 100, regime="vanilla_ste")
+    assert progression.fully_committed
+    assert progression.frozen_fraction() == 1.0
+    assert progression.progress().active == ()
+    assert all(m.stage is Stage.BINARY and m.surrogate == "identity" for m in masked_modules(model).values())
+    losses = train_steps(model, torch.optim.SGD(model.parameters(), lr=0.05), progression, 5)
+    assert torch.stack(losses).isfinite().all()
+    assert progression.progress().active == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "surrogate"),
+    [
+        ({"regime": "ste_free"}, "none"),
+        ({"regime": "ste_free", "surrogate": "clip"}, "none"),
+        ({"regime": "ste"}, "identity"),
+        ({"regime": "ste", "surrogate": "approx_sign"}, "approx_sign"),
+        ({"regime": "vanilla_ste", "surrogate": "clip"}, "clip"),
+    ],
+)
+def test_regimes_choose_the_surrogate(options, surrogate):
+    model, _ = make("residual")
+    progression = sk.StoMPP(model, 100, **options)
+    assert all(m.surrogate == surrogate for unit in progression.units for m, _ in unit.masked())
+
+
+def test_an_activation_of_several_layers_advances_with_the_first_only():
+    model, _ = make("branching")
+    progression = sk.StoMPP(model, 20, refresh=1, cooldown=0.0)
+    for _ in range(10):
+        progression.step()
+    assert [model.left.stage, model.relu.stage, model.right.stage] == [Stage.BINARY, Stage.BINARY, Stage.SOFT]
+    assert progression.frozen_fraction() == (144 + 256) / (144 + 16 + 256)
+
+
+def test_weights_only_leaves_activations_in_float():
+    model, x = make("residual", binarize="weights")
+    assert not any(isinstance(m, sk.nn.ProgressiveActivation) for m in model.modules())
+    progression = sk.StoMPP(model, 8, binarize="weights", cooldown=0.0)
+    for _ in range(8):
+        progression.step()
+    layer = model.blocks[0].conv1
+    assert layer.stage is Stage.BINARY
+    assert not layer.input_is_binary
+    signs = torch.where(layer.weight < 0, -1.0, 1.0)
+    x = torch.randn(2, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(layer(x), nn.functional.conv2d(x, signs, None, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("regime", "clip_latent", "clipped"),
+    [("ste", True, True), ("ste", False, False), ("ste_free", True, False), ("vanilla_ste", True, True)],
+)
+def test_latent_weights_are_clipped_while_they_learn(regime, clip_latent, clipped):
+    model, _ = make("mlp")
+    progression = sk.StoMPP(model, 4, regime=regime, clip_latent=clip_latent, cooldown=0.0)
+    for _ in range(4):
+        progression.step()
+    with torch.no_grad():
+        for layer in binary_layers(model).values():
+            layer.weight.mul_(10)
+    progression.step()
+    largest = max(layer.weight.abs().max().item() for layer in binary_layers(model).values())
+    assert (largest <= 1) == clipped
+
+
+def test_uncommitted_latent_weights_are_clipped_in_the_ste_free_regime():
+    model, _ = make("mlp")
+    progression = sk.StoMPP(model, 40)
+    with torch.no_grad():
+        model.fc3.weight.mul_(10)
+    progression.step()
+    assert model.fc3.weight.abs().max() == 1
+
+
+def drop(holder):
+    holder.clear()
+    gc.collect()
+
+
+def test_warns_when_training_ends_before_all_units_are_committed():
+    model, _ = make("residual")
+    progression = sk.StoMPP(model, 40, cooldown=0.0)
+    for _ in range(25):
+        progression.step()
+    holder = [progression]
+    del progression
+    with pytest.warns(RuntimeWarning, match="training ended at step 25 of 40 with 2 units not committed"):
+        drop(holder)
+
+
+@pytest.mark.parametrize("steps", [0, 40, 45])
+def test_does_not_warn_when_complete_or_never_started(steps):
+    model, _ = make("residual")
+    progression = sk.StoMPP(model, 40)
+    for _ in range(steps):
+        progression.step()
+    holder = [progression]
+    del progression
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        drop(holder)
+    assert not caught
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"total_steps": 0}, "total_steps must be at least 1, got 0"),
+        ({"total_steps": 3}, "total_steps must give each of 4 windows at least one step, got 3"),
+        ({"shape": "quartic"}, "shape must be one of 'cubic'.* got 'quartic'"),
+        ({"order": "sideways"}, "order must be one of 'forward'.* got 'sideways'"),
+        ({"order": ["blocks.0.conv1"]}, "order must name every unit once"),
+        ({"refresh": 0.5}, "refresh must be at least 1, got 0.5"),
+        ({"refresh": float("nan")}, "refresh must be at least 1, got nan"),
+        ({"regime": "free"}, "regime must be one of 'ste_free'.* got 'free'"),
+        ({"surrogate": "none"}, "surrogate must be one of 'identity'.* got 'none'"),
+        ({"binarize": "activations"}, "binarize must be one of 'both'.* got 'activations'"),
+        ({"overlap": 1.0}, "overlap must be in .* got 1.0"),
+        ({"warmup": -0.1}, "warmup must be in .* got -0.1"),
+        ({"cooldown": 1.5}, "cooldown must be in .* got 1.5"),
+        ({"warmup": 0.5, "cooldown": 0.5}, "warmup and cooldown must leave room.* got 0.5"),
+        ({"seed": -1}, "seed must be in .* got -1"),
+        ({"seed": 1 << 63}, "seed must be in .* got 9223372036854775808"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    model, _ = make("residual")
+    with pytest.raises(ValueError, match=message):
+        sk.StoMPP(model, **{"total_steps": 100, **options})
+    assert all(m.stage is Stage.SOFT for m in masked_modules(model).values())
+
+
+def test_a_model_without_binary_layers_is_refused():
+    with pytest.raises(ValueError, match=r"model has no BinaryLinear or BinaryConv2d.*sk.prepare"):
+        sk.StoMPP(nn.Linear(3, 3), 100)
+
+
+def test_a_committed_model_stays_committed_under_a_new_progression():
+    model, x = make("residual")
+    set_stage(model, Stage.BINARY).eval()
+    before = model(x)
+    progression = sk.StoMPP(model, 100)
+    assert progression.fully_committed
+    assert torch.equal(model(x), before)

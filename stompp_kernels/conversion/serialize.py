@@ -21,7 +21,7 @@ from typing import Any
 import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, fx, nn
 
 from stompp_kernels.nn import PackedConv2d, PackedLinear, PackSigns, UnpackSigns
@@ -115,10 +115,12 @@ def save_packed(packed: fx.GraphModule, path: str | os.PathLike[str]) -> int:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        save_file(tensors, temporary, metadata)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
+        # Not save_file: it makes files that only their owner can read, whatever the umask.
+        with open(temporary, "xb") as file:
+            file.write(save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -23,7 +23,7 @@ CXX_FILES = find csrc tests -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build setup setup-dev test demo lint format clean distclean
+.PHONY: build setup setup-dev setup-arm test demo lint format clean distclean
 
 build: setup
 
@@ -32,6 +32,11 @@ setup:
 
 setup-dev:
 	@$(SETUP_ENV) --extras demo,test,dev
+
+# Debian and Ubuntu: lets the tests run the core for 64-bit Arm under emulation.
+setup-arm:
+	apt-get update
+	apt-get install -y g++-aarch64-linux-gnu qemu-user
 
 test: setup
 	$(RUN) pytest $(PYTEST_ARGS)

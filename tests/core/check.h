@@ -1,0 +1,63 @@
+// A test program's few needs: named cases, a check that counts, random numbers that repeat.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace stompp::test {
+
+struct Case {
+  const char* name;
+  std::function<void()> run;
+};
+
+inline std::vector<Case>& cases() {
+  static std::vector<Case> all;
+  return all;
+}
+
+inline int& failures() {
+  static int count = 0;
+  return count;
+}
+
+struct Register {
+  Register(const char* name, std::function<void()> run) { cases().push_back({name, std::move(run)}); }
+};
+
+inline void check(bool condition, const char* file, int line, const std::string& what) {
+  if (condition) return;
+  ++failures();
+  if (failures() <= 20) std::printf("%s:%d: %s\n", file, line, what.c_str());
+}
+
+// splitmix64 (Steele, Lea & Flood 2014).
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+  uint64_t next() {
+    uint64_t z = (state_ += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+  int64_t between(int64_t low, int64_t high) { return low + static_cast<int64_t>(next() % (high - low + 1)); }
+  float sign() { return (next() & 1) != 0 ? -1.0f : 1.0f; }
+  float uniform() { return static_cast<float>(next() >> 40) * 0x1p-23f - 1.0f; }  // [-1, 1)
+
+ private:
+  uint64_t state_;
+};
+
+}  // namespace stompp::test
+
+#define STOMPP_CONCAT_(a, b) a##b
+#define STOMPP_CONCAT(a, b) STOMPP_CONCAT_(a, b)
+#define TEST(name)                                                                 \
+  static void name();                                                              \
+  static const stompp::test::Register STOMPP_CONCAT(register_, name){#name, name}; \
+  static void name()
+#define CHECK(condition, what) stompp::test::check((condition), __FILE__, __LINE__, (what))

@@ -1,0 +1,56 @@
+"""The torch-free core's own test program (tests/core): as it is, under sanitizers, and for 64-bit Arm under emulation."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"]
+SANITIZERS = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def build(compiler, flags, folder):
+    sources = sorted([*ROOT.glob("csrc/core/**/*.cpp"), *ROOT.glob("tests/core/*.cpp")])
+    program = folder / "core_tests"
+    includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'core'}"]
+    subprocess.run([*compiler, *FLAGS, *flags, *includes, *sources, "-o", program], check=True)
+    return program
+
+
+def passed(command, environment=None):
+    """How many cases passed, by implementation; fails where one did not."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert re.search(r"^[1-9]\d* passed, 0 failed$", done.stdout, re.MULTILINE), done.stdout
+    found = re.findall(r"^(\w+) \w+: ok$", done.stdout, re.MULTILINE)
+    return {name: found.count(name) for name in set(found)}
+
+
+@pytest.fixture
+def compiler():
+    return os.environ.get("CXX", "c++").split()
+
+
+@pytest.mark.parametrize("flags", [[], SANITIZERS], ids=["plain", "sanitized"])
+def test_the_core_passes_its_own_tests(compiler, flags, tmp_path):
+    counts = passed([build(compiler, flags, tmp_path)])
+    assert set(counts) >= {"scalar"}
+    assert len(set(counts.values())) == 1, "every implementation ran every case"
+
+
+def test_the_program_fails_where_nothing_ran(compiler, tmp_path):
+    program = build(compiler, [], tmp_path)
+    assert subprocess.run([program], env={"STOMPP_CPU": "bogus"}, capture_output=True).returncode == 1
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="no cross-compiler or emulator for 64-bit Arm: `make setup-arm` installs them",
+)
+def test_the_core_passes_its_own_tests_on_64_bit_arm(tmp_path):
+    program = build(["aarch64-linux-gnu-g++"], ["-static"], tmp_path)
+    assert "scalar" in passed(["qemu-aarch64", program])

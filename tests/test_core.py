@@ -1,4 +1,4 @@
-"""The torch-free core's own test program (tests/core): as it is, under sanitizers, and for 64-bit Arm under emulation."""
+"""The torch-free core's own test program (tests/core): plain, sanitized, and emulated on 64-bit Arm."""
 
 import os
 import re

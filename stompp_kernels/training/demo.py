@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,11 +17,11 @@ from torch import Tensor, fx, nn
 
 from stompp_kernels import native
 from stompp_kernels.conversion import convert, load_packed, prepare, save_packed
+from stompp_kernels.measure import compare, machine, write_json
 from stompp_kernels.models import SmallResNet
 from stompp_kernels.nn import BinaryLayer, float_simulation
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.progression import StoMPP
-from stompp_kernels.timing import compare
 from stompp_kernels.training.digits import Digits, augment, load_digits
 from stompp_kernels.training.loop import Recipe, accuracy, predict, train
 
@@ -123,7 +122,7 @@ def run(
     _print_result(result, console)
     if results is not None:
         settings = {"regime": regime, "surrogate": progression.surrogate, "seed": seed, "epochs": epochs}
-        _write_json(results, {"settings": settings, "machine": _machine(), "result": asdict(result)})
+        write_json(results, {"settings": settings, "machine": machine(), "result": asdict(result)})
     if result.different_predictions:
         raise RuntimeError(f"the packed network differs on {result.different_predictions} test images")
     return result
@@ -171,23 +170,6 @@ def _train(
     return time.perf_counter() - start
 
 
-def _machine() -> dict[str, str | int]:
-    return {
-        "implementation": native.active_implementation(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
-def _write_json(path: Path, value: object) -> None:
-    """To a temporary file beside it, then renamed: a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
-
-
 def _state_dict_bytes(model: nn.Module) -> int:
     """Size of the state dict as torch.save writes it."""
     buffer = io.BytesIO()
@@ -226,7 +208,7 @@ def _time_layer(float_model: nn.Module, layer: PackedLayer, inputs: tuple[Tensor
 
     chain = [float_model.get_submodule(name) for name in layer.replaces]
     ms = compare({"float": _float_layer(chain, inputs, layer), "packed": packed_side}, 0.3)
-    return LayerTime(" + ".join(layer.replaces), ms["float"], ms["packed"])
+    return LayerTime(" + ".join(layer.replaces), ms["float"].median, ms["packed"].median)
 
 
 def _float_layer(chain: list[nn.Module], inputs: tuple[Tensor, ...], layer: PackedLayer) -> Callable[[], Tensor]:
@@ -253,7 +235,7 @@ def _time_network(float_model: nn.Module, packed: nn.Module, images: Tensor) -> 
         return torch.no_grad()(lambda: model(images))
 
     ms = compare({"float": side(float_model), "packed": side(packed)}, 1.0)
-    return ms["float"], ms["packed"]
+    return ms["float"].median, ms["packed"].median
 
 
 def _print_result(result: DemoResult, console: Console) -> None:

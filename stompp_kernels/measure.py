@@ -1,0 +1,79 @@
+"""Timing of alternatives side by side on a shared, noisy machine, and results written to files."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stompp_kernels import native
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one side: median, 20th and 80th percentile, and the number of calls they come from."""
+
+    median: float
+    p20: float
+    p80: float
+    calls: int
+
+
+def compare(sides: Mapping[str, Callable[[], Any]], seconds: float = 0.5, at_least: int = 5) -> dict[str, Timing]:
+    """Times each side, alternating the sides call by call so that noise meets all of them alike.
+
+    Args:
+        sides: functions of no argument, by name.
+        seconds: time to spend in all, after one warm-up call of each side.
+        at_least: calls of each side, at least 2.
+    """
+    for function in sides.values():
+        function()
+    samples: dict[str, list[float]] = {name: [] for name in sides}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or min(map(len, samples.values())) < at_least:
+        for name, function in sides.items():
+            start = time.perf_counter()
+            function()
+            samples[name].append(1e3 * (time.perf_counter() - start))
+    return {name: _timing(values) for name, values in samples.items()}
+
+
+def _timing(samples: list[float]) -> Timing:
+    fifths = statistics.quantiles(samples, n=5, method="inclusive")
+    return Timing(statistics.median(samples), fifths[0], fifths[3], len(samples))
+
+
+def machine() -> dict[str, str | int]:
+    """What a figure must be read with."""
+    return {
+        "processor": _processor(),
+        "implementation": native.active_implementation(),
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def write_json(path: Path, value: object) -> None:
+    """To a temporary file beside it, then renamed: a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)

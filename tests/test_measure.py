@@ -1,0 +1,38 @@
+"""Timing and result files."""
+
+import time
+
+import pytest
+
+from stompp_kernels import measure
+
+
+def test_sides_alternate_and_the_slower_one_shows():
+    calls = []
+
+    def side(name, seconds):
+        def run():
+            calls.append(name)
+            time.sleep(seconds)
+
+        return run
+
+    timings = measure.compare({"fast": side("fast", 0.0005), "slow": side("slow", 0.01)}, seconds=0.1, at_least=5)
+    assert calls[:6] == ["fast", "slow"] * 3
+    assert timings["slow"].calls == timings["fast"].calls >= 5
+    assert timings["slow"].median > timings["fast"].median
+    for timing in timings.values():
+        assert 0 < timing.p20 <= timing.median <= timing.p80
+
+
+def test_results_are_replaced_whole(tmp_path):
+    path = tmp_path / "result.json"
+    measure.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        measure.write_json(path, {"a": object()})
+    assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_machine_is_described():
+    assert {"processor", "implementation", "threads", "torch"} <= set(measure.machine())

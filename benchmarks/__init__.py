@@ -1,0 +1,1 @@
+"""Benchmarks against reference PyTorch. Each checks its results before it prints a ratio."""

@@ -1,0 +1,181 @@
+"""CPU kernels against PyTorch: `python -m benchmarks.cpu`.
+
+Sides alternate within one process; medians; the same number of threads on both sides. Weights are packed beforehand, as
+a user packs them once; packing activations is a group of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.timing import RESULTS, Case, run, save, summary
+from stompp_kernels import native, ops
+from stompp_kernels.ops import reference
+
+CONVS = ((56, 64), (28, 128), (14, 256), (7, 512))  # (pixels, channels) of ResNet's 3x3 layers
+BERT = ((768, 768), (3072, 768), (768, 3072))  # (N, K)
+
+
+def signs(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(2, shape, generator=generator).float() * 2 - 1
+
+
+def equal(ours: Callable[[], Tensor], expected: Callable[[], Tensor]) -> Callable[[], None]:
+    """A check that two tensors have the same values."""
+
+    def check() -> None:
+        assert torch.equal(ours().to(torch.float32), expected().to(torch.float32)), "wrong result: not timed"
+
+    return check
+
+
+def bgemm_cases(full: bool) -> Iterator[Case]:
+    sizes = (256, 1024, 4096) if full else (256, 1024)
+    shapes = [(M, N, K) for M, N, K in itertools.product(sizes, sizes, sizes) if K >= 1024]
+    shapes += [(M, N, K) for M in ((128, 4096) if full else (128,)) for N, K in BERT]
+    for M, N, K in shapes:
+        yield _bgemm_case("bgemm", M, N, K)
+    for M in (1, 4, 8):
+        yield _bgemm_case("bgemm few rows", M, 4096, 4096)
+
+
+def _bgemm_case(group: str, M: int, N: int, K: int) -> Case:
+    a, w = signs(M, K), signs(N, K, seed=1)
+    a_words, packed = ops.pack_signs(a), ops.pack_weight(w)
+
+    def ours() -> Tensor:
+        return ops.bgemm(a_words, packed)
+
+    def fp32() -> Tensor:
+        return a @ w.T
+
+    return Case(group, f"{M} x {N} x {K}", ours, {"fp32": fp32}, equal(ours, fp32), 2 * M * N * K)
+
+
+def bconv2d_cases() -> Iterator[Case]:
+    torch.backends.quantized.engine = "x86"
+    for (size, channels), out in itertools.product(CONVS, ("bits", "int32", "float")):
+        yield _bconv2d_case(size, channels, channels, 3, out)
+    for size, channels in CONVS:
+        yield _bconv2d_case(size, channels, channels, 1, "bits")
+
+
+def _bconv2d_case(size: int, C: int, O: int, kernel: int, out: str) -> Case:
+    x = signs(1, C, size, size).contiguous(memory_format=torch.channels_last)
+    w = signs(O, C, kernel, kernel, seed=1)
+    padding = kernel // 2
+    x_words, packed = ops.pack_signs(x.permute(0, 2, 3, 1)), ops.pack_conv_weight(w)
+    w_last = w.contiguous(memory_format=torch.channels_last)
+    quantized_x = torch.quantize_per_tensor(x, 1.0, 64, torch.quint8)
+    quantized_w = torch.quantize_per_channel(w, torch.ones(O), torch.zeros(O, dtype=torch.long), 0, torch.qint8)
+    prepacked = torch.ops.quantized.conv2d_prepack(quantized_w, None, [1, 1], [padding] * 2, [1, 1], 1)
+    epilogues = {
+        "bits": ops.Threshold(torch.zeros(1, O, dtype=torch.int32), torch.zeros((O + 31) // 32, dtype=torch.int32)),
+        "int32": None,
+        "float": ops.Affine(torch.full((O,), 0.5), torch.ones(O)),
+    }
+
+    def ours() -> Tensor:
+        return ops.bconv2d(x_words, packed, 1, padding, epilogue=epilogues[out])
+
+    def fp32() -> Tensor:
+        return F.conv2d(x, w_last, padding=padding)
+
+    def int8() -> Tensor:
+        return torch.ops.quantized.conv2d(quantized_x, prepacked, 1.0, 128)
+
+    def expected() -> Tensor:
+        y = fp32().permute(0, 2, 3, 1)
+        return reference.pack_signs(y) if out == "bits" else y if out == "int32" else y * 0.5 + 1
+
+    name = f"{kernel}x{kernel}, {size}x{size}x{C} to {out}"
+    operations = 2 * O * C * kernel * kernel * size * size
+    return Case(f"bconv2d {out}", name, ours, {"fp32": fp32, "int8": int8}, equal(ours, expected), operations)
+
+
+def pack_cases() -> Iterator[Case]:
+    for name, x in (
+        ("fp32 channels_last", torch.randn(16, 128, 64, 64).contiguous(memory_format=torch.channels_last)),
+        (
+            "bf16 channels_last",
+            torch.randn(16, 128, 64, 64, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last),
+        ),
+        ("fp32 NCHW", torch.randn(16, 128, 64, 64)),
+    ):
+        copy = torch.empty_like(x)
+        nhwc = x.permute(0, 2, 3, 1)
+
+        def ours(nhwc: Tensor = nhwc) -> Tensor:
+            return ops.pack_signs(nhwc)
+
+        def memcpy(x: Tensor = x, copy: Tensor = copy) -> Tensor:
+            return copy.copy_(x)
+
+        def expected(nhwc: Tensor = nhwc) -> Tensor:
+            return reference.pack_signs(nhwc)
+
+        nbytes = x.numel() * x.element_size()
+        yield Case("pack_signs", name, ours, {"copy": memcpy}, equal(ours, expected), bytes=nbytes)
+
+
+def progressive_cases(full: bool) -> Iterator[Case]:
+    n = (16 if full else 1) << 20
+    u, grad = torch.randn(n, requires_grad=True), torch.randn(n)
+    mask = ops.pack_signs(torch.randn(n))
+    frozen = reference.bits_from_words(mask, n)
+
+    class Eager(torch.autograd.Function):
+        """The formula as PyTorch users write it, with the clip surrogate."""
+
+        @staticmethod
+        def forward(ctx, u):
+            ctx.save_for_backward(u)
+            return torch.where(frozen, torch.where(u < 0, -1.0, 1.0), u.clamp(-1, 1))
+
+        @staticmethod
+        def backward(ctx, grad):
+            (u,) = ctx.saved_tensors
+            return grad * (u.abs() <= 1)
+
+    def ours() -> Tensor:
+        return torch.autograd.grad(ops.progressive(u, mask, "clip"), u, grad)[0]
+
+    def eager() -> Tensor:
+        return torch.autograd.grad(Eager.apply(u), u, grad)[0]
+
+    yield Case(
+        "progressive", f"forward + backward, {n >> 20}M", ours, {"eager": eager}, equal(ours, eager), bytes=20 * n
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, one after the other"
+    )
+    parser.add_argument("--seconds", type=float, default=0.5, help="of each case")
+    parser.add_argument("--quick", action="store_true", help="small sizes only")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
+    arguments = parser.parse_args()
+    rows = []
+    for threads in arguments.threads:
+        full = not arguments.quick
+        for cases in (bgemm_cases(full), bconv2d_cases(), pack_cases(), progressive_cases(full)):
+            rows += run(cases, threads, arguments.seconds)
+    print("\n" + summary(rows))
+    command = "python -m benchmarks.cpu " + " ".join(sys.argv[1:])
+    print(save(f"cpu_{native.active_implementation()}", command.strip(), rows, arguments.output))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -253,3 +253,19 @@ def test_nan_is_refused_only_when_the_check_is_on(implementation):
 def test_bad_packing_arguments_are_named(implementation, call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 4, 4), (2, 33, 5, 7), (3, 64, 4, 4), (2, 5, 1, 17), (1, 100, 40, 1), (0, 3, 4, 5), (2, 40, 17, 16)]
+)
+def test_planes_pack_as_their_contiguous_copy(implementation, shape, dtype):
+    """NCHW permuted to NHWC: packed without a copy, also where images, channels or rows are views."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x.view(-1)[::7] = -0.0
+    x.view(-1)[3::11] = float("nan")
+    x.view(-1)[4::13] = -float("inf")
+    one_channel = x[:, :1].expand(-1, 50, -1, -1)
+    for view in (x, x[:, :, :, -3:], x[:, ::2], x[::2], x.flip(0)[:, :, 1:], one_channel):
+        nhwc = view.permute(0, 2, 3, 1)
+        assert torch.equal(pack_signs(nhwc), reference.pack_signs(nhwc))

@@ -4,6 +4,7 @@
 
 #include "core/bits.h"
 #include "core/float_types.h"
+#include "core/pack.h"
 #include "core/philox.h"
 #include "core/progressive.h"
 #include "core/refresh_mask.h"
@@ -14,33 +15,81 @@ namespace stompp {
 namespace elementwise {
 
 // `count` entries from `first` on, of which bit i of `frozen` says whether entry i is. Called with a constant count for
-// whole words, so that the loop vectorizes without a remainder.
+// whole words. Loads and stores are loops of their own around local arrays: the buffers might alias, and only so can
+// the arithmetic between be vectorized.
 template <class Type>
 STOMPP_INLINE void forward_word(const ProgressiveRow& row, int64_t first, uint32_t frozen, int count) {
   using Float = typename Type::Compute;
+  Float u[kWordBits], result[kWordBits];
+  for (int i = 0; i < count; ++i) u[i] = Type::load(row.u, first + i);
   for (int i = 0; i < count; ++i) {
-    const Float u = Type::load(row.u, first + i);
-    const Float sign = u < Float(0) ? Float(-1) : Float(1);
-    const Float low = u < Float(-1) ? Float(-1) : u;  // NaN fails both comparisons and stays
+    const Float sign = u[i] < Float(0) ? Float(-1) : Float(1);
+    const Float low = u[i] < Float(-1) ? Float(-1) : u[i];  // NaN fails both comparisons and stays
     const Float clip = low > Float(1) ? Float(1) : low;
-    Type::store(row.out, first + i, (frozen >> i & 1u) != 0 ? sign : clip);
+    result[i] = (frozen >> i & 1u) != 0 ? sign : clip;
   }
+  for (int i = 0; i < count; ++i) Type::store(row.out, first + i, result[i]);
 }
 
 template <class Type, Surrogate kSurrogate>
 STOMPP_INLINE void backward_word(const ProgressiveRow& row, int64_t first, uint32_t frozen, int count) {
   using Float = typename Type::Compute;
+  Float u[kWordBits], grad[kWordBits], result[kWordBits];
+  for (int i = 0; i < count; ++i) u[i] = Type::load(row.u, first + i);
+  for (int i = 0; i < count; ++i) grad[i] = Type::load(row.grad, first + i);
   for (int i = 0; i < count; ++i) {
-    const Float u = Type::load(row.u, first + i), grad = Type::load(row.grad, first + i);
-    const Float magnitude = u < Float(0) ? -u : u;
-    const Float clipped = magnitude <= Float(1) ? grad : Float(0);
+    const Float magnitude = u[i] < Float(0) ? -u[i] : u[i];
+    const Float clipped = magnitude <= Float(1) ? grad[i] : Float(0);
     Float committed = Float(0);
-    if (kSurrogate == Surrogate::kIdentity) committed = grad;
+    if (kSurrogate == Surrogate::kIdentity) committed = grad[i];
     if (kSurrogate == Surrogate::kClip) committed = clipped;
-    if (kSurrogate == Surrogate::kApproxSign)
-      committed = magnitude <= Float(1) ? grad * (Float(2) - Float(2) * magnitude) : Float(0);
-    Type::store(row.out, first + i, (frozen >> i & 1u) != 0 ? committed : clipped);
+    if (kSurrogate == Surrogate::kApproxSign) {
+      const Float scaled = grad[i] * (Float(2) - Float(2) * magnitude);
+      committed = magnitude <= Float(1) ? scaled : Float(0);
+    }
+    result[i] = (frozen >> i & 1u) != 0 ? committed : clipped;
   }
+  for (int i = 0; i < count; ++i) Type::store(row.out, first + i, result[i]);
+}
+
+// Whether element i is below zero.
+template <class Type>
+STOMPP_INLINE bool is_negative(const void* x, int64_t i) {
+  return is_negative16<Type>(load16(x, i));
+}
+
+template <>
+STOMPP_INLINE bool is_negative<Float32>(const void* x, int64_t i) {
+  return Float32::load(x, i) < 0.0f;
+}
+
+// Words of `count` neighbouring pixels from `pixel` on: bit k of word w is the sign in plane 32 w + k.
+template <class Type>
+STOMPP_INLINE void pack_pixels(const Planes& planes, int64_t pixel, int count) {
+  for (int64_t w = 0; w < words_for(planes.K); ++w) {
+    const int64_t left = planes.K - w * kWordBits;
+    const int bits = left < kWordBits ? static_cast<int>(left) : kWordBits;
+    uint32_t words[kPlanePixels] = {};
+    for (int k = 0; k < bits; ++k) {
+      const int64_t plane = (w * kWordBits + k) * planes.stride + pixel;
+      for (int i = 0; i < count; ++i) words[i] |= static_cast<uint32_t>(is_negative<Type>(planes.x, plane + i)) << k;
+    }
+    for (int i = 0; i < count; ++i) planes.words[(pixel + i) * words_for(planes.K) + w] = words[i];
+  }
+}
+
+template <class Type>
+STOMPP_INLINE void pack_planes(const Planes& planes, int64_t begin, int64_t end) {
+  for (int64_t pixel = begin; pixel < end; pixel += kPlanePixels) {
+    const int64_t left = end - pixel;
+    pack_pixels<Type>(planes, pixel, left < kPlanePixels ? static_cast<int>(left) : kPlanePixels);
+  }
+}
+
+STOMPP_INLINE void pack_planes(const Planes& planes, int64_t begin, int64_t end) {
+  if (planes.type == FloatType::kFloat32) return pack_planes<Float32>(planes, begin, end);
+  if (planes.type == FloatType::kFloat16) return pack_planes<Float16>(planes, begin, end);
+  pack_planes<BFloat16>(planes, begin, end);
 }
 
 template <class Type>
@@ -151,14 +200,7 @@ STOMPP_INLINE void refresh_words(const RefreshMask& refresh, uint32_t* words, in
 template <class Type>
 STOMPP_INLINE uint32_t sign_word(const void* x, int64_t first, int64_t count) {
   uint32_t word = 0;
-  for (int64_t i = 0; i < count; ++i) word |= static_cast<uint32_t>(is_negative16<Type>(load16(x, first + i))) << i;
-  return word;
-}
-
-template <>
-STOMPP_INLINE uint32_t sign_word<Float32>(const void* x, int64_t first, int64_t count) {
-  uint32_t word = 0;
-  for (int64_t i = 0; i < count; ++i) word |= static_cast<uint32_t>(Float32::load(x, first + i) < 0.0f) << i;
+  for (int64_t i = 0; i < count; ++i) word |= static_cast<uint32_t>(is_negative<Type>(x, first + i)) << i;
   return word;
 }
 

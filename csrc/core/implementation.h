@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/float_types.h"
+#include "core/pack.h"
 #include "core/packed_weight.h"
 #include "core/progressive.h"
 
@@ -35,6 +36,9 @@ struct Implementation {
 
   // The sign bits of K consecutive elements, as words_for(K) words with a zero tail.
   void (*pack_row)(const void* x, FloatType type, int64_t K, uint32_t* words);
+
+  // The same for pixels [begin, end) of an image whose channels are planes; see pack.h.
+  void (*pack_planes)(const Planes& planes, int64_t begin, int64_t end);
 
   // The inverse: +1 or -1 for each of K bits.
   void (*unpack_row)(const uint32_t* words, FloatType type, int64_t K, void* out);

@@ -22,6 +22,26 @@ Status pack_signs(const void* x, FloatType type, int64_t rows, int64_t K, uint32
   return Status::ok();
 }
 
+Status pack_signs_planes(const void* x, FloatType type, int64_t images, int64_t image_stride, int64_t pixels, int64_t K,
+                         int64_t stride, uint32_t* words, const Parallel& pool) {
+  const Implementation* implementation = active_implementation();
+  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (type == FloatType::kFloat64) return Status::error("pack_signs takes float32, float16 or bfloat16");
+  const int64_t blocks = ceil_div(pixels, kPlanePixels);
+  parallel_for(pool, images * blocks, rows_per_task(K) / kPlanePixels + 1, [&](int64_t begin, int64_t end) {
+    while (begin < end) {  // one image at a time
+      const int64_t image = begin / blocks, first = begin % blocks;
+      const int64_t last = end - begin < blocks - first ? first + (end - begin) : blocks;
+      const Planes planes = {static_cast<const char*>(x) + image * image_stride * size_of(type), type, K, stride,
+                             words + image * pixels * words_for(K)};
+      const int64_t stop = last * kPlanePixels < pixels ? last * kPlanePixels : pixels;
+      implementation->pack_planes(planes, first * kPlanePixels, stop);
+      begin += last - first;
+    }
+  });
+  return Status::ok();
+}
+
 Status unpack_signs(const uint32_t* words, int64_t rows, int64_t K, void* out, FloatType type, const Parallel& pool) {
   const Implementation* implementation = active_implementation();
   if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");

@@ -29,16 +29,38 @@ std::vector<int64_t> words_sizes(const WeightShape& shape, bool matrix) {
   return {shape.out_channels, shape.kernel_h, shape.kernel_w, words_for(shape.in_channels)};
 }
 
+// x of shape [images, pixels..., K] whose channels are planes, as an NCHW tensor permuted to NHWC is.
+struct PlaneView {
+  int64_t images, image_stride, pixels, stride;
+};
+
+std::optional<PlaneView> plane_view(const Tensor& x) {
+  if (x.dim() < 3 || x.numel() == 0) return std::nullopt;
+  PlaneView view = {x.size(0), x.stride(0), 1, x.stride(x.dim() - 1)};
+  for (int64_t dim = x.dim() - 2; dim >= 1; --dim) {
+    if (x.size(dim) != 1 && x.stride(dim) != view.pixels) return std::nullopt;
+    view.pixels *= x.size(dim);
+  }
+  // Few pixels side by side are packed faster from a copy.
+  return view.pixels >= 16 ? std::optional<PlaneView>(view) : std::nullopt;
+}
+
 Tensor pack_signs_cpu(const Tensor& x) {
   const FloatType type = short_float_type("pack_signs", "x", x.scalar_type());
   check(x.dim() >= 1, "pack_signs: x must have at least one dimension");
-  const Tensor dense = torch::stable::contiguous(x);
+  const std::optional<PlaneView> planes = x.is_contiguous() ? std::nullopt : plane_view(x);
+  const Tensor dense = planes.has_value() ? x : torch::stable::contiguous(x);
   std::vector<int64_t> sizes = sizes_of(x);
   const int64_t K = sizes.back();
   check(K >= 1, "pack_signs: the last dimension of x must not be empty");
   sizes.back() = words_for(K);
   Tensor words = torch::stable::new_empty(x, sizes, ScalarType::Int);
-  check(pack_signs(dense.data_ptr(), type, x.numel() / K, K, static_cast<uint32_t*>(words.data_ptr()), torch_pool()));
+  uint32_t* out = static_cast<uint32_t*>(words.data_ptr());
+  if (planes.has_value())
+    check(pack_signs_planes(x.data_ptr(), type, planes->images, planes->image_stride, planes->pixels, K, planes->stride,
+                            out, torch_pool()));
+  else
+    check(pack_signs(dense.data_ptr(), type, x.numel() / K, K, out, torch_pool()));
   return words;
 }
 

@@ -33,6 +33,10 @@ STOMPP_AVX2 uint32_t less_than(const int32_t* acc, const int32_t* threshold, int
   return bits;
 }
 
+STOMPP_AVX2 void pack_planes(const Planes& planes, int64_t begin, int64_t end) {
+  elementwise::pack_planes(planes, begin, end);
+}
+
 STOMPP_AVX2 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
   elementwise::unpack_row(words, type, K, out);
 }
@@ -53,6 +57,7 @@ const Implementation kImplementation = {
     {LayoutId::kBytes, 1},
     xor_popcount,
     pack_row,
+    pack_planes,
     unpack_row,
     less_than,
     progressive_forward,

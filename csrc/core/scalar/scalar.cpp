@@ -52,6 +52,8 @@ uint32_t less_than(const int32_t* acc, const int32_t* threshold, int64_t count) 
   return bits;
 }
 
+void pack_planes(const Planes& planes, int64_t begin, int64_t end) { elementwise::pack_planes(planes, begin, end); }
+
 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
   elementwise::unpack_row(words, type, K, out);
 }
@@ -72,6 +74,7 @@ const Implementation kImplementation = {
     {LayoutId::kWords, kWordBytes},
     xor_popcount,
     pack_row,
+    pack_planes,
     unpack_row,
     less_than,
     progressive_forward,

@@ -45,6 +45,8 @@ void threshold(const Epilogue& e, const Implementation& implementation, int64_t 
   if (shift != 0 && shift + count > kWordBits) row[word + 1] |= bits >> (kWordBits - shift);
 }
 
+int64_t panel_outputs(int64_t left) { return left < kPanelOutputs ? left : kPanelOutputs; }
+
 }  // namespace
 
 void finish(const Epilogue& e, const Implementation& implementation, int64_t m, int64_t n, int64_t count,
@@ -54,10 +56,14 @@ void finish(const Epilogue& e, const Implementation& implementation, int64_t m, 
       std::memcpy(static_cast<int32_t*>(e.out) + m * e.N + n, acc, static_cast<size_t>(count) * sizeof(int32_t));
       return;
     case Epilogue::Kind::kAffine:
-      with_float_type(e.out_type, [&](auto type) { affine<decltype(type)>(e, m, n, count, acc); });
+      with_float_type(e.out_type, [&](auto type) {
+        for (int64_t i = 0; i < count; i += kPanelOutputs)
+          affine<decltype(type)>(e, m, n + i, panel_outputs(count - i), acc + i);
+      });
       return;
     case Epilogue::Kind::kThreshold:
-      threshold(e, implementation, m, n, count, acc);
+      for (int64_t i = 0; i < count; i += kPanelOutputs)
+        threshold(e, implementation, m, n + i, panel_outputs(count - i), acc + i);
       return;
   }
 }

@@ -36,7 +36,7 @@ struct Epilogue {
   const uint32_t* residual_words = nullptr;
 };
 
-// Finishes outputs n .. n + count - 1 of row m; count <= kPanelOutputs. Ranges that share a word of output bits
+// Finishes outputs n .. n + count - 1 of row m. Ranges that share a word of output bits
 // must not be finished by two threads at once.
 void finish(const Epilogue& epilogue, const Implementation& implementation, int64_t m, int64_t n, int64_t count,
             const int32_t* acc);

@@ -48,10 +48,12 @@ STOMPP_AVX2 void refresh_words(const RefreshMask& refresh, uint32_t* words, int6
 
 const Implementation kImplementation = {
     "avx2",
-    "byte lookup: popcounts of weight nibbles from pshufb tables",
+    "nibble lookup: popcounts for two rows at once from pshufb tables",
     supported,
     {LayoutId::kBytes, 1},
-    xor_popcount,
+    scratch_bytes,
+    prepare_rows,
+    multiply_block,
     pack_row,
     unpack_row,
     less_than,

@@ -16,19 +16,21 @@ uint32_t load_word(const uint8_t* bytes) {
   return word;
 }
 
-void xor_popcount(const Tile& tile) {
-  for (int64_t r = 0; r < tile.row_count; ++r)
-    for (int64_t p = 0; p < tile.panel_count; ++p) {
+int64_t scratch_bytes(int64_t) { return 0; }
+void prepare_rows(const RowBlock&, void*) {}
+
+void multiply_block(const ProductBlock& block) {
+  for (int64_t r = 0; r < block.rows.row_count; ++r)
+    for (int64_t p = 0; p < block.panel_count; ++p) {
+      const uint8_t* row = block.rows.bits + r * block.rows.row_stride;
+      const uint8_t* panel = block.panels + p * block.rows.k_bytes * kPanelOutputs;
       int32_t pops[kPanelOutputs] = {};
-      const uint8_t* panel = tile.panels[p];
-      for (int64_t tap = 0; tap < tile.taps; ++tap) {
-        const uint8_t* row = tile.rows[tap * kTileRows + r] + tile.row_offset;
-        for (int64_t k = 0; k < tile.tap_bytes; k += kWordBytes, panel += kPanelOutputs * kWordBytes) {
-          const uint32_t a = load_word(row + k);
-          for (int64_t n = 0; n < kPanelOutputs; ++n) pops[n] += popcount32(a ^ load_word(panel + n * kWordBytes));
-        }
+      for (int64_t k = 0; k < block.rows.k_bytes; k += kWordBytes, panel += kPanelOutputs * kWordBytes) {
+        const uint32_t a = load_word(row + k);
+        for (int64_t n = 0; n < kPanelOutputs; ++n) pops[n] += popcount32(a ^ load_word(panel + n * kWordBytes));
       }
-      std::memcpy(tile.pops + (r * kTilePanels + p) * kPanelOutputs, pops, sizeof(pops));
+      int32_t* dots = block.dots + r * block.dot_stride + p * kPanelOutputs;
+      for (int64_t n = 0; n < kPanelOutputs; ++n) dots[n] = block.K - 2 * pops[n];
     }
 }
 
@@ -70,7 +72,9 @@ const Implementation kImplementation = {
     "portable C++, 32-bit XNOR + popcount",
     supported,
     {LayoutId::kWords, kWordBytes},
-    xor_popcount,
+    scratch_bytes,
+    prepare_rows,
+    multiply_block,
     pack_row,
     unpack_row,
     less_than,

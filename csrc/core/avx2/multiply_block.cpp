@@ -1,0 +1,224 @@
+// Nibble lookup for two rows at once. Weights lie as bytes [K / 8][32 outputs]. For the nibbles a0 and a1 of a pair of
+// rows, one pshufb of the table
+//   T[a0][a1][i] = pop(a0 ^ i) + 16 * pop(a1 ^ i)
+// by 32 weight nibbles i counts 256 products: the first row's in the low half of each byte, the second row's in the
+// high half. Three lookups add up to M = m0 + 16 * m1 with m0, m1 <= 12, where the halves still do not touch. Then
+//   all += M (mod 256),  high += M >> 4,
+// and after a chunk of K the first row's count is all - 16 * high (mod 256). That is 9 vector instructions for 768
+// products. The 256 tables take 4 KB; weights are split into nibbles, and rows turned into offsets of tables, once for
+// a block.
+#include <cstring>
+
+#include "core/avx2/vectors.h"
+
+#if defined(__x86_64__)
+
+namespace stompp {
+namespace avx2 {
+namespace {
+
+// A nibble adds at most 4 to a count: 60 * 4 = 240 fits 8 bits, 273 * 240 = 65520 fits 16 bits.
+constexpr int64_t kChunkBytes = 30;
+constexpr int64_t kChunkNibbles = 2 * kChunkBytes;
+constexpr int64_t kChunksPerFlush = 273;
+static_assert(kChunkNibbles % 6 == 0, "chunks are whole triples of nibbles and whole bytes");
+static_assert(kChunkNibbles * 4 <= 255 && kChunksPerFlush * kChunkNibbles * 4 <= 65535, "counts must not wrap");
+static_assert(3 * 4 <= 15, "three lookups stay within half a byte");
+
+struct Tables {
+  alignas(64) uint8_t bytes[256][16];
+
+  constexpr Tables() : bytes() {
+    for (int a = 0; a < 256; ++a)
+      for (int i = 0; i < 16; ++i) bytes[a][i] = static_cast<uint8_t>(pop(a >> 4 ^ i) + 16 * pop((a & 15) ^ i));
+  }
+  static constexpr int pop(int nibble) {
+    return (nibble & 1) + (nibble >> 1 & 1) + (nibble >> 2 & 1) + (nibble >> 3 & 1);
+  }
+};
+constexpr Tables kTables;
+constexpr int kOffsetUnit = 8;  // offsets of tables count 8 bytes: they come from a multiplication by signed bytes
+
+// The scratch memory of a block. Only the offsets are as long as K.
+struct Scratch {
+  // [panel][32 outputs] of each nibble of a chunk
+  alignas(64) uint8_t nibbles[kChunkNibbles][kBlockPanels][kPanelOutputs];
+  // counts of the chunks so far: of the two rows of a pair, outputs in the order of `widen`
+  alignas(64) uint16_t counts[kBlockRows / 2][kBlockPanels][2][kPanelOutputs];
+  // [pair of rows][2 * k_bytes, zeros up to the stride]: of each nibble of K, where its table begins
+  alignas(64) uint16_t offsets[1];
+};
+
+// In 16-bit units: room for whole steps of 16 bytes of K and a triple's zeros, and an odd number of cache lines, so
+// that the pairs of rows do not compete for the same lines of L1.
+constexpr int64_t offset_stride(int64_t k_bytes) { return round_up(2 * round_up(k_bytes, 16) + 6, 64) + 32; }
+
+// Offsets for 16 bytes of two rows, the low nibble of a byte before the high one.
+STOMPP_AVX2_INLINE void expand16(__m128i row0, __m128i row1, uint16_t* offsets) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const __m256i scale = _mm256_set1_epi16(2 << 8 | 32);  // byte 0: 16 * 16 / kOffsetUnit, byte 1: 16 / kOffsetUnit
+  const __m256i both =
+      _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi8(row0, row1)), _mm_unpackhi_epi8(row0, row1), 1);
+  const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(both, nibble), scale);
+  const __m256i high = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(both, 4), nibble), scale);
+  const __m256i even = _mm256_unpacklo_epi16(low, high), odd = _mm256_unpackhi_epi16(low, high);
+  store128(offsets, _mm256_castsi256_si128(even));
+  store128(offsets + 8, _mm256_castsi256_si128(odd));
+  store128(offsets + 16, _mm256_extracti128_si256(even, 1));
+  store128(offsets + 24, _mm256_extracti128_si256(odd, 1));
+}
+
+STOMPP_AVX2 void expand(const uint8_t* row0, const uint8_t* row1, int64_t k_bytes, uint16_t* offsets) {
+  if (k_bytes < 16) {
+    alignas(16) uint8_t padded[2][16] = {};
+    std::memcpy(padded[0], row0, static_cast<size_t>(k_bytes));
+    std::memcpy(padded[1], row1, static_cast<size_t>(k_bytes));
+    return expand16(load128(padded[0]), load128(padded[1]), offsets);
+  }
+  for (int64_t k = 0; k + 16 <= k_bytes; k += 16) expand16(load128(row0 + k), load128(row1 + k), offsets + 2 * k);
+  const int64_t last = k_bytes - 16;
+  expand16(load128(row0 + last), load128(row1 + last), offsets + 2 * last);
+  store128(offsets + 2 * k_bytes, _mm_setzero_si128());
+}
+
+// Splits `bytes` bytes of K of the panels into nibbles, and adds zeros up to a whole triple: with a table of a zero
+// nibble they count nothing.
+template <int kPanels>
+STOMPP_AVX2_INLINE void split(const uint8_t* panels, int64_t pitch, int64_t bytes, uint8_t* nibbles) {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  constexpr int kStep = kPanels * kPanelOutputs;
+  for (int64_t k = 0; k < bytes; ++k, nibbles += 2 * kStep)
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const __m256i w = load(panels + p * pitch + k * kPanelOutputs);
+      store(nibbles + p * kPanelOutputs, _mm256_and_si256(w, nibble));
+      store(nibbles + kStep + p * kPanelOutputs, _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble));
+    }
+  for (int64_t k = 2 * bytes; k % 3 != 0; ++k, nibbles += kStep)
+    for (int p = 0; p < kPanels; ++p) store(nibbles + p * kPanelOutputs, _mm256_setzero_si256());
+}
+
+STOMPP_AVX2_INLINE __m256i table(uint16_t offset) {
+  return _mm256_broadcastsi128_si256(load128(kTables.bytes[0] + offset * size_t{kOffsetUnit}));
+}
+
+template <int kPanels>
+STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbles, __m256i (&all)[kPanels],
+                                   __m256i (&high)[kPanels]) {
+  constexpr int kStep = kPanels * kPanelOutputs;
+  const __m256i table0 = table(offsets[0]), table1 = table(offsets[1]), table2 = table(offsets[2]);
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p, nibbles += kPanelOutputs) {
+    __m256i sum = _mm256_shuffle_epi8(table0, load(nibbles));
+    sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table1, load(nibbles + kStep)));
+    sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table2, load(nibbles + 2 * kStep)));
+    all[p] = _mm256_add_epi8(all[p], sum);
+    high[p] = _mm256_add_epi8(high[p], _mm256_and_si256(_mm256_srli_epi16(sum, 4), _mm256_set1_epi8(15)));
+  }
+}
+
+// Adds 32 8-bit counts to 16-bit ones: outputs 0-7 and 16-23, then 8-15 and 24-31.
+STOMPP_AVX2_INLINE void widen(__m256i counts, bool first, uint16_t* wide) {
+  __m256i low = _mm256_unpacklo_epi8(counts, _mm256_setzero_si256());
+  __m256i high = _mm256_unpackhi_epi8(counts, _mm256_setzero_si256());
+  if (!first) {
+    low = _mm256_add_epi16(low, load(wide));
+    high = _mm256_add_epi16(high, load(wide + 16));
+  }
+  store(wide, low);
+  store(wide + 16, high);
+}
+
+// A chunk of K for one pair of rows.
+template <int kPanels>
+STOMPP_AVX2_INLINE void count_chunk(const uint16_t* offsets, const uint8_t* nibbles, int64_t triples, bool first,
+                                    uint16_t (*counts)[2][kPanelOutputs]) {
+  __m256i all[kPanels], high[kPanels];
+  for (int p = 0; p < kPanels; ++p) all[p] = high[p] = _mm256_setzero_si256();
+  constexpr int64_t kTriple = 3 * kPanels * kPanelOutputs;
+  const uint16_t* end = offsets + triples / 2 * 6;
+  for (; offsets != end; offsets += 6, nibbles += 2 * kTriple) {
+    add_triple<kPanels>(offsets, nibbles, all, high);
+    add_triple<kPanels>(offsets + 3, nibbles + kTriple, all, high);
+  }
+  if (triples % 2 != 0) add_triple<kPanels>(offsets, nibbles, all, high);
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    const __m256i high16 = _mm256_and_si256(_mm256_slli_epi16(high[p], 4), _mm256_set1_epi8(-16));
+    widen(_mm256_sub_epi8(all[p], high16), first, counts[p][0]);
+    widen(high[p], first, counts[p][1]);
+  }
+}
+
+// dots = base - 2 * counts for eight outputs.
+STOMPP_AVX2_INLINE void flush8(const uint16_t* counts, __m256i base, int32_t* dots) {
+  const __m256i pops = _mm256_cvtepu16_epi32(load128(counts));
+  store(dots, _mm256_sub_epi32(base, _mm256_add_epi32(pops, pops)));
+}
+
+STOMPP_AVX2_INLINE void flush(const uint16_t* counts, bool first, int32_t K, int32_t* dots) {
+  const __m256i start = _mm256_set1_epi32(K);
+  flush8(counts, first ? start : load(dots), dots);
+  flush8(counts + 8, first ? start : load(dots + 16), dots + 16);
+  flush8(counts + 16, first ? start : load(dots + 8), dots + 8);
+  flush8(counts + 24, first ? start : load(dots + 24), dots + 24);
+}
+
+template <int kPanels>
+STOMPP_AVX2 void multiply_panels(const ProductBlock& block, Scratch* scratch) {
+  const int64_t k_bytes = block.rows.k_bytes, rows = block.rows.row_count;
+  const int64_t stride = offset_stride(k_bytes), chunks = ceil_div(k_bytes, kChunkBytes);
+  uint8_t* nibbles = scratch->nibbles[0][0];
+
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t k = chunk * kChunkBytes, bytes = k_bytes - k < kChunkBytes ? k_bytes - k : kChunkBytes;
+    const int64_t triples = ceil_div(2 * bytes, 3);
+    split<kPanels>(block.panels + k * kPanelOutputs, k_bytes * kPanelOutputs, bytes, nibbles);
+    const bool first = chunk % kChunksPerFlush == 0;
+    for (int64_t pair = 0; 2 * pair < rows; ++pair)
+      count_chunk<kPanels>(scratch->offsets + pair * stride + 2 * k, nibbles, triples, first, scratch->counts[pair]);
+
+    if (chunk + 1 < chunks && (chunk + 1) % kChunksPerFlush != 0) continue;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int p = 0; p < kPanels; ++p)
+        flush(scratch->counts[r / 2][p][r % 2], chunk < kChunksPerFlush, block.K,
+              block.dots + r * block.dot_stride + p * kPanelOutputs);
+  }
+}
+
+}  // namespace
+
+int64_t scratch_bytes(int64_t k_bytes) {
+  return static_cast<int64_t>(sizeof(Scratch)) + kBlockRows / 2 * offset_stride(k_bytes) * 2;
+}
+
+void prepare_rows(const RowBlock& rows, void* scratch) {
+  if (rows.row_count == 1) return;
+  uint16_t* offsets = static_cast<Scratch*>(scratch)->offsets;
+  for (int64_t r = 0; r < rows.row_count; r += 2, offsets += offset_stride(rows.k_bytes)) {
+    const uint8_t* row = rows.bits + r * rows.row_stride;
+    // A last odd row is paired with itself; the second count is not read.
+    expand(row, r + 1 < rows.row_count ? row + rows.row_stride : row, rows.k_bytes, offsets);
+  }
+}
+
+void multiply_block(const ProductBlock& block) {
+  static_assert(kBlockPanels == 4, "the numbers of panels instantiated below");
+  if (block.rows.row_count == 1) return multiply_one_row(block);
+  Scratch* scratch = static_cast<Scratch*>(block.scratch);
+  switch (block.panel_count) {
+    case 1:
+      return multiply_panels<1>(block, scratch);
+    case 2:
+      return multiply_panels<2>(block, scratch);
+    case 3:
+      return multiply_panels<3>(block, scratch);
+    default:
+      return multiply_panels<4>(block, scratch);
+  }
+}
+
+}  // namespace avx2
+}  // namespace stompp
+
+#endif

@@ -1,0 +1,76 @@
+#include "core/blocks.h"
+
+namespace stompp {
+namespace {
+
+constexpr int64_t kLine = 64;
+constexpr int64_t kDotBytes = kBlockRows * kBlockPanels * kPanelOutputs * static_cast<int64_t>(sizeof(int32_t));
+static_assert(kDotBytes % kLine == 0, "what follows the dot products begins on a cache line");
+
+}  // namespace
+
+BlockGrid::BlockGrid(int64_t M, const WeightShape& shape, int threads) {
+  row_blocks = ceil_div(M, kBlockRows);
+  // Equal blocks, of whole pairs of rows: a short last one would split the weights' bits for few rows.
+  rows = row_blocks == 0 ? kBlockRows : round_up(ceil_div(M, row_blocks), 2);
+  if (row_blocks != 0) row_blocks = ceil_div(M, rows);
+  group_units = ceil_div(shape.panels_per_group(), kBlockPanels);
+  all_units = group_units * shape.groups;
+
+  // With few rows the panels are shared out as well. Panels of unaligned groups share words of output bits, so then
+  // only rows are: whoever owns a row owns its words.
+  const bool aligned = shape.groups == 1 || shape.group_outputs() % kPanelOutputs == 0;
+  const int64_t wanted = threads == 1 ? 1 : 4 * static_cast<int64_t>(threads);
+  splits = !aligned || row_blocks >= wanted ? 1 : ceil_div(wanted, row_blocks < 1 ? 1 : row_blocks);
+  if (splits > all_units) splits = all_units;
+}
+
+namespace detail {
+
+BlockMemory::BlockMemory(int64_t scratch_bytes, int64_t row_bytes) : dots(nullptr), scratch(nullptr), rows(nullptr) {
+  const int64_t row_offset = kDotBytes + round_up(scratch_bytes, kLine);
+  bytes_.reset(new (std::nothrow) uint8_t[static_cast<size_t>(row_offset + row_bytes + kLine)]);
+  if (bytes_ == nullptr) return;
+  const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(bytes_.get()) % kLine);
+  uint8_t* start = bytes_.get() + (kLine - misaligned);
+  dots = reinterpret_cast<int32_t*>(start);
+  scratch = start + kDotBytes;
+  rows = start + row_offset;
+}
+
+void subtract_padding(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots) {
+  const WeightShape& shape = weight.shape;
+  for (int64_t r = 0; r < dots.rows; ++r) {
+    const ValidTaps& inside = valid[r];
+    if (inside.h_end - inside.h_begin == shape.kernel_h && inside.w_end - inside.w_begin == shape.kernel_w) continue;
+    int32_t* row = dots.values + r * dots.stride;
+    for (int64_t h = 0; h < shape.kernel_h; ++h)
+      for (int64_t w = 0; w < shape.kernel_w; ++w) {
+        if (h >= inside.h_begin && h < inside.h_end && w >= inside.w_begin && w < inside.w_end) continue;
+        const int32_t* sums = weight.tap_sums + (h * shape.kernel_w + w) * shape.out_channels + dots.n;
+        for (int64_t i = 0; i < dots.count; ++i) row[i] -= sums[i];
+      }
+  }
+}
+
+}  // namespace detail
+
+Status in_layout_of(const Implementation& implementation, const PackedWeight& weight,
+                    std::unique_ptr<uint8_t[]>* storage, PackedWeight* result, const Parallel& pool) {
+  if (weight.layout.id == implementation.layout.id) {
+    *result = weight;
+    return Status::ok();
+  }
+  const WeightShape& shape = weight.shape;
+  const int64_t bytes = packed_bytes(shape, implementation.layout);
+  const int64_t word_count = shape.out_channels * shape.taps() * words_for(shape.in_channels);
+  std::unique_ptr<uint32_t[]> words(new (std::nothrow) uint32_t[static_cast<size_t>(word_count)]);
+  storage->reset(new (std::nothrow) uint8_t[static_cast<size_t>(bytes)]);
+  if (words == nullptr || *storage == nullptr) return Status::error("out of memory");
+  Status status = unpack_weight_words(weight, words.get(), pool);
+  if (status.is_ok()) status = pack_weight_words(words.get(), shape, implementation.layout, storage->get(), pool);
+  if (status.is_ok()) status = view_packed(storage->get(), bytes, shape, result);
+  return status;
+}
+
+}  // namespace stompp

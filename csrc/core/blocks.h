@@ -1,0 +1,130 @@
+// The product that bgemm and bconv2d share: blocks of output rows against a packed weight.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+#include "core/epilogue.h"
+#include "core/implementation.h"
+#include "core/packed_weight.h"
+#include "core/parallel.h"
+#include "core/status.h"
+
+namespace stompp {
+
+// The taps [h_begin, h_end) x [w_begin, w_end) of a row that lie inside the input; the others read padding.
+struct ValidTaps {
+  int64_t h_begin, h_end, w_begin, w_end;
+};
+
+// How the output is cut: blocks of rows, and units of up to kBlockPanels panels of one group.
+struct BlockGrid {
+  int64_t rows, row_blocks;        // rows of a block; the last may have fewer
+  int64_t group_units, all_units;  // of one group, and of all groups
+  int64_t splits;                  // parts that the units of a row block are shared out in
+
+  BlockGrid(int64_t M, const WeightShape& shape, int threads);
+};
+
+namespace detail {
+
+// Memory of one thread, aligned to cache lines.
+class BlockMemory {
+ public:
+  BlockMemory(int64_t scratch_bytes, int64_t row_bytes);
+  bool failed() const { return bytes_ == nullptr; }
+
+  int32_t* dots;  // [kBlockRows][kBlockPanels * kPanelOutputs]
+  uint8_t* scratch;
+  uint8_t* rows;
+
+ private:
+  std::unique_ptr<uint8_t[]> bytes_;
+};
+
+// The dot products of outputs [n, n + count) of rows that begin with `first_row`.
+struct Dots {
+  int64_t first_row, rows, n, count;
+  int32_t* values;
+  int64_t stride;
+};
+
+// A tap of zero padding was read as +1, so its tap sum is taken away again: it adds nothing.
+void subtract_padding(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots);
+
+}  // namespace detail
+
+// Computes dot(row m, weight n) = K - 2*pop(row ^ weight) for m < M and all n, and finishes it with `epilogue`.
+//
+// RowSource says where a row's bits lie:
+//   int64_t block_bytes() const   memory that gather wants for one block
+//   RowBlock gather(int64_t first, int64_t count, int64_t group, uint8_t* memory, ValidTaps* valid) const
+//       rows first .. first + count - 1 of a group; `valid` of each only where zero_padding()
+//   bool zero_padding() const   whether padded taps, which gather makes +1, must add nothing
+template <class RowSource>
+Status multiply(const Implementation& implementation, const RowSource& source, int64_t M, const PackedWeight& weight,
+                const Epilogue& epilogue, const Parallel& pool) {
+  const WeightShape& shape = weight.shape;
+  const int64_t k_bytes = shape.taps() * weight.layout.tap_bytes(shape);
+  const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
+  const BlockGrid grid(M, shape, pool.threads);
+
+  std::atomic<bool> out_of_memory{false};
+  parallel_for(pool, grid.row_blocks * grid.splits, 1, [&](int64_t begin, int64_t end) {
+    const detail::BlockMemory memory(implementation.scratch_bytes(k_bytes), source.block_bytes());
+    if (memory.failed()) {
+      out_of_memory = true;
+      return;
+    }
+    ValidTaps valid[kBlockRows];
+    ProductBlock block = {};
+    block.scratch = memory.scratch;
+    block.K = static_cast<int32_t>(shape.K());
+    int64_t ready_block = -1, ready_group = -1;
+
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t row_block = item / grid.splits, split = item % grid.splits;
+      const int64_t first_row = row_block * grid.rows;
+      const int64_t rows = M - first_row < grid.rows ? M - first_row : grid.rows;
+      const int64_t unit_end = (split + 1) * grid.all_units / grid.splits;
+      for (int64_t unit = split * grid.all_units / grid.splits; unit < unit_end; ++unit) {
+        const int64_t group = unit / grid.group_units, in_group = unit % grid.group_units;
+        if (row_block != ready_block || group != ready_group) {
+          block.rows = source.gather(first_row, rows, group, memory.rows, valid);
+          implementation.prepare_rows(block.rows, block.scratch);
+          ready_block = row_block;
+          ready_group = group;
+        }
+        const int64_t panel = in_group * panels / grid.group_units;
+        block.panel_count = (in_group + 1) * panels / grid.group_units - panel;
+        block.panels = weight.panel(group, panel);
+
+        const int64_t left = group_outputs - panel * kPanelOutputs, whole = block.panel_count * kPanelOutputs;
+        detail::Dots dots = {first_row, rows, group * group_outputs + panel * kPanelOutputs, left, memory.dots, whole};
+        if (left >= whole) dots.count = whole;
+        const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;
+        if (in_place) {
+          dots.values = static_cast<int32_t*>(epilogue.out) + first_row * epilogue.N + dots.n;
+          dots.stride = epilogue.N;
+        }
+        block.dots = dots.values;
+        block.dot_stride = dots.stride;
+        implementation.multiply_block(block);
+        if (source.zero_padding()) detail::subtract_padding(weight, valid, dots);
+        if (in_place) continue;
+        for (int64_t r = 0; r < rows; ++r)
+          finish(epilogue, implementation, first_row + r, dots.n, dots.count, dots.values + r * dots.stride);
+      }
+    }
+  });
+  return out_of_memory ? Status::error("out of memory") : Status::ok();
+}
+
+// Weights packed for another layout than `implementation` reads are packed again into `storage`: right, but slow, and
+// only met where an implementation is forced after packing.
+Status in_layout_of(const Implementation& implementation, const PackedWeight& weight,
+                    std::unique_ptr<uint8_t[]>* storage, PackedWeight* result, const Parallel& pool);
+
+}  // namespace stompp

@@ -50,7 +50,7 @@ const Implementation kImplementation = {
     "avx2",
     "nibble lookup: popcounts for two rows at once from pshufb tables",
     supported,
-    {LayoutId::kBytes, 1},
+    {LayoutId::kInterleavedBytes, 1},
     scratch_bytes,
     prepare_rows,
     multiply_block,

@@ -1,12 +1,12 @@
-// Nibble lookup for two rows at once. Weights lie as bytes [K / 8][32 outputs]. For the nibbles a0 and a1 of a pair of
-// rows, one pshufb of the table
+// Nibble lookup for two rows at once. For the nibbles a0 and a1 of a pair of rows, one pshufb of the table
 //   T[a0][a1][i] = pop(a0 ^ i) + 16 * pop(a1 ^ i)
 // by 32 weight nibbles i counts 256 products: the first row's in the low half of each byte, the second row's in the
 // high half. Three lookups add up to M = m0 + 16 * m1 with m0, m1 <= 12, where the halves still do not touch. Then
-//   all += M (mod 256),  high += M >> 4,
-// and after a chunk of K the first row's count is all - 16 * high (mod 256). That is 9 vector instructions for 768
-// products. The 256 tables take 4 KB; weights are split into nibbles, and rows turned into offsets of tables, once for
-// a block.
+//   all += M,  shifted += M >> 4
+// where the sums are of bytes and the shift is of 16-bit words, so that an even byte of M >> 4 also has 16 * m0 of the
+// odd byte after it. From both sums, the counts are taken apart at the end of a chunk of K, see `take_apart`. That is 8
+// vector instructions for 768 products. The 256 tables take 4 KB; weights are split into nibbles, and rows turned into
+// offsets of tables, once for a block.
 #include <cstring>
 
 #include "core/avx2/vectors.h"
@@ -43,7 +43,7 @@ constexpr int kOffsetUnit = 8;  // offsets of tables count 8 bytes: they come fr
 struct Scratch {
   // [panel][32 outputs] of each nibble of a chunk
   alignas(64) uint8_t nibbles[kChunkNibbles][kBlockPanels][kPanelOutputs];
-  // counts of the chunks so far: of the two rows of a pair, outputs in the order of `widen`
+  // counts of the chunks so far, for the two rows of a pair
   alignas(64) uint16_t counts[kBlockRows / 2][kBlockPanels][2][kPanelOutputs];
   // [pair of rows][2 * k_bytes, zeros up to the stride]: of each nibble of K, where its table begins
   alignas(64) uint16_t offsets[1];
@@ -103,8 +103,12 @@ STOMPP_AVX2_INLINE __m256i table(uint16_t offset) {
 }
 
 template <int kPanels>
-STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbles, __m256i (&all)[kPanels],
-                                   __m256i (&high)[kPanels]) {
+struct ChunkSums {
+  __m256i all[kPanels], shifted[kPanels];
+};
+
+template <int kPanels>
+STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbles, ChunkSums<kPanels>& sums) {
   constexpr int kStep = kPanels * kPanelOutputs;
   const __m256i table0 = table(offsets[0]), table1 = table(offsets[1]), table2 = table(offsets[2]);
 #pragma GCC unroll 4
@@ -112,42 +116,48 @@ STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbl
     __m256i sum = _mm256_shuffle_epi8(table0, load(nibbles));
     sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table1, load(nibbles + kStep)));
     sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table2, load(nibbles + 2 * kStep)));
-    all[p] = _mm256_add_epi8(all[p], sum);
-    high[p] = _mm256_add_epi8(high[p], _mm256_and_si256(_mm256_srli_epi16(sum, 4), _mm256_set1_epi8(15)));
+    sums.all[p] = _mm256_add_epi8(sums.all[p], sum);
+    sums.shifted[p] = _mm256_add_epi8(sums.shifted[p], _mm256_srli_epi16(sum, 4));
+    // Else gcc merges the sums of neighbouring triples, runs out of registers and keeps the counts on the stack.
+    __asm__ volatile("" : "+x"(sums.all[p]), "+x"(sums.shifted[p]));
   }
 }
 
-// Adds 32 8-bit counts to 16-bit ones: outputs 0-7 and 16-23, then 8-15 and 24-31.
-STOMPP_AVX2_INLINE void widen(__m256i counts, bool first, uint16_t* wide) {
-  __m256i low = _mm256_unpacklo_epi8(counts, _mm256_setzero_si256());
-  __m256i high = _mm256_unpackhi_epi8(counts, _mm256_setzero_si256());
-  if (!first) {
-    low = _mm256_add_epi16(low, load(wide));
-    high = _mm256_add_epi16(high, load(wide + 16));
-  }
-  store(wide, low);
-  store(wide + 16, high);
+STOMPP_AVX2_INLINE void add_to(uint16_t* counts, bool first, __m256i more) {
+  store(counts, first ? more : _mm256_add_epi16(more, load(counts)));
+}
+
+// Adds the counts of a chunk to those of the pair of rows. With even and odd bytes e and o of a 16-bit word, and counts
+// n0 and n1 of the rows,
+//   all:     e = n0[e] + 16 * n1[e]    o = n0[o] + 16 * n1[o]    (mod 256)
+//   shifted: e = n1[e] + 16 * n0[o]    o = n1[o]                 (mod 256)
+// and every count is below 256, so they follow one from the other, beginning with n1[o].
+STOMPP_AVX2_INLINE void take_apart(__m256i all, __m256i shifted, bool first, uint16_t (*counts)[kPanelOutputs]) {
+  const __m256i byte = _mm256_set1_epi16(255);
+  const __m256i odd1 = _mm256_srli_epi16(shifted, 8);
+  all = _mm256_sub_epi16(all, _mm256_slli_epi16(odd1, 12));
+  const __m256i odd0 = _mm256_srli_epi16(all, 8);
+  const __m256i even1 = _mm256_and_si256(_mm256_sub_epi16(shifted, _mm256_slli_epi16(odd0, 4)), byte);
+  const __m256i even0 = _mm256_and_si256(_mm256_sub_epi16(all, _mm256_slli_epi16(even1, 4)), byte);
+  add_to(counts[0], first, even0);
+  add_to(counts[0] + kPanelOutputs / 2, first, odd0);
+  add_to(counts[1], first, even1);
+  add_to(counts[1] + kPanelOutputs / 2, first, odd1);
 }
 
 // A chunk of K for one pair of rows.
 template <int kPanels>
 STOMPP_AVX2_INLINE void count_chunk(const uint16_t* offsets, const uint8_t* nibbles, int64_t triples, bool first,
                                     uint16_t (*counts)[2][kPanelOutputs]) {
-  __m256i all[kPanels], high[kPanels];
-  for (int p = 0; p < kPanels; ++p) all[p] = high[p] = _mm256_setzero_si256();
+  ChunkSums<kPanels> sums;
+  for (int p = 0; p < kPanels; ++p) sums.all[p] = sums.shifted[p] = _mm256_setzero_si256();
   constexpr int64_t kTriple = 3 * kPanels * kPanelOutputs;
-  const uint16_t* end = offsets + triples / 2 * 6;
-  for (; offsets != end; offsets += 6, nibbles += 2 * kTriple) {
-    add_triple<kPanels>(offsets, nibbles, all, high);
-    add_triple<kPanels>(offsets + 3, nibbles + kTriple, all, high);
-  }
-  if (triples % 2 != 0) add_triple<kPanels>(offsets, nibbles, all, high);
+  for (; triples >= 4; triples -= 4, offsets += 12, nibbles += 4 * kTriple)
 #pragma GCC unroll 4
-  for (int p = 0; p < kPanels; ++p) {
-    const __m256i high16 = _mm256_and_si256(_mm256_slli_epi16(high[p], 4), _mm256_set1_epi8(-16));
-    widen(_mm256_sub_epi8(all[p], high16), first, counts[p][0]);
-    widen(high[p], first, counts[p][1]);
-  }
+    for (int i = 0; i < 4; ++i) add_triple<kPanels>(offsets + 3 * i, nibbles + i * kTriple, sums);
+  for (; triples > 0; --triples, offsets += 3, nibbles += kTriple) add_triple<kPanels>(offsets, nibbles, sums);
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) take_apart(sums.all[p], sums.shifted[p], first, counts[p]);
 }
 
 // dots = base - 2 * counts for eight outputs.
@@ -158,10 +168,7 @@ STOMPP_AVX2_INLINE void flush8(const uint16_t* counts, __m256i base, int32_t* do
 
 STOMPP_AVX2_INLINE void flush(const uint16_t* counts, bool first, int32_t K, int32_t* dots) {
   const __m256i start = _mm256_set1_epi32(K);
-  flush8(counts, first ? start : load(dots), dots);
-  flush8(counts + 8, first ? start : load(dots + 16), dots + 16);
-  flush8(counts + 16, first ? start : load(dots + 8), dots + 8);
-  flush8(counts + 24, first ? start : load(dots + 24), dots + 24);
+  for (int n = 0; n < kPanelOutputs; n += 8) flush8(counts + n, first ? start : load(dots + n), dots + n);
 }
 
 template <int kPanels>

@@ -29,18 +29,13 @@ STOMPP_AVX2_INLINE __m256i table(unsigned offset) {
   return _mm256_broadcastsi128_si256(load128(kTables.bytes[0] + offset));
 }
 
-// dots = base - 2 * counts for eight outputs, whose counts are the first bytes.
-STOMPP_AVX2_INLINE void subtract8(__m128i counts, int32_t* dots) {
-  const __m256i pops = _mm256_cvtepu8_epi32(counts);
-  store(dots, _mm256_sub_epi32(load(dots), _mm256_add_epi32(pops, pops)));
-}
-
-STOMPP_AVX2_INLINE void subtract(__m256i counts, int32_t* dots) {
-  const __m128i low = _mm256_castsi256_si128(counts), high = _mm256_extracti128_si256(counts, 1);
-  subtract8(low, dots);
-  subtract8(_mm_srli_si128(low, 8), dots + 8);
-  subtract8(high, dots + 16);
-  subtract8(_mm_srli_si128(high, 8), dots + 24);
+// Subtracts twice the counts, which are those of 16 outputs, from dots.
+STOMPP_AVX2_INLINE void subtract16(__m256i counts, int32_t* dots) {
+  const __m256i twice = _mm256_slli_epi16(counts, 1);
+  const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(twice));
+  const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(twice, 1));
+  store(dots, _mm256_sub_epi32(load(dots), low));
+  store(dots + 8, _mm256_sub_epi32(load(dots + 8), high));
 }
 
 template <int kPanels>
@@ -64,7 +59,11 @@ STOMPP_AVX2 void multiply_panels(const ProductBlock& block) {
       }
     }
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) subtract(counts[p], block.dots + p * kPanelOutputs);
+    for (int p = 0; p < kPanels; ++p) {
+      int32_t* dots = block.dots + p * kPanelOutputs;
+      subtract16(_mm256_and_si256(counts[p], _mm256_set1_epi16(255)), dots);
+      subtract16(_mm256_srli_epi16(counts[p], 8), dots + kPanelOutputs / 2);
+    }
   }
 }
 

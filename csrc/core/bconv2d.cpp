@@ -8,9 +8,17 @@
 namespace stompp {
 namespace {
 
-// A copy of a few bytes, most often a multiple of 8, without a call.
+// A copy of a few bytes without a call.
 inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
-  for (; count >= 8; count -= 8, to += 8, from += 8) std::memcpy(to, from, 8);
+  for (; count >= 16; count -= 16, to += 16, from += 16) std::memcpy(to, from, 16);
+  if (count >= 8) {
+    std::memcpy(to, from, 8);
+    count -= 8, to += 8, from += 8;
+  }
+  if (count >= 4) {
+    std::memcpy(to, from, 4);
+    count -= 4, to += 4, from += 4;
+  }
   for (; count > 0; --count) *to++ = *from++;
 }
 
@@ -31,7 +39,8 @@ struct PixelRows {
   Conv2dShape shape;
   int64_t kernel_h, kernel_w, out_height, out_width;
   int64_t pixel_bytes, group_bytes, tap_bytes;
-  bool dense;  // 1x1, stride 1, no padding: rows lie as pixels do
+  int64_t row_step, tap_step;  // bytes from a tap to the one below it, and to the one beside it
+  bool dense;                  // 1x1, stride 1, no padding: rows lie as pixels do
 
   int64_t block_bytes() const { return dense ? 0 : kBlockRows * kernel_h * kernel_w * tap_bytes; }
   bool zero_padding() const { return !dense && shape.padding_value == 0; }
@@ -58,18 +67,17 @@ struct PixelRows {
 
   // `origin` is where the first tap lies, from x on, or would lie if it were inside.
   void gather_row(int64_t origin, int64_t padding_offset, const ValidTaps& taps, uint8_t* out) const {
-    const int64_t row_step = shape.dilation_h * shape.width * pixel_bytes, step = shape.dilation_w * pixel_bytes;
     const bool whole_width = taps.w_end - taps.w_begin == kernel_w;
-    for (int64_t h = 0; h < kernel_h; ++h) {
+    for (int64_t h = 0; h < kernel_h; ++h, origin += row_step) {
       const bool inside = h >= taps.h_begin && h < taps.h_end;
-      if (inside && whole_width && step == tap_bytes) {
-        copy_bytes(out, x + origin + h * row_step, kernel_w * tap_bytes);
+      if (inside && whole_width && tap_step == tap_bytes) {  // side by side
+        copy_bytes(out, x + origin, kernel_w * tap_bytes);
         out += kernel_w * tap_bytes;
         continue;
       }
       for (int64_t w = 0; w < kernel_w; ++w, out += tap_bytes) {
         const bool valid = inside && w >= taps.w_begin && w < taps.w_end;
-        copy_bytes(out, valid ? x + origin + h * row_step + w * step : padding_row + padding_offset, tap_bytes);
+        copy_bytes(out, valid ? x + origin + w * tap_step : padding_row + padding_offset, tap_bytes);
       }
     }
   }
@@ -159,6 +167,8 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   rows.pixel_bytes = pixel_words * kWordBytes;
   rows.group_bytes = sliced ? w.in_channels / 8 : words_for(w.in_channels) * kWordBytes;
   rows.tap_bytes = readable.layout.tap_bytes(w);
+  rows.row_step = shape.dilation_h * shape.width * rows.pixel_bytes;
+  rows.tap_step = shape.dilation_w * rows.pixel_bytes;
   rows.dense =
       w.taps() == 1 && shape.stride_h == 1 && shape.stride_w == 1 && shape.padding_h == 0 && shape.padding_w == 0;
   return multiply(*implementation, rows, shape.batch * rows.out_height * rows.out_width, readable, epilogue, pool);

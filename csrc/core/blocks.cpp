@@ -40,16 +40,23 @@ BlockMemory::BlockMemory(int64_t scratch_bytes, int64_t row_bytes) : dots(nullpt
 
 void subtract_padding(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots) {
   const WeightShape& shape = weight.shape;
+  int32_t padded[kBlockPanels * kPanelOutputs];  // what the padded taps of `last` add
+  const ValidTaps* last = nullptr;
   for (int64_t r = 0; r < dots.rows; ++r) {
     const ValidTaps& inside = valid[r];
     if (inside.h_end - inside.h_begin == shape.kernel_h && inside.w_end - inside.w_begin == shape.kernel_w) continue;
+    if (last == nullptr || !(*last == inside)) {
+      for (int64_t i = 0; i < dots.count; ++i) padded[i] = 0;
+      for (int64_t h = 0; h < shape.kernel_h; ++h)
+        for (int64_t w = 0; w < shape.kernel_w; ++w) {
+          if (h >= inside.h_begin && h < inside.h_end && w >= inside.w_begin && w < inside.w_end) continue;
+          const int32_t* sums = weight.tap_sums + (h * shape.kernel_w + w) * shape.out_channels + dots.n;
+          for (int64_t i = 0; i < dots.count; ++i) padded[i] += sums[i];
+        }
+      last = &inside;
+    }
     int32_t* row = dots.values + r * dots.stride;
-    for (int64_t h = 0; h < shape.kernel_h; ++h)
-      for (int64_t w = 0; w < shape.kernel_w; ++w) {
-        if (h >= inside.h_begin && h < inside.h_end && w >= inside.w_begin && w < inside.w_end) continue;
-        const int32_t* sums = weight.tap_sums + (h * shape.kernel_w + w) * shape.out_channels + dots.n;
-        for (int64_t i = 0; i < dots.count; ++i) row[i] -= sums[i];
-      }
+    for (int64_t i = 0; i < dots.count; ++i) row[i] -= padded[i];
   }
 }
 

@@ -17,6 +17,10 @@ namespace stompp {
 // The taps [h_begin, h_end) x [w_begin, w_end) of a row that lie inside the input; the others read padding.
 struct ValidTaps {
   int64_t h_begin, h_end, w_begin, w_end;
+
+  bool operator==(const ValidTaps& other) const {
+    return h_begin == other.h_begin && h_end == other.h_end && w_begin == other.w_begin && w_end == other.w_end;
+  }
 };
 
 // How the output is cut: blocks of rows, and units of up to kBlockPanels panels of one group.
@@ -42,13 +46,6 @@ class BlockMemory {
 
  private:
   std::unique_ptr<uint8_t[]> bytes_;
-};
-
-// The dot products of outputs [n, n + count) of rows that begin with `first_row`.
-struct Dots {
-  int64_t first_row, rows, n, count;
-  int32_t* values;
-  int64_t stride;
 };
 
 // A tap of zero padding was read as +1, so its tap sum is taken away again: it adds nothing.
@@ -102,7 +99,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         block.panels = weight.panel(group, panel);
 
         const int64_t left = group_outputs - panel * kPanelOutputs, whole = block.panel_count * kPanelOutputs;
-        detail::Dots dots = {first_row, rows, group * group_outputs + panel * kPanelOutputs, left, memory.dots, whole};
+        Dots dots = {first_row, rows, group * group_outputs + panel * kPanelOutputs, left, memory.dots, whole};
         if (left >= whole) dots.count = whole;
         const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;
         if (in_place) {
@@ -113,9 +110,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         block.dot_stride = dots.stride;
         implementation.multiply_block(block);
         if (source.zero_padding()) detail::subtract_padding(weight, valid, dots);
-        if (in_place) continue;
-        for (int64_t r = 0; r < rows; ++r)
-          finish(epilogue, implementation, first_row + r, dots.n, dots.count, dots.values + r * dots.stride);
+        if (!in_place) finish(epilogue, implementation, dots);
       }
     }
   });

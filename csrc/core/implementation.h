@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/epilogue.h"
 #include "core/float_types.h"
 #include "core/packed_weight.h"
 #include "core/progressive.h"
@@ -50,8 +51,12 @@ struct Implementation {
   // The inverse: +1 or -1 for each of K bits.
   void (*unpack_row)(const uint32_t* words, FloatType type, int64_t K, void* out);
 
-  // Bit i = acc[i] < threshold[i] for i < count <= 32. Higher bits are unspecified.
-  uint32_t (*less_than)(const int32_t* acc, const int32_t* threshold, int64_t count);
+  // For each of up to kBlockRows rows of accumulators, acc + r * stride: bit i of bits[r] = acc[i] < thresholds[i], for
+  // i < 32.
+  void (*less_than)(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits);
+
+  // The kAffine epilogue.
+  void (*affine)(const Epilogue& epilogue, const Dots& dots);
 
   // `count` elements of one row of a mask; see progressive.h.
   void (*progressive_forward)(const ProgressiveRow& row);

@@ -48,11 +48,14 @@ void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
   pack_row_as<BFloat16>(x, K, words);
 }
 
-uint32_t less_than(const int32_t* acc, const int32_t* threshold, int64_t count) {
-  uint32_t bits = 0;
-  for (int64_t i = 0; i < count; ++i) bits |= static_cast<uint32_t>(acc[i] < threshold[i]) << i;
-  return bits;
+void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits) {
+  for (int64_t r = 0; r < rows; ++r, acc += stride) {
+    bits[r] = 0;
+    for (int i = 0; i < 32; ++i) bits[r] |= static_cast<uint32_t>(acc[i] < thresholds[i]) << i;
+  }
 }
+
+void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
 
 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
   elementwise::unpack_row(words, type, K, out);
@@ -78,6 +81,7 @@ const Implementation kImplementation = {
     pack_row,
     unpack_row,
     less_than,
+    affine,
     progressive_forward,
     progressive_backward,
     refresh_words,

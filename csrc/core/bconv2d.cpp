@@ -8,18 +8,17 @@
 namespace stompp {
 namespace {
 
-// A copy of a few bytes without a call.
+// A copy of a few bytes without a call. The last 16 may overlap those before them.
 inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
-  for (; count >= 16; count -= 16, to += 16, from += 16) std::memcpy(to, from, 16);
-  if (count >= 8) {
+  if (count >= 16) {
+    for (int64_t i = 0; i < count - 16; i += 16) std::memcpy(to + i, from + i, 16);
+    std::memcpy(to + count - 16, from + count - 16, 16);
+  } else if (count >= 8) {
     std::memcpy(to, from, 8);
-    count -= 8, to += 8, from += 8;
+    std::memcpy(to + count - 8, from + count - 8, 8);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
   }
-  if (count >= 4) {
-    std::memcpy(to, from, 4);
-    count -= 4, to += 4, from += 4;
-  }
-  for (; count > 0; --count) *to++ = *from++;
 }
 
 // The taps of one axis, `size` of them from `start` on, that lie in [0, limit).
@@ -68,18 +67,19 @@ struct PixelRows {
   // `origin` is where the first tap lies, from x on, or would lie if it were inside.
   void gather_row(int64_t origin, int64_t padding_offset, const ValidTaps& taps, uint8_t* out) const {
     const bool whole_width = taps.w_end - taps.w_begin == kernel_w;
-    for (int64_t h = 0; h < kernel_h; ++h, origin += row_step) {
-      const bool inside = h >= taps.h_begin && h < taps.h_end;
-      if (inside && whole_width && tap_step == tap_bytes) {  // side by side
-        copy_bytes(out, x + origin, kernel_w * tap_bytes);
-        out += kernel_w * tap_bytes;
-        continue;
+    const int64_t width_bytes = kernel_w * tap_bytes;
+    if (whole_width && taps.h_end - taps.h_begin == kernel_h && tap_step == tap_bytes) {
+      for (const uint8_t *from = x + origin, *end = out + kernel_h * width_bytes; out != end; out += width_bytes) {
+        copy_bytes(out, from, width_bytes);
+        from += row_step;
       }
-      for (int64_t w = 0; w < kernel_w; ++w, out += tap_bytes) {
-        const bool valid = inside && w >= taps.w_begin && w < taps.w_end;
-        copy_bytes(out, valid ? x + origin + w * tap_step : padding_row + padding_offset, tap_bytes);
-      }
+      return;
     }
+    for (int64_t h = 0; h < kernel_h; ++h, origin += row_step)
+      for (int64_t w = 0; w < kernel_w; ++w, out += tap_bytes) {
+        const bool inside = h >= taps.h_begin && h < taps.h_end && w >= taps.w_begin && w < taps.w_end;
+        copy_bytes(out, inside ? x + origin + w * tap_step : padding_row + padding_offset, tap_bytes);
+      }
   }
 };
 

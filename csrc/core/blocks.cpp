@@ -38,25 +38,30 @@ BlockMemory::BlockMemory(int64_t scratch_bytes, int64_t row_bytes) : dots(nullpt
   rows = start + row_offset;
 }
 
-void subtract_padding(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots) {
+void PaddingSums::add_up(const PackedWeight& weight, const ValidTaps& valid, const Dots& dots, Entry* entry) {
   const WeightShape& shape = weight.shape;
-  int32_t padded[kBlockPanels * kPanelOutputs];  // what the padded taps of `last` add
-  const ValidTaps* last = nullptr;
+  entry->valid = valid;
+  entry->n = dots.n;
+  entry->count = dots.count;
+  for (int64_t i = 0; i < dots.count; ++i) entry->sums[i] = 0;
+  for (int64_t h = 0; h < shape.kernel_h; ++h)
+    for (int64_t w = 0; w < shape.kernel_w; ++w) {
+      if (h >= valid.h_begin && h < valid.h_end && w >= valid.w_begin && w < valid.w_end) continue;
+      const int32_t* tap = weight.tap_sums + (h * shape.kernel_w + w) * shape.out_channels + dots.n;
+      for (int64_t i = 0; i < dots.count; ++i) entry->sums[i] += tap[i];
+    }
+}
+
+void PaddingSums::subtract(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots) {
+  const int64_t kernel_h = weight.shape.kernel_h, kernel_w = weight.shape.kernel_w;
   for (int64_t r = 0; r < dots.rows; ++r) {
     const ValidTaps& inside = valid[r];
-    if (inside.h_end - inside.h_begin == shape.kernel_h && inside.w_end - inside.w_begin == shape.kernel_w) continue;
-    if (last == nullptr || !(*last == inside)) {
-      for (int64_t i = 0; i < dots.count; ++i) padded[i] = 0;
-      for (int64_t h = 0; h < shape.kernel_h; ++h)
-        for (int64_t w = 0; w < shape.kernel_w; ++w) {
-          if (h >= inside.h_begin && h < inside.h_end && w >= inside.w_begin && w < inside.w_end) continue;
-          const int32_t* sums = weight.tap_sums + (h * shape.kernel_w + w) * shape.out_channels + dots.n;
-          for (int64_t i = 0; i < dots.count; ++i) padded[i] += sums[i];
-        }
-      last = &inside;
-    }
+    if (inside.h_end - inside.h_begin == kernel_h && inside.w_end - inside.w_begin == kernel_w) continue;
+    Entry& entry = entries_[(inside.w_begin > 0 ? 2 : 0) + (inside.w_end < kernel_w ? 1 : 0)];
+    if (entry.n != dots.n || entry.count != dots.count || !(entry.valid == inside))
+      add_up(weight, inside, dots, &entry);
     int32_t* row = dots.values + r * dots.stride;
-    for (int64_t i = 0; i < dots.count; ++i) row[i] -= padded[i];
+    for (int64_t i = 0; i < dots.count; ++i) row[i] -= entry.sums[i];
   }
 }
 

@@ -48,8 +48,22 @@ class BlockMemory {
   std::unique_ptr<uint8_t[]> bytes_;
 };
 
-// A tap of zero padding was read as +1, so its tap sum is taken away again: it adds nothing.
-void subtract_padding(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots);
+// A tap of zero padding was read as +1, so its tap sum is taken away again: it adds nothing. The sum over the padded
+// taps is kept for the next rows with the same ones.
+class PaddingSums {
+ public:
+  void subtract(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots);
+
+ private:
+  struct Entry {
+    ValidTaps valid = {};
+    int64_t n = 0, count = 0;  // the outputs that `sums` belongs to
+    int32_t sums[kBlockPanels * kPanelOutputs];
+  };
+  static void add_up(const PackedWeight& weight, const ValidTaps& valid, const Dots& dots, Entry* entry);
+
+  Entry entries_[4];  // left or not, right or not: neighbours on the border alternate between them
+};
 
 }  // namespace detail
 
@@ -76,6 +90,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
       return;
     }
     ValidTaps valid[kBlockRows];
+    detail::PaddingSums padding;
     ProductBlock block = {};
     block.scratch = memory.scratch;
     block.K = static_cast<int32_t>(shape.K());
@@ -109,7 +124,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         block.dots = dots.values;
         block.dot_stride = dots.stride;
         implementation.multiply_block(block);
-        if (source.zero_padding()) detail::subtract_padding(weight, valid, dots);
+        if (source.zero_padding()) padding.subtract(weight, valid, dots);
         if (!in_place) finish(epilogue, implementation, dots);
       }
     }

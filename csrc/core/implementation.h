@@ -11,7 +11,7 @@
 
 namespace stompp {
 
-constexpr int64_t kBlockRows = 32;   // rows that share one pass over a weight panel
+constexpr int64_t kBlockRows = 56;   // rows that share one pass over a weight panel
 constexpr int64_t kBlockPanels = 4;  // panels that share one pass over the rows
 
 // Rows of bits, of which k_bytes are the row's in the order of a panel: [tap][tap_bytes].

@@ -20,9 +20,9 @@ namespace {
 // A nibble adds at most 4 to a count: 60 * 4 = 240 fits 8 bits, 273 * 240 = 65520 fits 16 bits.
 constexpr int64_t kChunkBytes = 30;
 constexpr int64_t kChunkNibbles = 2 * kChunkBytes;
-constexpr int64_t kChunksPerFlush = 273;
+constexpr int64_t kSumBytes = 273 * kChunkBytes;
 static_assert(kChunkNibbles % 6 == 0, "chunks are whole triples of nibbles and whole bytes");
-static_assert(kChunkNibbles * 4 <= 255 && kChunksPerFlush * kChunkNibbles * 4 <= 65535, "counts must not wrap");
+static_assert(kChunkNibbles * 4 <= 255 && kSumBytes * 8 <= 65535, "counts must not wrap");
 static_assert(3 * 4 <= 15, "three lookups stay within half a byte");
 
 struct Tables {
@@ -43,8 +43,10 @@ constexpr int kOffsetUnit = 8;  // offsets of tables count 8 bytes: they come fr
 struct Scratch {
   // [panel][32 outputs] of each nibble of a chunk
   alignas(64) uint8_t nibbles[kChunkNibbles][kBlockPanels][kPanelOutputs];
-  // counts of the chunks so far, for the two rows of a pair
-  alignas(64) uint16_t counts[kBlockRows / 2][kBlockPanels][2][kPanelOutputs];
+  // 16-bit counts of the chunks so far, for the two rows of a pair
+  alignas(64) uint16_t sums[kBlockRows / 2][kBlockPanels][2][kPanelOutputs];
+  // where K is longer than 16-bit sums can be: the dot products of one section of it
+  alignas(64) int32_t dots[kBlockRows * kBlockPanels * kPanelOutputs];
   // [pair of rows][2 * k_bytes, zeros up to the stride]: of each nibble of K, where its table begins
   alignas(64) uint16_t offsets[1];
 };
@@ -103,12 +105,8 @@ STOMPP_AVX2_INLINE __m256i table(uint16_t offset) {
 }
 
 template <int kPanels>
-struct ChunkSums {
-  __m256i all[kPanels], shifted[kPanels];
-};
-
-template <int kPanels>
-STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbles, ChunkSums<kPanels>& sums) {
+STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbles, __m256i (&all)[kPanels],
+                                   __m256i (&shifted)[kPanels]) {
   constexpr int kStep = kPanels * kPanelOutputs;
   const __m256i table0 = table(offsets[0]), table1 = table(offsets[1]), table2 = table(offsets[2]);
 #pragma GCC unroll 4
@@ -116,80 +114,109 @@ STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbl
     __m256i sum = _mm256_shuffle_epi8(table0, load(nibbles));
     sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table1, load(nibbles + kStep)));
     sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table2, load(nibbles + 2 * kStep)));
-    sums.all[p] = _mm256_add_epi8(sums.all[p], sum);
-    sums.shifted[p] = _mm256_add_epi8(sums.shifted[p], _mm256_srli_epi16(sum, 4));
+    all[p] = _mm256_add_epi8(all[p], sum);
+    shifted[p] = _mm256_add_epi8(shifted[p], _mm256_srli_epi16(sum, 4));
     // Else gcc merges the sums of neighbouring triples, runs out of registers and keeps the counts on the stack.
-    __asm__ volatile("" : "+x"(sums.all[p]), "+x"(sums.shifted[p]));
+    __asm__ volatile("" : "+x"(all[p]), "+x"(shifted[p]));
   }
 }
 
-STOMPP_AVX2_INLINE void add_to(uint16_t* counts, bool first, __m256i more) {
-  store(counts, first ? more : _mm256_add_epi16(more, load(counts)));
+// What becomes of the counts of a chunk.
+struct ChunkStep {
+  bool first, last;  // of those that are added up in 16 bits
+  bool two_rows;     // the second row of the pair exists
+  int32_t K;
+  int64_t stride;  // of the dot products
+};
+
+// Adds the counts of 16 outputs to `sums`, or to them and on to the dot products, K - 2 * counts.
+template <bool kFirst, bool kLast>
+STOMPP_AVX2_INLINE void add_counts(__m256i counts, const ChunkStep& step, uint16_t* sums, int32_t* dots) {
+  if (!kFirst) counts = _mm256_add_epi16(counts, load(sums));
+  if (!kLast) return store(sums, counts);
+  const __m256i K = _mm256_set1_epi32(step.K);
+  const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(counts));
+  const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(counts, 1));
+  store(dots, _mm256_sub_epi32(K, _mm256_add_epi32(low, low)));
+  store(dots + 8, _mm256_sub_epi32(K, _mm256_add_epi32(high, high)));
 }
 
-// Adds the counts of a chunk to those of the pair of rows. With even and odd bytes e and o of a 16-bit word, and counts
-// n0 and n1 of the rows,
+// With even and odd bytes e and o of a 16-bit word, and counts n0 and n1 of the rows,
 //   all:     e = n0[e] + 16 * n1[e]    o = n0[o] + 16 * n1[o]    (mod 256)
 //   shifted: e = n1[e] + 16 * n0[o]    o = n1[o]                 (mod 256)
 // and every count is below 256, so they follow one from the other, beginning with n1[o].
-STOMPP_AVX2_INLINE void take_apart(__m256i all, __m256i shifted, bool first, uint16_t (*counts)[kPanelOutputs]) {
+template <int kPanels, bool kFirst, bool kLast>
+STOMPP_AVX2_INLINE void take_apart(const __m256i (&all)[kPanels], const __m256i (&shifted)[kPanels],
+                                   const ChunkStep& step, uint16_t (*sums)[2][kPanelOutputs], int32_t* dots) {
+  constexpr int64_t kHalf = kPanelOutputs / 2;
   const __m256i byte = _mm256_set1_epi16(255);
-  const __m256i odd1 = _mm256_srli_epi16(shifted, 8);
-  all = _mm256_sub_epi16(all, _mm256_slli_epi16(odd1, 12));
-  const __m256i odd0 = _mm256_srli_epi16(all, 8);
-  const __m256i even1 = _mm256_and_si256(_mm256_sub_epi16(shifted, _mm256_slli_epi16(odd0, 4)), byte);
-  const __m256i even0 = _mm256_and_si256(_mm256_sub_epi16(all, _mm256_slli_epi16(even1, 4)), byte);
-  add_to(counts[0], first, even0);
-  add_to(counts[0] + kPanelOutputs / 2, first, odd0);
-  add_to(counts[1], first, even1);
-  add_to(counts[1] + kPanelOutputs / 2, first, odd1);
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p, dots += kPanelOutputs) {
+    const __m256i odd1 = _mm256_srli_epi16(shifted[p], 8);
+    const __m256i rest = _mm256_sub_epi16(all[p], _mm256_slli_epi16(odd1, 12));
+    const __m256i odd0 = _mm256_srli_epi16(rest, 8);
+    const __m256i even1 = _mm256_and_si256(_mm256_sub_epi16(shifted[p], _mm256_slli_epi16(odd0, 4)), byte);
+    const __m256i even0 = _mm256_and_si256(_mm256_sub_epi16(rest, _mm256_slli_epi16(even1, 4)), byte);
+    add_counts<kFirst, kLast>(even0, step, sums[p][0], dots);
+    add_counts<kFirst, kLast>(odd0, step, sums[p][0] + kHalf, dots + kHalf);
+    if (kLast && !step.two_rows) continue;
+    add_counts<kFirst, kLast>(even1, step, sums[p][1], dots + step.stride);
+    add_counts<kFirst, kLast>(odd1, step, sums[p][1] + kHalf, dots + step.stride + kHalf);
+  }
 }
 
 // A chunk of K for one pair of rows.
 template <int kPanels>
-STOMPP_AVX2_INLINE void count_chunk(const uint16_t* offsets, const uint8_t* nibbles, int64_t triples, bool first,
-                                    uint16_t (*counts)[2][kPanelOutputs]) {
-  ChunkSums<kPanels> sums;
-  for (int p = 0; p < kPanels; ++p) sums.all[p] = sums.shifted[p] = _mm256_setzero_si256();
+STOMPP_AVX2_INLINE void multiply_chunk(const uint16_t* offsets, const uint8_t* nibbles, int64_t triples,
+                                       const ChunkStep& step, uint16_t (*sums)[2][kPanelOutputs], int32_t* dots) {
+  __m256i all[kPanels], shifted[kPanels];
+  for (int p = 0; p < kPanels; ++p) all[p] = shifted[p] = _mm256_setzero_si256();
   constexpr int64_t kTriple = 3 * kPanels * kPanelOutputs;
   for (; triples >= 4; triples -= 4, offsets += 12, nibbles += 4 * kTriple)
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) add_triple<kPanels>(offsets + 3 * i, nibbles + i * kTriple, sums);
-  for (; triples > 0; --triples, offsets += 3, nibbles += kTriple) add_triple<kPanels>(offsets, nibbles, sums);
-#pragma GCC unroll 4
-  for (int p = 0; p < kPanels; ++p) take_apart(sums.all[p], sums.shifted[p], first, counts[p]);
+    for (int i = 0; i < 4; ++i) add_triple<kPanels>(offsets + 3 * i, nibbles + i * kTriple, all, shifted);
+  for (; triples > 0; --triples, offsets += 3, nibbles += kTriple) add_triple<kPanels>(offsets, nibbles, all, shifted);
+  if (step.first)
+    step.last ? take_apart<kPanels, true, true>(all, shifted, step, sums, dots)
+              : take_apart<kPanels, true, false>(all, shifted, step, sums, dots);
+  else
+    step.last ? take_apart<kPanels, false, true>(all, shifted, step, sums, dots)
+              : take_apart<kPanels, false, false>(all, shifted, step, sums, dots);
 }
 
-// dots = base - 2 * counts for eight outputs.
-STOMPP_AVX2_INLINE void flush8(const uint16_t* counts, __m256i base, int32_t* dots) {
-  const __m256i pops = _mm256_cvtepu16_epi32(load128(counts));
-  store(dots, _mm256_sub_epi32(base, _mm256_add_epi32(pops, pops)));
-}
-
-STOMPP_AVX2_INLINE void flush(const uint16_t* counts, bool first, int32_t K, int32_t* dots) {
-  const __m256i start = _mm256_set1_epi32(K);
-  for (int n = 0; n < kPanelOutputs; n += 8) flush8(counts + n, first ? start : load(dots + n), dots + n);
+// Bytes [k_begin, k_begin + k_bytes) of K, at most kSumBytes; dots = K - 2 * counts.
+template <int kPanels>
+STOMPP_AVX2 void multiply_section(const ProductBlock& block, int64_t k_begin, int64_t k_bytes, int32_t K, int32_t* dots,
+                                  int64_t dot_stride) {
+  Scratch* scratch = static_cast<Scratch*>(block.scratch);
+  const int64_t rows = block.rows.row_count, stride = offset_stride(block.rows.k_bytes);
+  ChunkStep step = {};
+  step.K = K;
+  step.stride = dot_stride;
+  for (int64_t at = 0; at < k_bytes; at += kChunkBytes) {
+    const int64_t k = k_begin + at, bytes = k_bytes - at < kChunkBytes ? k_bytes - at : kChunkBytes;
+    const int64_t triples = ceil_div(2 * bytes, 3);
+    split<kPanels>(block.panels + k * kPanelOutputs, block.rows.k_bytes * kPanelOutputs, bytes, scratch->nibbles[0][0]);
+    step.first = at == 0;
+    step.last = at + bytes == k_bytes;
+    for (int64_t pair = 0; 2 * pair < rows; ++pair) {
+      step.two_rows = 2 * pair + 1 < rows;
+      multiply_chunk<kPanels>(scratch->offsets + pair * stride + 2 * k, scratch->nibbles[0][0], triples, step,
+                              scratch->sums[pair], dots + 2 * pair * dot_stride);
+    }
+  }
 }
 
 template <int kPanels>
-STOMPP_AVX2 void multiply_panels(const ProductBlock& block, Scratch* scratch) {
-  const int64_t k_bytes = block.rows.k_bytes, rows = block.rows.row_count;
-  const int64_t stride = offset_stride(k_bytes), chunks = ceil_div(k_bytes, kChunkBytes);
-  uint8_t* nibbles = scratch->nibbles[0][0];
-
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const int64_t k = chunk * kChunkBytes, bytes = k_bytes - k < kChunkBytes ? k_bytes - k : kChunkBytes;
-    const int64_t triples = ceil_div(2 * bytes, 3);
-    split<kPanels>(block.panels + k * kPanelOutputs, k_bytes * kPanelOutputs, bytes, nibbles);
-    const bool first = chunk % kChunksPerFlush == 0;
-    for (int64_t pair = 0; 2 * pair < rows; ++pair)
-      count_chunk<kPanels>(scratch->offsets + pair * stride + 2 * k, nibbles, triples, first, scratch->counts[pair]);
-
-    if (chunk + 1 < chunks && (chunk + 1) % kChunksPerFlush != 0) continue;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int p = 0; p < kPanels; ++p)
-        flush(scratch->counts[r / 2][p][r % 2], chunk < kChunksPerFlush, block.K,
-              block.dots + r * block.dot_stride + p * kPanelOutputs);
+STOMPP_AVX2 void multiply_panels(const ProductBlock& block) {
+  constexpr int64_t kOutputs = kPanels * kPanelOutputs;
+  const int64_t k_bytes = block.rows.k_bytes;
+  multiply_section<kPanels>(block, 0, k_bytes < kSumBytes ? k_bytes : kSumBytes, block.K, block.dots, block.dot_stride);
+  for (int64_t k = kSumBytes; k < k_bytes; k += kSumBytes) {
+    int32_t* more = static_cast<Scratch*>(block.scratch)->dots;
+    multiply_section<kPanels>(block, k, k_bytes - k < kSumBytes ? k_bytes - k : kSumBytes, 0, more, kOutputs);
+    for (int64_t r = 0; r < block.rows.row_count; ++r)
+      for (int64_t n = 0; n < kOutputs; ++n) block.dots[r * block.dot_stride + n] += more[r * kOutputs + n];
   }
 }
 
@@ -212,16 +239,15 @@ void prepare_rows(const RowBlock& rows, void* scratch) {
 void multiply_block(const ProductBlock& block) {
   static_assert(kBlockPanels == 4, "the numbers of panels instantiated below");
   if (block.rows.row_count == 1) return multiply_one_row(block);
-  Scratch* scratch = static_cast<Scratch*>(block.scratch);
   switch (block.panel_count) {
     case 1:
-      return multiply_panels<1>(block, scratch);
+      return multiply_panels<1>(block);
     case 2:
-      return multiply_panels<2>(block, scratch);
+      return multiply_panels<2>(block);
     case 3:
-      return multiply_panels<3>(block, scratch);
+      return multiply_panels<3>(block);
     default:
-      return multiply_panels<4>(block, scratch);
+      return multiply_panels<4>(block);
   }
 }
 

@@ -75,11 +75,16 @@ struct PixelRows {
       }
       return;
     }
-    for (int64_t h = 0; h < kernel_h; ++h, origin += row_step)
-      for (int64_t w = 0; w < kernel_w; ++w, out += tap_bytes) {
-        const bool inside = h >= taps.h_begin && h < taps.h_end && w >= taps.w_begin && w < taps.w_end;
-        copy_bytes(out, inside ? x + origin + w * tap_step : padding_row + padding_offset, tap_bytes);
+    for (int64_t h = 0; h < kernel_h; ++h, origin += row_step) {
+      const bool inside = h >= taps.h_begin && h < taps.h_end;
+      for (int64_t w = 0; w < kernel_w;) {
+        const bool valid = inside && w >= taps.w_begin && w < taps.w_end;
+        const int64_t count = valid && tap_step == tap_bytes ? taps.w_end - w : 1;  // taps that lie side by side
+        copy_bytes(out, valid ? x + origin + w * tap_step : padding_row + padding_offset, count * tap_bytes);
+        out += count * tap_bytes;
+        w += count;
       }
+    }
   }
 };
 

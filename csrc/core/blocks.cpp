@@ -10,19 +10,21 @@ static_assert(kDotBytes % kLine == 0, "what follows the dot products begins on a
 }  // namespace
 
 BlockGrid::BlockGrid(int64_t M, const WeightShape& shape, int threads) {
-  row_blocks = ceil_div(M, kBlockRows);
-  // Equal blocks, of whole pairs of rows: a short last one would split the weights' bits for few rows.
-  rows = row_blocks == 0 ? kBlockRows : round_up(ceil_div(M, row_blocks), 2);
-  if (row_blocks != 0) row_blocks = ceil_div(M, rows);
   group_units = ceil_div(shape.panels_per_group(), kBlockPanels);
   all_units = group_units * shape.groups;
-
-  // With few rows the panels are shared out as well. Panels of unaligned groups share words of output bits, so then
-  // only rows are: whoever owns a row owns its words.
+  // Panels of unaligned groups share words of output bits, so then an item is whole rows: their words have one owner.
   const bool aligned = shape.groups == 1 || shape.group_outputs() % kPanelOutputs == 0;
-  const int64_t wanted = threads == 1 ? 1 : 4 * static_cast<int64_t>(threads);
-  splits = !aligned || row_blocks >= wanted ? 1 : ceil_div(wanted, row_blocks < 1 ? 1 : row_blocks);
-  if (splits > all_units) splits = all_units;
+  item_units = aligned ? 1 : all_units;
+
+  row_blocks = ceil_div(M, kBlockRows);
+  // A few items that threads cannot share evenly are cut into more, down to 8 rows.
+  if (threads > 1 && items() < 8 * static_cast<int64_t>(threads) && items() % threads != 0) {
+    const int64_t wanted = round_up(row_blocks, threads), most = ceil_div(M, 8);
+    row_blocks = wanted < most ? wanted : most;
+  }
+  // Equal blocks, of whole pairs of rows: a short last one would split the weights' bits for few rows.
+  rows = row_blocks == 0 ? kBlockRows : round_up(ceil_div(M, row_blocks), 2);
+  row_blocks = ceil_div(M, rows);
 }
 
 namespace detail {

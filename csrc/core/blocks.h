@@ -23,13 +23,16 @@ struct ValidTaps {
   }
 };
 
-// How the output is cut: blocks of rows, and units of up to kBlockPanels panels of one group.
+// How the output is cut: blocks of rows, and units of up to kBlockPanels panels of one group. An item is some units of
+// a row block; items of the same row block follow each other, so that a thread prepares its rows once.
 struct BlockGrid {
   int64_t rows, row_blocks;        // rows of a block; the last may have fewer
   int64_t group_units, all_units;  // of one group, and of all groups
-  int64_t splits;                  // parts that the units of a row block are shared out in
+  int64_t item_units;              // divides all_units
 
   BlockGrid(int64_t M, const WeightShape& shape, int threads);
+  int64_t items_per_block() const { return all_units / item_units; }
+  int64_t items() const { return row_blocks * items_per_block(); }
 };
 
 namespace detail {
@@ -83,7 +86,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
   const BlockGrid grid(M, shape, pool.threads);
 
   std::atomic<bool> out_of_memory{false};
-  parallel_for(pool, grid.row_blocks * grid.splits, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
     const detail::BlockMemory memory(implementation.scratch_bytes(k_bytes), source.block_bytes());
     if (memory.failed()) {
       out_of_memory = true;
@@ -97,11 +100,10 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
     int64_t ready_block = -1, ready_group = -1;
 
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t row_block = item / grid.splits, split = item % grid.splits;
-      const int64_t first_row = row_block * grid.rows;
+      const int64_t row_block = item / grid.items_per_block(), first_row = row_block * grid.rows;
       const int64_t rows = M - first_row < grid.rows ? M - first_row : grid.rows;
-      const int64_t unit_end = (split + 1) * grid.all_units / grid.splits;
-      for (int64_t unit = split * grid.all_units / grid.splits; unit < unit_end; ++unit) {
+      const int64_t first_unit = item % grid.items_per_block() * grid.item_units;
+      for (int64_t unit = first_unit; unit < first_unit + grid.item_units; ++unit) {
         const int64_t group = unit / grid.group_units, in_group = unit % grid.group_units;
         if (row_block != ready_block || group != ready_group) {
           block.rows = source.gather(first_row, rows, group, memory.rows, valid);

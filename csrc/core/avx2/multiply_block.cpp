@@ -229,7 +229,8 @@ int64_t scratch_bytes(int64_t k_bytes) {
 void prepare_rows(const RowBlock& rows, void* scratch) {
   if (rows.row_count == 1) return;
   uint16_t* offsets = static_cast<Scratch*>(scratch)->offsets;
-  for (int64_t r = 0; r < rows.row_count; r += 2, offsets += offset_stride(rows.k_bytes)) {
+  const int64_t stride = offset_stride(rows.k_bytes);
+  for (int64_t r = 0; r < rows.row_count; r += 2, offsets += stride) {
     const uint8_t* row = rows.bits + r * rows.row_stride;
     // A last odd row is paired with itself; the second count is not read.
     expand(row, r + 1 < rows.row_count ? row + rows.row_stride : row, rows.k_bytes, offsets);

@@ -59,11 +59,14 @@ void PaddingSums::subtract(const PackedWeight& weight, const ValidTaps* valid, c
   for (int64_t r = 0; r < dots.rows; ++r) {
     const ValidTaps& inside = valid[r];
     if (inside.h_end - inside.h_begin == kernel_h && inside.w_end - inside.w_begin == kernel_w) continue;
-    Entry& entry = entries_[(inside.w_begin > 0 ? 2 : 0) + (inside.w_end < kernel_w ? 1 : 0)];
+    const int side = (inside.h_begin > 0 ? 8 : 0) + (inside.h_end < kernel_h ? 4 : 0) + (inside.w_begin > 0 ? 2 : 0) +
+                     (inside.w_end < kernel_w ? 1 : 0);
+    Entry& entry = entries_[side];
     if (entry.n != dots.n || entry.count != dots.count || !(entry.valid == inside))
       add_up(weight, inside, dots, &entry);
-    int32_t* row = dots.values + r * dots.stride;
-    for (int64_t i = 0; i < dots.count; ++i) row[i] -= entry.sums[i];
+    int32_t* __restrict row = dots.values + r * dots.stride;
+    const int32_t* __restrict sums = entry.sums;
+    for (int64_t i = 0; i < dots.count; ++i) row[i] -= sums[i];
   }
 }
 

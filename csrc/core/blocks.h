@@ -65,7 +65,7 @@ class PaddingSums {
   };
   static void add_up(const PackedWeight& weight, const ValidTaps& valid, const Dots& dots, Entry* entry);
 
-  Entry entries_[4];  // left or not, right or not: neighbours on the border alternate between them
+  Entry entries_[16];  // by the sides of the input that the row crosses
 };
 
 }  // namespace detail

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from stompp_kernels import native
 from stompp_kernels.ops import PackedWeight, bgemm, pack_conv_weight, pack_signs, pack_weight, reference
 
-# The AVX2 kernel widens its 8-bit counts after 31 bytes of K and its 16-bit counts after 264 times
-# 31 bytes (it leaves one in hand): K around those, and around what overflows 16 bits.
-SPILL, FLUSH = 31 * 8, 264 * 31 * 8
+# The AVX2 kernel widens its 8-bit counts after 30 bytes of K (248 bytes for a single row) and its
+# 16-bit counts after 273 times 30 bytes: K around those, and around what overflows 16 bits.
+SPILL, ONE_ROW_SPILL, FLUSH = 30 * 8, 248 * 8, 273 * 30 * 8
 
 
 def expected_product(a, w):
@@ -56,7 +56,8 @@ def test_every_count_of_rows_and_outputs_gives_the_right_product(implementation,
 @pytest.mark.parametrize(
     "K",
     [
-        *(SPILL + d for d in (-8, -1, 0, 1, 8)),
+        *(SPILL + d for d in (-8, -1, 0, 1, 8, 15, 16, 17, 24)),
+        *(ONE_ROW_SPILL + d for d in (-8, -1, 0, 1, 8, 64, 65)),
         *(FLUSH - SPILL + d for d in (-1, 0, 1)),
         *(FLUSH + d for d in (-8, -1, 0, 1, 8, 63, 64, 65, SPILL)),
         *(2 * FLUSH + d for d in (-2 * SPILL, -1, 0, 17)),

@@ -2,35 +2,90 @@
 
 #include <cstring>
 
+#include "core/blocks.h"
 #include "core/dispatch.h"
-#include "core/tiles.h"
 
 namespace stompp {
 namespace {
+
+// A copy of a few bytes without a call. The last 16 may overlap those before them.
+inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
+  if (count >= 16) {
+    for (int64_t i = 0; i < count - 16; i += 16) std::memcpy(to + i, from + i, 16);
+    std::memcpy(to + count - 16, from + count - 16, 16);
+  } else if (count >= 8) {
+    std::memcpy(to, from, 8);
+    std::memcpy(to + count - 8, from + count - 8, 8);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+  }
+}
+
+// The taps of one axis, `size` of them from `start` on, that lie in [0, limit).
+inline void clip_taps(int64_t start, int64_t dilation, int64_t size, int64_t limit, int64_t* begin, int64_t* end) {
+  *begin = 0;
+  *end = size;
+  if (start >= 0 && start + (size - 1) * dilation < limit) return;
+  const int64_t first = start < 0 ? ceil_div(-start, dilation) : 0;
+  const int64_t last = start < limit ? ceil_div(limit - start, dilation) : 0;
+  *end = last < size ? last : size;
+  *begin = first < *end ? first : *end;
+}
 
 struct PixelRows {
   const uint8_t* x;
   const uint8_t* padding_row;
   Conv2dShape shape;
   int64_t kernel_h, kernel_w, out_height, out_width;
-  int64_t pixel_bytes, group_bytes;
+  int64_t pixel_bytes, group_bytes, tap_bytes;
+  int64_t row_step, tap_step;  // bytes from a tap to the one below it, and to the one beside it
+  bool dense;                  // 1x1, stride 1, no padding: rows lie as pixels do
 
-  void gather(int64_t m, const uint8_t** pointers, int64_t stride) const {
-    const int64_t ow = m % out_width, oh = m / out_width % out_height, n = m / out_width / out_height;
-    const uint8_t* image = x + n * shape.height * shape.width * pixel_bytes;
-    const int64_t top = oh * shape.stride_h - shape.padding_h, left = ow * shape.stride_w - shape.padding_w;
-    for (int64_t kh = 0; kh < kernel_h; ++kh) {
-      const int64_t h = top + kh * shape.dilation_h;
-      const bool row_inside = h >= 0 && h < shape.height;
-      for (int64_t kw = 0; kw < kernel_w; ++kw, pointers += stride) {
-        const int64_t w = left + kw * shape.dilation_w;
-        const bool inside = row_inside && w >= 0 && w < shape.width;
-        *pointers = inside ? image + (h * shape.width + w) * pixel_bytes : padding_row;
+  int64_t block_bytes() const { return dense ? 0 : kBlockRows * kernel_h * kernel_w * tap_bytes; }
+  bool zero_padding() const { return !dense && shape.padding_value == 0; }
+
+  RowBlock gather(int64_t first, int64_t count, int64_t group, uint8_t* memory, ValidTaps* valid) const {
+    if (dense) return {x + first * pixel_bytes + group * group_bytes, pixel_bytes, count, tap_bytes};
+    const int64_t k_bytes = kernel_h * kernel_w * tap_bytes;
+    int64_t ow = first % out_width, oh = first / out_width % out_height, n = first / out_width / out_height;
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t top = oh * shape.stride_h - shape.padding_h, left = ow * shape.stride_w - shape.padding_w;
+      ValidTaps& taps = valid[r];
+      clip_taps(top, shape.dilation_h, kernel_h, shape.height, &taps.h_begin, &taps.h_end);
+      clip_taps(left, shape.dilation_w, kernel_w, shape.width, &taps.w_begin, &taps.w_end);
+      const int64_t pixel = (n * shape.height + top) * shape.width + left;
+      gather_row(pixel * pixel_bytes + group * group_bytes, group * group_bytes, taps, memory + r * k_bytes);
+      if (++ow < out_width) continue;
+      ow = 0;
+      if (++oh < out_height) continue;
+      oh = 0;
+      ++n;
+    }
+    return {memory, k_bytes, count, k_bytes};
+  }
+
+  // `origin` is where the first tap lies, from x on, or would lie if it were inside.
+  void gather_row(int64_t origin, int64_t padding_offset, const ValidTaps& taps, uint8_t* out) const {
+    const bool whole_width = taps.w_end - taps.w_begin == kernel_w;
+    const int64_t width_bytes = kernel_w * tap_bytes;
+    if (whole_width && taps.h_end - taps.h_begin == kernel_h && tap_step == tap_bytes) {
+      for (const uint8_t *from = x + origin, *end = out + kernel_h * width_bytes; out != end; out += width_bytes) {
+        copy_bytes(out, from, width_bytes);
+        from += row_step;
+      }
+      return;
+    }
+    for (int64_t h = 0; h < kernel_h; ++h, origin += row_step) {
+      const bool inside = h >= taps.h_begin && h < taps.h_end;
+      for (int64_t w = 0; w < kernel_w;) {
+        const bool valid = inside && w >= taps.w_begin && w < taps.w_end;
+        const int64_t count = valid && tap_step == tap_bytes ? taps.w_end - w : 1;  // taps that lie side by side
+        copy_bytes(out, valid ? x + origin + w * tap_step : padding_row + padding_offset, count * tap_bytes);
+        out += count * tap_bytes;
+        w += count;
       }
     }
   }
-  const uint8_t* zero_row() const { return shape.padding_value == 0 ? padding_row : nullptr; }
-  int64_t group_row_bytes() const { return group_bytes; }
 };
 
 // Bits [first, first + count) of a row to the front of `out`, with a zero tail.
@@ -116,6 +171,11 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   rows.out_width = shape.out_width(w);
   rows.pixel_bytes = pixel_words * kWordBytes;
   rows.group_bytes = sliced ? w.in_channels / 8 : words_for(w.in_channels) * kWordBytes;
+  rows.tap_bytes = readable.layout.tap_bytes(w);
+  rows.row_step = shape.dilation_h * shape.width * rows.pixel_bytes;
+  rows.tap_step = shape.dilation_w * rows.pixel_bytes;
+  rows.dense =
+      w.taps() == 1 && shape.stride_h == 1 && shape.stride_w == 1 && shape.padding_h == 0 && shape.padding_w == 0;
   return multiply(*implementation, rows, shape.batch * rows.out_height * rows.out_width, readable, epilogue, pool);
 }
 

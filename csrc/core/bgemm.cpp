@@ -1,18 +1,20 @@
 #include "core/bgemm.h"
 
+#include "core/blocks.h"
 #include "core/dispatch.h"
-#include "core/tiles.h"
 
 namespace stompp {
 namespace {
 
 struct MatrixRows {
   const uint8_t* a;
-  int64_t row_bytes;
+  int64_t row_bytes, k_bytes;
 
-  void gather(int64_t m, const uint8_t** pointers, int64_t) const { pointers[0] = a + m * row_bytes; }
-  const uint8_t* zero_row() const { return nullptr; }
-  int64_t group_row_bytes() const { return 0; }
+  int64_t block_bytes() const { return 0; }
+  RowBlock gather(int64_t first, int64_t count, int64_t, uint8_t*, ValidTaps*) const {
+    return {a + first * row_bytes, row_bytes, count, k_bytes};
+  }
+  bool zero_padding() const { return false; }
 };
 
 }  // namespace
@@ -26,7 +28,8 @@ Status bgemm(const uint32_t* a, int64_t M, const PackedWeight& weight, const Epi
   PackedWeight readable;
   const Status status = in_layout_of(*implementation, weight, &storage, &readable, pool);
   if (!status.is_ok()) return status;
-  const MatrixRows rows = {reinterpret_cast<const uint8_t*>(a), words_for(weight.shape.in_channels) * kWordBytes};
+  const MatrixRows rows = {reinterpret_cast<const uint8_t*>(a), words_for(weight.shape.in_channels) * kWordBytes,
+                           readable.layout.tap_bytes(weight.shape)};
   return multiply(*implementation, rows, M, readable, epilogue, pool);
 }
 

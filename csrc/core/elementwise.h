@@ -3,8 +3,10 @@
 #pragma once
 
 #include "core/bits.h"
+#include "core/epilogue.h"
 #include "core/float_types.h"
 #include "core/pack.h"
+#include "core/packed_weight.h"
 #include "core/philox.h"
 #include "core/progressive.h"
 #include "core/refresh_mask.h"
@@ -194,6 +196,57 @@ STOMPP_INLINE void refresh_words(const RefreshMask& refresh, uint32_t* words, in
       }
     }
     words[w] = ((words[w] & ~redrawn) | ones) & valid_bits(refresh.n, w);
+  }
+}
+
+template <class Type>
+STOMPP_INLINE void add_elements(const void* x, int64_t first, int count, float* y) {
+  for (int i = 0; i < count; ++i) y[i] += static_cast<float>(Type::load(x, first + i));
+}
+
+template <class Type>
+STOMPP_INLINE void store_elements(const float* y, int count, void* out, int64_t first) {
+  for (int i = 0; i < count; ++i) Type::store(out, first + i, y[i]);
+}
+
+// `count` outputs from n on, of which the first is element `first` of the output.
+STOMPP_INLINE void affine_panel(const Epilogue& e, int64_t first, int64_t n, const int32_t* acc, int count) {
+  float y[kPanelOutputs];
+  for (int i = 0; i < count; ++i) y[i] = static_cast<float>(acc[i]) * e.scale[n + i] + e.bias[n + i];
+  if (e.residual != nullptr) switch (e.residual_type) {
+      case FloatType::kFloat32:
+        add_elements<Float32>(e.residual, first, count, y);
+        break;
+      case FloatType::kFloat16:
+        add_elements<Float16>(e.residual, first, count, y);
+        break;
+      case FloatType::kBFloat16:
+        add_elements<BFloat16>(e.residual, first, count, y);
+        break;
+      case FloatType::kFloat64:
+        add_elements<Float64>(e.residual, first, count, y);
+        break;
+    }
+  switch (e.out_type) {
+    case FloatType::kFloat32:
+      return store_elements<Float32>(y, count, e.out, first);
+    case FloatType::kFloat16:
+      return store_elements<Float16>(y, count, e.out, first);
+    case FloatType::kBFloat16:
+      return store_elements<BFloat16>(y, count, e.out, first);
+    case FloatType::kFloat64:
+      return store_elements<Float64>(y, count, e.out, first);
+  }
+}
+
+STOMPP_INLINE void affine(const Epilogue& e, const Dots& dots) {
+  constexpr int kWhole = static_cast<int>(kPanelOutputs);
+  for (int64_t r = 0; r < dots.rows; ++r) {
+    const int64_t first = (dots.first_row + r) * e.N + dots.n, whole = dots.count / kWhole * kWhole;
+    const int32_t* acc = dots.values + r * dots.stride;
+    for (int64_t i = 0; i < whole; i += kWhole) affine_panel(e, first + i, dots.n + i, acc + i, kWhole);
+    const int tail = static_cast<int>(dots.count - whole);
+    if (tail != 0) affine_panel(e, first + whole, dots.n + whole, acc + whole, tail);
   }
 }
 

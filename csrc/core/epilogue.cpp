@@ -8,18 +8,6 @@
 namespace stompp {
 namespace {
 
-template <class Out>
-void affine(const Epilogue& e, int64_t m, int64_t n, int64_t count, const int32_t* acc) {
-  float y[kPanelOutputs];
-  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(acc[i]) * e.scale[n + i] + e.bias[n + i];
-  if (e.residual != nullptr)
-    with_float_type(e.residual_type, [&](auto type) {
-      using Residual = decltype(type);
-      for (int64_t i = 0; i < count; ++i) y[i] += static_cast<float>(Residual::load(e.residual, m * e.N + n + i));
-    });
-  for (int64_t i = 0; i < count; ++i) Out::store(e.out, m * e.N + n + i, y[i]);
-}
-
 // Bits n .. n + 31 of a row of words; bits past the row's words are 0.
 uint32_t read_bits(const uint32_t* row, int64_t words, int64_t n) {
   const int64_t word = n / kWordBits, shift = n % kWordBits;
@@ -28,36 +16,50 @@ uint32_t read_bits(const uint32_t* row, int64_t words, int64_t n) {
   return bits;
 }
 
-void threshold(const Epilogue& e, const Implementation& implementation, int64_t m, int64_t n, int64_t count,
-               const int32_t* acc) {
-  const int64_t words = words_for(e.N);
-  uint32_t bits = implementation.less_than(acc, e.thresholds + n, count);
-  if (e.residual_words != nullptr) {
-    const uint32_t residual = read_bits(e.residual_words + m * words, words, n);
-    bits = (bits & ~residual) | (implementation.less_than(acc, e.thresholds + e.N + n, count) & residual);
+// Outputs n .. n + count - 1 of one panel; `acc` is that of the first row.
+void threshold_panel(const Epilogue& e, const Implementation& implementation, const Dots& dots, int64_t n,
+                     int64_t count, const int32_t* acc) {
+  const int64_t words = words_for(e.N), word = n / kWordBits, shift = n % kWordBits;
+  const uint32_t flip = read_bits(e.flip_words, words, n), valid = valid_bits(count, 0);
+  uint32_t bits[2][kBlockRows];
+  for (int64_t set = 0; set < (e.residual_words == nullptr ? 1 : 2); ++set) {
+    int32_t thresholds[kPanelOutputs] = {};
+    std::memcpy(thresholds, e.thresholds + set * e.N + n, static_cast<size_t>(count) * sizeof(int32_t));
+    implementation.less_than(acc, dots.stride, dots.rows, thresholds, bits[set]);
   }
-  bits = (bits ^ read_bits(e.flip_words, words, n)) & valid_bits(count, 0);
-
-  // Groups whose outputs are no multiple of 32 share words, so bits are added to what stands there.
-  uint32_t* row = static_cast<uint32_t*>(e.out) + m * words;
-  const int64_t word = n / kWordBits, shift = n % kWordBits;
-  row[word] |= bits << shift;
-  if (shift != 0 && shift + count > kWordBits) row[word + 1] |= bits >> (kWordBits - shift);
+  for (int64_t r = 0; r < dots.rows; ++r) {
+    const int64_t m = dots.first_row + r;
+    uint32_t result = bits[0][r];
+    if (e.residual_words != nullptr) {
+      const uint32_t residual = read_bits(e.residual_words + m * words, words, n);
+      result = (result & ~residual) | (bits[1][r] & residual);
+    }
+    result = (result ^ flip) & valid;
+    // Groups whose outputs are no multiple of 32 share words, so bits are added to what stands there.
+    uint32_t* row = static_cast<uint32_t*>(e.out) + m * words;
+    row[word] |= result << shift;
+    if (shift != 0 && shift + count > kWordBits) row[word + 1] |= result >> (kWordBits - shift);
+  }
 }
 
 }  // namespace
 
-void finish(const Epilogue& e, const Implementation& implementation, int64_t m, int64_t n, int64_t count,
-            const int32_t* acc) {
+void finish(const Epilogue& e, const Implementation& implementation, const Dots& dots) {
   switch (e.kind) {
     case Epilogue::Kind::kInt32:
-      std::memcpy(static_cast<int32_t*>(e.out) + m * e.N + n, acc, static_cast<size_t>(count) * sizeof(int32_t));
+      for (int64_t r = 0; r < dots.rows; ++r)
+        std::memcpy(static_cast<int32_t*>(e.out) + (dots.first_row + r) * e.N + dots.n, dots.values + r * dots.stride,
+                    static_cast<size_t>(dots.count) * sizeof(int32_t));
       return;
     case Epilogue::Kind::kAffine:
-      with_float_type(e.out_type, [&](auto type) { affine<decltype(type)>(e, m, n, count, acc); });
+      implementation.affine(e, dots);
       return;
     case Epilogue::Kind::kThreshold:
-      threshold(e, implementation, m, n, count, acc);
+      for (int64_t i = 0; i < dots.count; i += kPanelOutputs) {
+        const int64_t left = dots.count - i;
+        threshold_panel(e, implementation, dots, dots.n + i, left < kPanelOutputs ? left : kPanelOutputs,
+                        dots.values + i);
+      }
       return;
   }
 }

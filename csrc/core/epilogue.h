@@ -36,9 +36,14 @@ struct Epilogue {
   const uint32_t* residual_words = nullptr;
 };
 
-// Finishes outputs n .. n + count - 1 of row m; count <= kPanelOutputs. Ranges that share a word of output bits
-// must not be finished by two threads at once.
-void finish(const Epilogue& epilogue, const Implementation& implementation, int64_t m, int64_t n, int64_t count,
-            const int32_t* acc);
+// Accumulators of outputs [n, n + count) of some rows.
+struct Dots {
+  int64_t first_row, rows, n, count;
+  int32_t* values;  // [rows][stride]; of every row, round_up(count, kPanelOutputs) may be read
+  int64_t stride;
+};
+
+// Ranges that share a word of output bits must not be finished by two threads at once.
+void finish(const Epilogue& epilogue, const Implementation& implementation, const Dots& dots);
 
 }  // namespace stompp

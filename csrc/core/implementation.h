@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/epilogue.h"
 #include "core/float_types.h"
 #include "core/pack.h"
 #include "core/packed_weight.h"
@@ -11,28 +12,39 @@
 
 namespace stompp {
 
-constexpr int64_t kTileRows = 4;
-constexpr int64_t kTilePanels = 2;
+constexpr int64_t kBlockRows = 56;   // rows that share one pass over a weight panel
+constexpr int64_t kBlockPanels = 4;  // panels that share one pass over the rows
 
-// Up to kTileRows rows against up to kTilePanels panels of one packed weight.
-struct Tile {
-  const uint8_t* const* rows;  // [taps][kTileRows]: where each tap's bits of each row begin; all valid to read
-  int64_t row_offset;          // bytes added to every pointer: a group's slice of the channels
-  int64_t row_count;           // rows that are wanted, 1 .. kTileRows; results of the others are not read
-  int64_t taps;
-  int64_t tap_bytes;  // a multiple of the layout's k_bytes
-  const uint8_t* panels[kTilePanels];
-  int64_t panel_count;
-  int32_t* pops;  // out: pop(row ^ weight), [kTileRows][kTilePanels * kPanelOutputs]
+// Rows of bits, of which k_bytes are the row's in the order of a panel: [tap][tap_bytes].
+struct RowBlock {
+  const uint8_t* bits;
+  int64_t row_stride;  // bytes
+  int64_t row_count;   // 1 .. kBlockRows
+  int64_t k_bytes;     // a multiple of the layout's k_bytes; no byte past them is read
+};
+
+// One block of rows against consecutive panels of one group.
+struct ProductBlock {
+  RowBlock rows;
+  void* scratch;          // as prepare_rows left it for these rows
+  const uint8_t* panels;  // [panel_count][k_bytes * kPanelOutputs]
+  int64_t panel_count;    // 1 .. kBlockPanels
+  int32_t K;              // elements of a row
+  int32_t* dots;          // out: K - 2*pop(row ^ weight), [row_count][panel_count * kPanelOutputs]
+  int64_t dot_stride;     // from one row of dots to the next
 };
 
 struct Implementation {
   const char* name;
   const char* description;
   bool (*supported)();  // the processor and the operating system have what it needs
-  WeightLayout layout;  // the panel order that xor_popcount reads
+  WeightLayout layout;  // the panel order that multiply_block reads
 
-  void (*xor_popcount)(const Tile& tile);
+  // Bytes of 64-byte aligned scratch memory that a product over k_bytes needs, and its part that depends on the rows
+  // only: written once for a block of rows, then read with every panel. multiply_block may write to the rest.
+  int64_t (*scratch_bytes)(int64_t k_bytes);
+  void (*prepare_rows)(const RowBlock& rows, void* scratch);
+  void (*multiply_block)(const ProductBlock& block);
 
   // The sign bits of K consecutive elements, as words_for(K) words with a zero tail.
   void (*pack_row)(const void* x, FloatType type, int64_t K, uint32_t* words);
@@ -43,8 +55,12 @@ struct Implementation {
   // The inverse: +1 or -1 for each of K bits.
   void (*unpack_row)(const uint32_t* words, FloatType type, int64_t K, void* out);
 
-  // Bit i = acc[i] < threshold[i] for i < count <= 32. Higher bits are unspecified.
-  uint32_t (*less_than)(const int32_t* acc, const int32_t* threshold, int64_t count);
+  // For each of up to kBlockRows rows of accumulators, acc + r * stride: bit i of bits[r] = acc[i] < thresholds[i], for
+  // i < 32.
+  void (*less_than)(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits);
+
+  // The kAffine epilogue.
+  void (*affine)(const Epilogue& epilogue, const Dots& dots);
 
   // `count` elements of one row of a mask; see progressive.h.
   void (*progressive_forward)(const ProgressiveRow& row);

@@ -28,12 +28,14 @@ int64_t tap_sum_bytes(const WeightShape& shape) {
 
 bool layout_of(uint32_t id, uint32_t k_bytes, WeightLayout* layout) {
   *layout = {static_cast<LayoutId>(id), static_cast<int64_t>(k_bytes)};
-  return (layout->id == LayoutId::kWords && k_bytes == 4) || (layout->id == LayoutId::kBytes && k_bytes == 1);
+  return (layout->id == LayoutId::kWords && k_bytes == 4) ||
+         (layout->id == LayoutId::kInterleavedBytes && k_bytes == 1);
 }
 
 // Where byte `byte` of tap `tap` of output `n` (within its panel) lies.
 int64_t panel_offset(const WeightLayout& layout, int64_t tap_bytes, int64_t tap, int64_t byte, int64_t n) {
-  const int64_t kr = layout.k_bytes;
+  const int64_t kr = layout.k_bytes, half = kPanelOutputs / 2;
+  if (layout.id == LayoutId::kInterleavedBytes) n = n % half * 2 + n / half;
   return tap * tap_bytes * kPanelOutputs + byte / kr * kr * kPanelOutputs + n * kr + byte % kr;
 }
 

@@ -33,8 +33,10 @@ struct WeightShape {
   int64_t panels_per_group() const { return ceil_div(group_outputs(), kPanelOutputs); }
 };
 
-// Identifies a panel order in a header. The numbers are part of the format.
-enum class LayoutId : uint32_t { kWords = 1, kBytes = 2 };
+// Identifies a panel order in a header. The numbers are part of the format; 2 was bytes in the outputs' own order.
+//   kWords             outputs 0, 1, 2 .. 31
+//   kInterleavedBytes  outputs 0, 16, 1, 17 .. 15, 31: as 16-bit words, even and odd bytes are 16 outputs in a row each
+enum class LayoutId : uint32_t { kWords = 1, kInterleavedBytes = 3 };
 
 struct WeightLayout {
   LayoutId id;

@@ -14,7 +14,11 @@ namespace avx2 {
 
 extern const Implementation kImplementation;
 
-void xor_popcount(const Tile& tile);
+int64_t scratch_bytes(int64_t k_bytes);
+void prepare_rows(const RowBlock& rows, void* scratch);
+void multiply_block(const ProductBlock& block);
+void multiply_one_row(const ProductBlock& block);  // reads the row itself, not the scratch memory
+
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
 
 }  // namespace avx2

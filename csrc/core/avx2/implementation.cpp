@@ -1,8 +1,6 @@
-#include "core/avx2/avx2.h"
+#include "core/avx2/vectors.h"
 
 #if defined(__x86_64__)
-
-#include <immintrin.h>
 
 #include "core/elementwise.h"
 
@@ -17,25 +15,24 @@ bool supported() {
          __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
 }
 
-STOMPP_AVX2 uint32_t less_than(const int32_t* acc, const int32_t* threshold, int64_t count) {
-  if (count < 32) {
-    uint32_t bits = 0;
-    for (int64_t i = 0; i < count; ++i) bits |= static_cast<uint32_t>(acc[i] < threshold[i]) << i;
-    return bits;
+STOMPP_AVX2 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds,
+                           uint32_t* bits) {
+  __m256i limit[4], less[4];
+  for (int i = 0; i < 4; ++i) limit[i] = load(thresholds + 8 * i);
+  // Packing works within 128-bit lanes and leaves the fours of comparisons in the order 0 2 4 6 1 3 5 7.
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (int64_t r = 0; r < rows; ++r, acc += stride) {
+    for (int i = 0; i < 4; ++i) less[i] = _mm256_cmpgt_epi32(limit[i], load(acc + 8 * i));
+    const __m256i words0 = _mm256_packs_epi32(less[0], less[1]), words1 = _mm256_packs_epi32(less[2], less[3]);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words0, words1), in_order);
+    bits[r] = static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
   }
-  uint32_t bits = 0;
-  for (int i = 0; i < 4; ++i) {
-    const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(acc + 8 * i));
-    const __m256i t = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(threshold + 8 * i));
-    const int less = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(t, a)));
-    bits |= static_cast<uint32_t>(less) << (8 * i);
-  }
-  return bits;
 }
 
 STOMPP_AVX2 void pack_planes(const Planes& planes, int64_t begin, int64_t end) {
   elementwise::pack_planes(planes, begin, end);
 }
+STOMPP_AVX2 void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
 
 STOMPP_AVX2 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
   elementwise::unpack_row(words, type, K, out);
@@ -52,14 +49,17 @@ STOMPP_AVX2 void refresh_words(const RefreshMask& refresh, uint32_t* words, int6
 
 const Implementation kImplementation = {
     "avx2",
-    "byte lookup: popcounts of weight nibbles from pshufb tables",
+    "nibble lookup: popcounts for two rows at once from pshufb tables",
     supported,
-    {LayoutId::kBytes, 1},
-    xor_popcount,
+    {LayoutId::kInterleavedBytes, 1},
+    scratch_bytes,
+    prepare_rows,
+    multiply_block,
     pack_row,
     pack_planes,
     unpack_row,
     less_than,
+    affine,
     progressive_forward,
     progressive_backward,
     refresh_words,

@@ -16,19 +16,21 @@ uint32_t load_word(const uint8_t* bytes) {
   return word;
 }
 
-void xor_popcount(const Tile& tile) {
-  for (int64_t r = 0; r < tile.row_count; ++r)
-    for (int64_t p = 0; p < tile.panel_count; ++p) {
+int64_t scratch_bytes(int64_t) { return 0; }
+void prepare_rows(const RowBlock&, void*) {}
+
+void multiply_block(const ProductBlock& block) {
+  for (int64_t r = 0; r < block.rows.row_count; ++r)
+    for (int64_t p = 0; p < block.panel_count; ++p) {
+      const uint8_t* row = block.rows.bits + r * block.rows.row_stride;
+      const uint8_t* panel = block.panels + p * block.rows.k_bytes * kPanelOutputs;
       int32_t pops[kPanelOutputs] = {};
-      const uint8_t* panel = tile.panels[p];
-      for (int64_t tap = 0; tap < tile.taps; ++tap) {
-        const uint8_t* row = tile.rows[tap * kTileRows + r] + tile.row_offset;
-        for (int64_t k = 0; k < tile.tap_bytes; k += kWordBytes, panel += kPanelOutputs * kWordBytes) {
-          const uint32_t a = load_word(row + k);
-          for (int64_t n = 0; n < kPanelOutputs; ++n) pops[n] += popcount32(a ^ load_word(panel + n * kWordBytes));
-        }
+      for (int64_t k = 0; k < block.rows.k_bytes; k += kWordBytes, panel += kPanelOutputs * kWordBytes) {
+        const uint32_t a = load_word(row + k);
+        for (int64_t n = 0; n < kPanelOutputs; ++n) pops[n] += popcount32(a ^ load_word(panel + n * kWordBytes));
       }
-      std::memcpy(tile.pops + (r * kTilePanels + p) * kPanelOutputs, pops, sizeof(pops));
+      int32_t* dots = block.dots + r * block.dot_stride + p * kPanelOutputs;
+      for (int64_t n = 0; n < kPanelOutputs; ++n) dots[n] = block.K - 2 * pops[n];
     }
 }
 
@@ -46,13 +48,15 @@ void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
   pack_row_as<BFloat16>(x, K, words);
 }
 
-uint32_t less_than(const int32_t* acc, const int32_t* threshold, int64_t count) {
-  uint32_t bits = 0;
-  for (int64_t i = 0; i < count; ++i) bits |= static_cast<uint32_t>(acc[i] < threshold[i]) << i;
-  return bits;
+void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits) {
+  for (int64_t r = 0; r < rows; ++r, acc += stride) {
+    bits[r] = 0;
+    for (int i = 0; i < 32; ++i) bits[r] |= static_cast<uint32_t>(acc[i] < thresholds[i]) << i;
+  }
 }
 
 void pack_planes(const Planes& planes, int64_t begin, int64_t end) { elementwise::pack_planes(planes, begin, end); }
+void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
 
 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
   elementwise::unpack_row(words, type, K, out);
@@ -72,11 +76,14 @@ const Implementation kImplementation = {
     "portable C++, 32-bit XNOR + popcount",
     supported,
     {LayoutId::kWords, kWordBytes},
-    xor_popcount,
+    scratch_bytes,
+    prepare_rows,
+    multiply_block,
     pack_row,
     pack_planes,
     unpack_row,
     less_than,
+    affine,
     progressive_forward,
     progressive_backward,
     refresh_words,

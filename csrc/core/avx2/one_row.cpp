@@ -1,0 +1,106 @@
+// One row, bound by reading the weights once: nothing prepared for them would be used again. XNOR + popcount, where a
+// tree of carry-save adders (Harley and Seal) adds up the bits of 8 bytes of K, so that only one byte in 8 is counted
+// by table lookup: 5.3 instead of 7 vector instructions for 256 products, and the XOR.
+#include "core/avx2/vectors.h"
+
+#if defined(__x86_64__)
+
+namespace stompp {
+namespace avx2 {
+namespace {
+
+constexpr int64_t kGroupBytes = 8;
+// A group adds at most 8 to a count of eights: 31 * 8 = 248 fits 8 bits.
+constexpr int64_t kSumBytes = 31 * kGroupBytes;
+static_assert(kSumBytes <= 255, "counts must not wrap");
+
+STOMPP_AVX2_INLINE __m256i pop(__m256i bytes) {
+  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
+                                         0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+  const __m256i nibble = _mm256_set1_epi8(15);
+  const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, nibble));
+  const __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
+  return _mm256_add_epi8(low, high);
+}
+
+// Adds bits b and c to the bits of `sum`; returns the carries.
+STOMPP_AVX2_INLINE __m256i carry_save(__m256i& sum, __m256i b, __m256i c) {
+  const __m256i half = _mm256_xor_si256(sum, b);
+  const __m256i carry = _mm256_or_si256(_mm256_and_si256(sum, b), _mm256_and_si256(half, c));
+  sum = _mm256_xor_si256(half, c);
+  return carry;
+}
+
+// dots -= 2^kShift * counts for 16 outputs; 2^kShift * counts fits 16 bits.
+template <int kShift>
+STOMPP_AVX2_INLINE void subtract16(__m256i counts, int32_t* dots) {
+  const __m256i scaled = _mm256_slli_epi16(counts, kShift);
+  const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(scaled));
+  const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(scaled, 1));
+  store(dots, _mm256_sub_epi32(load(dots), low));
+  store(dots + 8, _mm256_sub_epi32(load(dots + 8), high));
+}
+
+template <int kShift>
+STOMPP_AVX2_INLINE void subtract(__m256i counts, int32_t* dots) {
+  subtract16<kShift>(_mm256_and_si256(counts, _mm256_set1_epi16(255)), dots);
+  subtract16<kShift>(_mm256_srli_epi16(counts, 8), dots + kPanelOutputs / 2);
+}
+
+STOMPP_AVX2_INLINE __m256i differ(const uint8_t* row, const uint8_t* panel, int64_t k) {
+  return _mm256_xor_si256(_mm256_set1_epi8(static_cast<char>(row[k])), load(panel + k * kPanelOutputs));
+}
+
+template <int kPanels>
+STOMPP_AVX2 void multiply_panels(const ProductBlock& block, const uint8_t* panels, int32_t* dots) {
+  const uint8_t* row = block.rows.bits;
+  const int64_t k_bytes = block.rows.k_bytes, pitch = k_bytes * kPanelOutputs, whole = k_bytes - k_bytes % kGroupBytes;
+  __m256i ones[kPanels], twos[kPanels], fours[kPanels], counts[kPanels];
+  for (int p = 0; p < kPanels; ++p) ones[p] = twos[p] = fours[p] = _mm256_setzero_si256();
+  for (int64_t n = 0; n < kPanels * kPanelOutputs; ++n) dots[n] = block.K;
+
+  for (int64_t k = 0; k < whole;) {
+    const int64_t end = whole - k < kSumBytes ? whole : k + kSumBytes;
+    for (int p = 0; p < kPanels; ++p) counts[p] = _mm256_setzero_si256();
+    for (; k < end; k += kGroupBytes)
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+        const uint8_t* panel = panels + p * pitch;
+        __m256i two[2], four[2];
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          const int64_t at = k + 4 * i;
+          two[0] = carry_save(ones[p], differ(row, panel, at), differ(row, panel, at + 1));
+          two[1] = carry_save(ones[p], differ(row, panel, at + 2), differ(row, panel, at + 3));
+          four[i] = carry_save(twos[p], two[0], two[1]);
+        }
+        counts[p] = _mm256_add_epi8(counts[p], pop(carry_save(fours[p], four[0], four[1])));
+      }
+    for (int p = 0; p < kPanels; ++p) subtract<4>(counts[p], dots + p * kPanelOutputs);
+  }
+  // What is left is at most 8 * (1 + 2 + 4) and 7 bytes.
+  for (int p = 0; p < kPanels; ++p) {
+    const __m256i pop4 = pop(fours[p]), pop2 = _mm256_add_epi8(pop(twos[p]), _mm256_add_epi8(pop4, pop4));
+    __m256i rest = _mm256_add_epi8(pop(ones[p]), _mm256_add_epi8(pop2, pop2));
+    for (int64_t k = whole; k < k_bytes; ++k) rest = _mm256_add_epi8(rest, pop(differ(row, panels + p * pitch, k)));
+    subtract<1>(rest, dots + p * kPanelOutputs);
+  }
+}
+
+}  // namespace
+
+void multiply_one_row(const ProductBlock& block) {
+  const uint8_t* panels = block.panels;
+  int32_t* dots = block.dots;
+  int64_t left = block.panel_count;
+  for (; left >= 2; left -= 2, dots += 2 * kPanelOutputs) {
+    multiply_panels<2>(block, panels, dots);
+    panels += 2 * block.rows.k_bytes * kPanelOutputs;
+  }
+  if (left != 0) multiply_panels<1>(block, panels, dots);
+}
+
+}  // namespace avx2
+}  // namespace stompp
+
+#endif

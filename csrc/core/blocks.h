@@ -1,0 +1,142 @@
+// The product that bgemm and bconv2d share: blocks of output rows against a packed weight.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+#include "core/epilogue.h"
+#include "core/implementation.h"
+#include "core/packed_weight.h"
+#include "core/parallel.h"
+#include "core/status.h"
+
+namespace stompp {
+
+// The taps [h_begin, h_end) x [w_begin, w_end) of a row that lie inside the input; the others read padding.
+struct ValidTaps {
+  int64_t h_begin, h_end, w_begin, w_end;
+
+  bool operator==(const ValidTaps& other) const {
+    return h_begin == other.h_begin && h_end == other.h_end && w_begin == other.w_begin && w_end == other.w_end;
+  }
+};
+
+// How the output is cut: blocks of rows, and units of up to kBlockPanels panels of one group. An item is some units of
+// a row block; items of the same row block follow each other, so that a thread prepares its rows once.
+struct BlockGrid {
+  int64_t rows, row_blocks;        // rows of a block; the last may have fewer
+  int64_t group_units, all_units;  // of one group, and of all groups
+  int64_t item_units;              // divides all_units
+
+  BlockGrid(int64_t M, const WeightShape& shape, int threads);
+  int64_t items_per_block() const { return all_units / item_units; }
+  int64_t items() const { return row_blocks * items_per_block(); }
+};
+
+namespace detail {
+
+// Memory of one thread, aligned to cache lines.
+class BlockMemory {
+ public:
+  BlockMemory(int64_t scratch_bytes, int64_t row_bytes);
+  bool failed() const { return bytes_ == nullptr; }
+
+  int32_t* dots;  // [kBlockRows][kBlockPanels * kPanelOutputs]
+  uint8_t* scratch;
+  uint8_t* rows;
+
+ private:
+  std::unique_ptr<uint8_t[]> bytes_;
+};
+
+// A tap of zero padding was read as +1, so its tap sum is taken away again: it adds nothing. The sum over the padded
+// taps is kept for the next rows with the same ones.
+class PaddingSums {
+ public:
+  void subtract(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots);
+
+ private:
+  struct Entry {
+    ValidTaps valid = {};
+    int64_t n = 0, count = 0;  // the outputs that `sums` belongs to
+    int32_t sums[kBlockPanels * kPanelOutputs];
+  };
+  static void add_up(const PackedWeight& weight, const ValidTaps& valid, const Dots& dots, Entry* entry);
+
+  Entry entries_[16];  // by the sides of the input that the row crosses
+};
+
+}  // namespace detail
+
+// Computes dot(row m, weight n) = K - 2*pop(row ^ weight) for m < M and all n, and finishes it with `epilogue`.
+//
+// RowSource says where a row's bits lie:
+//   int64_t block_bytes() const   memory that gather wants for one block
+//   RowBlock gather(int64_t first, int64_t count, int64_t group, uint8_t* memory, ValidTaps* valid) const
+//       rows first .. first + count - 1 of a group; `valid` of each only where zero_padding()
+//   bool zero_padding() const   whether padded taps, which gather makes +1, must add nothing
+template <class RowSource>
+Status multiply(const Implementation& implementation, const RowSource& source, int64_t M, const PackedWeight& weight,
+                const Epilogue& epilogue, const Parallel& pool) {
+  const WeightShape& shape = weight.shape;
+  const int64_t k_bytes = shape.taps() * weight.layout.tap_bytes(shape);
+  const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
+  const BlockGrid grid(M, shape, pool.threads);
+
+  std::atomic<bool> out_of_memory{false};
+  parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
+    const detail::BlockMemory memory(implementation.scratch_bytes(k_bytes), source.block_bytes());
+    if (memory.failed()) {
+      out_of_memory = true;
+      return;
+    }
+    ValidTaps valid[kBlockRows];
+    detail::PaddingSums padding;
+    ProductBlock block = {};
+    block.scratch = memory.scratch;
+    block.K = static_cast<int32_t>(shape.K());
+    int64_t ready_block = -1, ready_group = -1;
+
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t row_block = item / grid.items_per_block(), first_row = row_block * grid.rows;
+      const int64_t rows = M - first_row < grid.rows ? M - first_row : grid.rows;
+      const int64_t first_unit = item % grid.items_per_block() * grid.item_units;
+      for (int64_t unit = first_unit; unit < first_unit + grid.item_units; ++unit) {
+        const int64_t group = unit / grid.group_units, in_group = unit % grid.group_units;
+        if (row_block != ready_block || group != ready_group) {
+          block.rows = source.gather(first_row, rows, group, memory.rows, valid);
+          implementation.prepare_rows(block.rows, block.scratch);
+          ready_block = row_block;
+          ready_group = group;
+        }
+        const int64_t panel = in_group * panels / grid.group_units;
+        block.panel_count = (in_group + 1) * panels / grid.group_units - panel;
+        block.panels = weight.panel(group, panel);
+
+        const int64_t left = group_outputs - panel * kPanelOutputs, whole = block.panel_count * kPanelOutputs;
+        Dots dots = {first_row, rows, group * group_outputs + panel * kPanelOutputs, left, memory.dots, whole};
+        if (left >= whole) dots.count = whole;
+        const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;
+        if (in_place) {
+          dots.values = static_cast<int32_t*>(epilogue.out) + first_row * epilogue.N + dots.n;
+          dots.stride = epilogue.N;
+        }
+        block.dots = dots.values;
+        block.dot_stride = dots.stride;
+        implementation.multiply_block(block);
+        if (source.zero_padding()) padding.subtract(weight, valid, dots);
+        if (!in_place) finish(epilogue, implementation, dots);
+      }
+    }
+  });
+  return out_of_memory ? Status::error("out of memory") : Status::ok();
+}
+
+// Weights packed for another layout than `implementation` reads are packed again into `storage`: right, but slow, and
+// only met where an implementation is forced after packing.
+Status in_layout_of(const Implementation& implementation, const PackedWeight& weight,
+                    std::unique_ptr<uint8_t[]>* storage, PackedWeight* result, const Parallel& pool);
+
+}  // namespace stompp

@@ -11,7 +11,8 @@ namespace {
 // A copy of a few bytes without a call. The last 16 may overlap those before them.
 inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
   if (count >= 16) {
-    for (int64_t i = 0; i < count - 16; i += 16) std::memcpy(to + i, from + i, 16);
+    std::memcpy(to, from, 16);
+    for (int64_t i = 16; i < count - 16; i += 16) std::memcpy(to + i, from + i, 16);
     std::memcpy(to + count - 16, from + count - 16, 16);
   } else if (count >= 8) {
     std::memcpy(to, from, 8);
@@ -32,6 +33,11 @@ inline void clip_taps(int64_t start, int64_t dilation, int64_t size, int64_t lim
   *begin = first < *end ? first : *end;
 }
 
+inline int64_t smallest(int64_t a, int64_t b, int64_t c) {
+  const int64_t least = a < b ? a : b;
+  return least < c ? least : c;
+}
+
 struct PixelRows {
   const uint8_t* x;
   const uint8_t* padding_row;
@@ -48,14 +54,22 @@ struct PixelRows {
     if (dense) return {x + first * pixel_bytes + group * group_bytes, pixel_bytes, count, tap_bytes};
     const int64_t k_bytes = kernel_h * kernel_w * tap_bytes;
     int64_t ow = first % out_width, oh = first / out_width % out_height, n = first / out_width / out_height;
-    for (int64_t r = 0; r < count; ++r) {
+    for (int64_t r = 0; r < count;) {
       const int64_t top = oh * shape.stride_h - shape.padding_h, left = ow * shape.stride_w - shape.padding_w;
-      ValidTaps& taps = valid[r];
+      ValidTaps taps;
       clip_taps(top, shape.dilation_h, kernel_h, shape.height, &taps.h_begin, &taps.h_end);
       clip_taps(left, shape.dilation_w, kernel_w, shape.width, &taps.w_begin, &taps.w_end);
+      int64_t run = 1;  // pixels beside each other whose taps are the same
+      if (taps.w_end - taps.w_begin == kernel_w) {
+        const int64_t last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w;
+        run = smallest(count - r, out_width - ow, (last_left - left) / shape.stride_w + 1);
+      }
+      for (int64_t i = 0; i < run; ++i) valid[r + i] = taps;
       const int64_t pixel = (n * shape.height + top) * shape.width + left;
-      gather_row(pixel * pixel_bytes + group * group_bytes, group * group_bytes, taps, memory + r * k_bytes);
-      if (++ow < out_width) continue;
+      gather_run(pixel * pixel_bytes + group * group_bytes, group * group_bytes, taps, run, memory + r * k_bytes);
+      r += run;
+      ow += run;
+      if (ow < out_width) continue;
       ow = 0;
       if (++oh < out_height) continue;
       oh = 0;
@@ -64,17 +78,20 @@ struct PixelRows {
     return {memory, k_bytes, count, k_bytes};
   }
 
-  // `origin` is where the first tap lies, from x on, or would lie if it were inside.
-  void gather_row(int64_t origin, int64_t padding_offset, const ValidTaps& taps, uint8_t* out) const {
-    const bool whole_width = taps.w_end - taps.w_begin == kernel_w;
-    const int64_t width_bytes = kernel_w * tap_bytes;
-    if (whole_width && taps.h_end - taps.h_begin == kernel_h && tap_step == tap_bytes) {
-      for (const uint8_t *from = x + origin, *end = out + kernel_h * width_bytes; out != end; out += width_bytes) {
-        copy_bytes(out, from, width_bytes);
-        from += row_step;
-      }
-      return;
+  // `origin` is where the first tap of the first pixel lies, from x on, or would lie if it were inside.
+  void gather_run(int64_t origin, int64_t padding_offset, const ValidTaps& taps, int64_t run, uint8_t* out) const {
+    const int64_t pixel_step = shape.stride_w * pixel_bytes, width_bytes = kernel_w * tap_bytes;
+    const bool whole = taps.w_end - taps.w_begin == kernel_w && taps.h_end - taps.h_begin == kernel_h;
+    for (; run > 0; --run, origin += pixel_step, out += kernel_h * width_bytes) {
+      if (whole && tap_step == tap_bytes)
+        for (int64_t h = 0; h < kernel_h; ++h)
+          copy_bytes(out + h * width_bytes, x + origin + h * row_step, width_bytes);
+      else
+        gather_pixel(origin, padding_offset, taps, out);
     }
+  }
+
+  void gather_pixel(int64_t origin, int64_t padding_offset, const ValidTaps& taps, uint8_t* out) const {
     for (int64_t h = 0; h < kernel_h; ++h, origin += row_step) {
       const bool inside = h >= taps.h_begin && h < taps.h_end;
       for (int64_t w = 0; w < kernel_w;) {

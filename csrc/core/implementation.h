@@ -12,8 +12,11 @@
 
 namespace stompp {
 
-constexpr int64_t kBlockRows = 56;   // rows that share one pass over a weight panel
-constexpr int64_t kBlockPanels = 4;  // panels that share one pass over the rows
+// Rows that share one pass over some panels, and the panels that share one pass over the rows. On AVX2 these sizes keep
+// what a chunk of K needs, 29 KB, in an L1 of 32 KB: 14 KB of 16-bit sums, 7.5 KB of weight nibbles, 4 KB of tables and
+// 3.3 KB of offsets.
+constexpr int64_t kBlockRows = 56;
+constexpr int64_t kBlockPanels = 4;
 
 // Rows of bits, of which k_bytes are the row's in the order of a panel: [tap][tap_bytes].
 struct RowBlock {

@@ -1,0 +1,25 @@
+// x86-64 with AVX-512 and its 64-bit popcount (Intel Ice Lake and Sapphire Rapids, AMD Zen 4 and later).
+#pragma once
+
+#if defined(__x86_64__)
+
+#include "core/implementation.h"
+
+// Functions carry the target themselves: the files are compiled for the baseline, so nothing leaks into code that an
+// older processor runs.
+#define STOMPP_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,avx2,fma,bmi,bmi2,popcnt")))
+#define STOMPP_AVX512_INLINE STOMPP_AVX512 __attribute__((always_inline)) inline
+
+namespace stompp {
+namespace avx512 {
+
+extern const Implementation kImplementation;
+
+void multiply_block(const ProductBlock& block);
+void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
+
+}  // namespace avx512
+}  // namespace stompp
+
+#endif

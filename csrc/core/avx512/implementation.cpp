@@ -1,0 +1,75 @@
+#include "core/avx512/avx512.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "core/elementwise.h"
+
+namespace stompp {
+namespace avx512 {
+namespace {
+
+bool supported() {
+  // These builtins also ask the operating system (XGETBV) whether it saves the vector registers.
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+         __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
+}
+
+int64_t scratch_bytes(int64_t) { return 0; }
+void prepare_rows(const RowBlock&, void*) {}
+
+STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds,
+                             uint32_t* bits) {
+  const __m512i low = _mm512_loadu_si512(thresholds), high = _mm512_loadu_si512(thresholds + 16);
+  for (int64_t r = 0; r < rows; ++r, acc += stride) {
+    const uint32_t first = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(acc), low);
+    const uint32_t second = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(acc + 16), high);
+    bits[r] = first | second << 16;
+  }
+}
+
+STOMPP_AVX512 void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
+
+STOMPP_AVX512 void pack_planes(const Planes& planes, int64_t begin, int64_t end) {
+  elementwise::pack_planes(planes, begin, end);
+}
+
+STOMPP_AVX512 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
+  elementwise::unpack_row(words, type, K, out);
+}
+
+STOMPP_AVX512 void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }
+STOMPP_AVX512 void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }
+
+STOMPP_AVX512 void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {
+  elementwise::refresh_words(refresh, words, begin, end);
+}
+
+}  // namespace
+
+const Implementation kImplementation = {
+    "avx512",
+    "64-bit XOR and popcount of 8 outputs at a time",
+    supported,
+    {LayoutId::kLongs, 8},
+    scratch_bytes,
+    prepare_rows,
+    multiply_block,
+    pack_row,
+    pack_planes,
+    unpack_row,
+    less_than,
+    affine,
+    progressive_forward,
+    progressive_backward,
+    refresh_words,
+};
+
+}  // namespace avx512
+}  // namespace stompp
+
+#endif

@@ -1,0 +1,91 @@
+#include "core/neon/neon.h"
+
+#if defined(__aarch64__)
+
+#include <arm_neon.h>
+
+#include "core/elementwise.h"
+
+namespace stompp {
+namespace neon {
+namespace {
+
+bool supported() { return true; }
+int64_t scratch_bytes(int64_t) { return 0; }
+void prepare_rows(const RowBlock&, void*) {}
+
+constexpr uint32_t kLaneBits[4] = {1, 2, 4, 8};
+
+// Bits of four comparisons.
+inline uint32_t lane_bits(uint32x4_t comparison) { return vaddvq_u32(vandq_u32(comparison, vld1q_u32(kLaneBits))); }
+
+void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits) {
+  for (int64_t r = 0; r < rows; ++r, acc += stride) {
+    bits[r] = 0;
+    for (int i = 0; i < 32; i += 4)
+      bits[r] |= lane_bits(vcltq_s32(vld1q_s32(acc + i), vld1q_s32(thresholds + i))) << i;
+  }
+}
+
+// Signs of 32 consecutive fp32. The comparison is false for NaN and for -0.0.
+inline uint32_t sign_word_fp32(const float* x) {
+  uint32_t word = 0;
+  for (int i = 0; i < 32; i += 4) word |= lane_bits(vcltzq_f32(vld1q_f32(x + i))) << i;
+  return word;
+}
+
+template <class Type>
+void pack_row_as(const void* x, int64_t K, uint32_t* words) {
+  for (int64_t i = 0; i < words_for(K); ++i) {
+    const int64_t left = K - i * kWordBits;
+    words[i] = elementwise::sign_word<Type>(x, i * kWordBits, left < kWordBits ? left : kWordBits);
+  }
+}
+
+void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
+  if (type == FloatType::kFloat16) return pack_row_as<Float16>(x, K, words);
+  if (type == FloatType::kBFloat16) return pack_row_as<BFloat16>(x, K, words);
+  const int64_t whole = K / kWordBits, tail = K % kWordBits;
+  const float* values = static_cast<const float*>(x);
+  for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_fp32(values + i * kWordBits);
+  if (tail != 0) words[whole] = elementwise::sign_word<Float32>(x, whole * kWordBits, tail);
+}
+
+void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
+void pack_planes(const Planes& planes, int64_t begin, int64_t end) { elementwise::pack_planes(planes, begin, end); }
+
+void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
+  elementwise::unpack_row(words, type, K, out);
+}
+
+void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }
+void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }
+
+void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {
+  elementwise::refresh_words(refresh, words, begin, end);
+}
+
+}  // namespace
+
+const Implementation kImplementation = {
+    "neon",
+    "byte XOR and popcount of 16 outputs at a time",
+    supported,
+    {LayoutId::kBytes, 1},
+    scratch_bytes,
+    prepare_rows,
+    multiply_block,
+    pack_row,
+    pack_planes,
+    unpack_row,
+    less_than,
+    affine,
+    progressive_forward,
+    progressive_backward,
+    refresh_words,
+};
+
+}  // namespace neon
+}  // namespace stompp
+
+#endif

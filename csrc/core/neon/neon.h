@@ -1,0 +1,18 @@
+// 64-bit Arm: NEON is part of its baseline, so no function needs a target of its own.
+#pragma once
+
+#if defined(__aarch64__)
+
+#include "core/implementation.h"
+
+namespace stompp {
+namespace neon {
+
+extern const Implementation kImplementation;
+
+void multiply_block(const ProductBlock& block);
+
+}  // namespace neon
+}  // namespace stompp
+
+#endif

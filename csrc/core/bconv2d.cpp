@@ -8,18 +8,19 @@
 namespace stompp {
 namespace {
 
-// A copy of a few bytes without a call. The last 16 may overlap those before them.
+// A copy of a few bytes without a call, in pieces of which the last may overlap the one before.
+template <int64_t kPiece>
+inline void copy_pieces(uint8_t* to, const uint8_t* from, int64_t count) {
+  std::memcpy(to, from, kPiece);
+  for (int64_t i = kPiece; i < count - kPiece; i += kPiece) std::memcpy(to + i, from + i, kPiece);
+  std::memcpy(to + count - kPiece, from + count - kPiece, kPiece);
+}
+
 inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
-  if (count >= 16) {
-    std::memcpy(to, from, 16);
-    for (int64_t i = 16; i < count - 16; i += 16) std::memcpy(to + i, from + i, 16);
-    std::memcpy(to + count - 16, from + count - 16, 16);
-  } else if (count >= 8) {
-    std::memcpy(to, from, 8);
-    std::memcpy(to + count - 8, from + count - 8, 8);
-  } else {
-    for (int64_t i = 0; i < count; ++i) to[i] = from[i];
-  }
+  if (count >= 16) return copy_pieces<16>(to, from, count);
+  if (count >= 4) return copy_pieces<4>(to, from, count);
+  if (count >= 2) return copy_pieces<2>(to, from, count);
+  *to = *from;
 }
 
 // The taps of one axis, `size` of them from `start` on, that lie in [0, limit).
@@ -86,9 +87,20 @@ struct PixelRows {
       if (whole && tap_step == tap_bytes)
         for (int64_t h = 0; h < kernel_h; ++h)
           copy_bytes(out + h * width_bytes, x + origin + h * row_step, width_bytes);
+      else if (whole && tap_bytes == 1)
+        gather_taps<1>(x + origin, out);
+      else if (whole && tap_bytes == 2)
+        gather_taps<2>(x + origin, out);
       else
         gather_pixel(origin, padding_offset, taps, out);
     }
+  }
+
+  // All taps, of up to 16 channels, lie inside.
+  template <int64_t kTapBytes>
+  void gather_taps(const uint8_t* from, uint8_t* out) const {
+    for (int64_t h = 0; h < kernel_h; ++h, from += row_step)
+      for (int64_t w = 0; w < kernel_w; ++w, out += kTapBytes) std::memcpy(out, from + w * tap_step, kTapBytes);
   }
 
   void gather_pixel(int64_t origin, int64_t padding_offset, const ValidTaps& taps, uint8_t* out) const {

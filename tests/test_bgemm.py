@@ -141,17 +141,12 @@ def test_bytes_cut_short_are_refused(implementation, g):
 
 
 @needs_library
-def test_an_altered_header_is_refused_or_harmless(implementation, g):
+def test_an_altered_header_is_refused(implementation, g):
     a, weight = random_words((4,), 40, g), pack_weight(random_signs((35, 40), g)).data
-    expected = torch.ops.stompp.bgemm(a, weight, 35, 40)
-    reserved = range(20, 24)
     for at in range(64):
         for value in (0x01, 0x80, 0xFF):
             altered = weight.clone()
             altered[at] ^= value
-            if at in reserved:
-                assert_same_bits(torch.ops.stompp.bgemm(a, altered, 35, 40), expected)
-                continue
             with pytest.raises(RuntimeError, match="packed weight"):
                 torch.ops.stompp.bgemm(a, altered, 35, 40)
 

@@ -119,7 +119,7 @@ def test_the_environment_variable_forces_an_implementation(name):
         "print(native.active_implementation(), int(weight[8:12].view(torch.int32)))\n"
     )
     result = run_python(code, STOMPP_CPU=name)
-    layout = {"scalar": "1", "avx2": "3"}[name]
+    layout = {"scalar": "1", "neon": "2", "avx2": "3", "avx512": "4"}[name]
     assert result.stdout.split() == [name, layout], result.stderr
 
 

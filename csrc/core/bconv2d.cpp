@@ -45,15 +45,15 @@ struct PixelRows {
   Conv2dShape shape;
   int64_t kernel_h, kernel_w, out_height, out_width;
   int64_t pixel_bytes, group_bytes, tap_bytes;
+  int64_t k_bytes;             // of a gathered row: its taps, then zeros
   int64_t row_step, tap_step;  // bytes from a tap to the one below it, and to the one beside it
   bool dense;                  // 1x1, stride 1, no padding: rows lie as pixels do
 
-  int64_t block_bytes() const { return dense ? 0 : kBlockRows * kernel_h * kernel_w * tap_bytes; }
+  int64_t block_bytes() const { return dense ? 0 : kBlockRows * k_bytes; }
   bool zero_padding() const { return !dense && shape.padding_value == 0; }
 
   RowBlock gather(int64_t first, int64_t count, int64_t group, uint8_t* memory, ValidTaps* valid) const {
-    if (dense) return {x + first * pixel_bytes + group * group_bytes, pixel_bytes, count, tap_bytes};
-    const int64_t k_bytes = kernel_h * kernel_w * tap_bytes;
+    if (dense) return {x + first * pixel_bytes + group * group_bytes, pixel_bytes, count, k_bytes};
     int64_t ow = first % out_width, oh = first / out_width % out_height, n = first / out_width / out_height;
     for (int64_t r = 0; r < count;) {
       const int64_t top = oh * shape.stride_h - shape.padding_h, left = ow * shape.stride_w - shape.padding_w;
@@ -82,8 +82,10 @@ struct PixelRows {
   // `origin` is where the first tap of the first pixel lies, from x on, or would lie if it were inside.
   void gather_run(int64_t origin, int64_t padding_offset, const ValidTaps& taps, int64_t run, uint8_t* out) const {
     const int64_t pixel_step = shape.stride_w * pixel_bytes, width_bytes = kernel_w * tap_bytes;
+    const int64_t tail = k_bytes - kernel_h * width_bytes;
     const bool whole = taps.w_end - taps.w_begin == kernel_w && taps.h_end - taps.h_begin == kernel_h;
-    for (; run > 0; --run, origin += pixel_step, out += kernel_h * width_bytes) {
+    for (; run > 0; --run, origin += pixel_step, out += k_bytes) {
+      if (tail != 0) std::memset(out + k_bytes - tail, 0, static_cast<size_t>(tail));
       if (whole && tap_step == tap_bytes)
         for (int64_t h = 0; h < kernel_h; ++h)
           copy_bytes(out + h * width_bytes, x + origin + h * row_step, width_bytes);
@@ -128,7 +130,7 @@ void copy_bits(const uint32_t* row, int64_t first, int64_t count, uint32_t* out)
   }
 }
 
-// Groups whose channels do not begin on the layout's k_bytes get slices of whole words of their own.
+// Groups whose channels do not begin on a byte get slices of whole words of their own.
 void split_groups(const uint32_t* x, int64_t pixels, const WeightShape& weight, uint32_t* out, const Parallel& pool) {
   const int64_t words = words_for(weight.in_channels * weight.groups), group_words = words_for(weight.in_channels);
   parallel_for(pool, pixels, 1024 / weight.groups + 1, [&](int64_t begin, int64_t end) {
@@ -179,7 +181,7 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   if (!status.is_ok()) return status;
 
   const WeightShape& w = weight.shape;
-  const bool sliced = w.groups == 1 || w.in_channels % (readable.layout.k_bytes * 8) == 0;
+  const bool sliced = w.groups == 1 || w.in_channels % 8 == 0;
   const int64_t pixels = shape.batch * shape.height * shape.width;
   const int64_t pixel_words = sliced ? words_for(shape.channels) : w.groups * words_for(w.in_channels);
 
@@ -200,11 +202,13 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   rows.out_width = shape.out_width(w);
   rows.pixel_bytes = pixel_words * kWordBytes;
   rows.group_bytes = sliced ? w.in_channels / 8 : words_for(w.in_channels) * kWordBytes;
-  rows.tap_bytes = readable.layout.tap_bytes(w);
+  rows.tap_bytes = w.tap_bytes();
+  rows.k_bytes = readable.layout.row_bytes(w);
   rows.row_step = shape.dilation_h * shape.width * rows.pixel_bytes;
   rows.tap_step = shape.dilation_w * rows.pixel_bytes;
-  rows.dense =
-      w.taps() == 1 && shape.stride_h == 1 && shape.stride_w == 1 && shape.padding_h == 0 && shape.padding_w == 0;
+  const bool zero_tail = rows.k_bytes == rows.tap_bytes || (w.groups == 1 && rows.k_bytes <= rows.pixel_bytes);
+  rows.dense = zero_tail && w.taps() == 1 && shape.stride_h == 1 && shape.stride_w == 1 && shape.padding_h == 0 &&
+               shape.padding_w == 0;
   return multiply(*implementation, rows, shape.batch * rows.out_height * rows.out_width, readable, epilogue, pool);
 }
 

@@ -81,7 +81,7 @@ template <class RowSource>
 Status multiply(const Implementation& implementation, const RowSource& source, int64_t M, const PackedWeight& weight,
                 const Epilogue& epilogue, const Parallel& pool) {
   const WeightShape& shape = weight.shape;
-  const int64_t k_bytes = shape.taps() * weight.layout.tap_bytes(shape);
+  const int64_t k_bytes = weight.layout.row_bytes(shape);
   const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
   const BlockGrid grid(M, shape, pool.threads);
 

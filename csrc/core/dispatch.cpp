@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "core/avx2/avx2.h"
+#include "core/avx512/avx512.h"
+#include "core/neon/neon.h"
 #include "core/scalar/scalar.h"
 
 namespace stompp {
@@ -12,7 +14,11 @@ namespace {
 
 const Implementation* const kImplementations[] = {
 #if defined(__x86_64__)
+    &avx512::kImplementation,
     &avx2::kImplementation,
+#endif
+#if defined(__aarch64__)
+    &neon::kImplementation,
 #endif
     &scalar::kImplementation,
 };

@@ -18,7 +18,7 @@ namespace stompp {
 constexpr int64_t kBlockRows = 56;
 constexpr int64_t kBlockPanels = 4;
 
-// Rows of bits, of which k_bytes are the row's in the order of a panel: [tap][tap_bytes].
+// Rows of bits: of each, k_bytes in the order of a panel, which are the layout's row_bytes.
 struct RowBlock {
   const uint8_t* bits;
   int64_t row_stride;  // bytes

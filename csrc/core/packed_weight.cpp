@@ -14,7 +14,7 @@ struct Header {
   uint32_t layout;
   uint32_t panel_outputs;
   uint32_t k_bytes;
-  uint32_t reserved;
+  uint32_t checksum;  // of the header with 0 in this place
   int64_t out_channels, in_channels;
   int32_t kernel_h, kernel_w;
   int64_t groups;
@@ -26,17 +26,35 @@ int64_t tap_sum_bytes(const WeightShape& shape) {
   return round_up(shape.taps() * shape.out_channels * static_cast<int64_t>(sizeof(int32_t)), 64);
 }
 
-bool layout_of(uint32_t id, uint32_t k_bytes, WeightLayout* layout) {
-  *layout = {static_cast<LayoutId>(id), static_cast<int64_t>(k_bytes)};
-  return (layout->id == LayoutId::kWords && k_bytes == 4) ||
-         (layout->id == LayoutId::kInterleavedBytes && k_bytes == 1);
+// FNV-1a (Fowler, Noll and Vo): a layout's number is one bit away from another's.
+uint32_t checksum_of(Header header) {
+  header.checksum = 0;
+  unsigned char bytes[sizeof(Header)];
+  std::memcpy(bytes, &header, sizeof(header));
+  uint32_t hash = 2166136261u;
+  for (const unsigned char byte : bytes) hash = (hash ^ byte) * 16777619u;
+  return hash;
 }
 
-// Where byte `byte` of tap `tap` of output `n` (within its panel) lies.
-int64_t panel_offset(const WeightLayout& layout, int64_t tap_bytes, int64_t tap, int64_t byte, int64_t n) {
+bool layout_of(uint32_t id, uint32_t k_bytes, WeightLayout* layout) {
+  *layout = {static_cast<LayoutId>(id), static_cast<int64_t>(k_bytes)};
+  switch (layout->id) {
+    case LayoutId::kWords:
+      return k_bytes == 4;
+    case LayoutId::kBytes:
+    case LayoutId::kInterleavedBytes:
+      return k_bytes == 1;
+    case LayoutId::kLongs:
+      return k_bytes == 8;
+  }
+  return false;
+}
+
+// Where byte `byte` of the row of output `n` (within its panel) lies.
+int64_t panel_offset(const WeightLayout& layout, int64_t byte, int64_t n) {
   const int64_t kr = layout.k_bytes, half = kPanelOutputs / 2;
   if (layout.id == LayoutId::kInterleavedBytes) n = n % half * 2 + n / half;
-  return tap * tap_bytes * kPanelOutputs + byte / kr * kr * kPanelOutputs + n * kr + byte % kr;
+  return byte / kr * kr * kPanelOutputs + n * kr + byte % kr;
 }
 
 }  // namespace
@@ -66,7 +84,7 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
   if (!status.is_ok()) return status;
   const int64_t total = packed_bytes(shape, layout);
   const int64_t taps = shape.taps(), row_words = words_for(shape.in_channels);
-  const int64_t tap_bytes = layout.tap_bytes(shape), panels = shape.panels_per_group();
+  const int64_t tap_bytes = shape.tap_bytes(), panels = shape.panels_per_group();
 
   Header header = {};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
@@ -80,6 +98,7 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
   header.kernel_w = static_cast<int32_t>(shape.kernel_w);
   header.groups = shape.groups;
   header.total_bytes = total;
+  header.checksum = checksum_of(header);
   std::memcpy(out, &header, sizeof(header));
 
   uint8_t* sums_out = out + sizeof(Header);
@@ -99,7 +118,7 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
             const uint32_t word = words[(channel * taps + tap) * row_words + i] & valid_bits(shape.in_channels, i);
             pop += popcount32(word);
             for (int64_t b = 0; b < kWordBytes && i * kWordBytes + b < tap_bytes; ++b)
-              panel[panel_offset(layout, tap_bytes, tap, i * kWordBytes + b, n)] =
+              panel[panel_offset(layout, tap * tap_bytes + i * kWordBytes + b, n)] =
                   static_cast<uint8_t>(word >> (8 * b));
           }
           const int32_t sum = static_cast<int32_t>(shape.in_channels) - 2 * pop;
@@ -114,7 +133,7 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
 Status unpack_weight_words(const PackedWeight& weight, uint32_t* words, const Parallel& pool) {
   const WeightShape& shape = weight.shape;
   const int64_t taps = shape.taps(), row_words = words_for(shape.in_channels);
-  const int64_t tap_bytes = weight.layout.tap_bytes(shape);
+  const int64_t tap_bytes = shape.tap_bytes();
   parallel_for(pool, shape.out_channels, 16, [&](int64_t begin, int64_t end) {
     for (int64_t channel = begin; channel < end; ++channel) {
       const int64_t group = channel / shape.group_outputs(), n = channel % shape.group_outputs();
@@ -123,7 +142,7 @@ Status unpack_weight_words(const PackedWeight& weight, uint32_t* words, const Pa
         for (int64_t i = 0; i < row_words; ++i) {
           uint32_t word = 0;
           for (int64_t b = 0; b < kWordBytes && i * kWordBytes + b < tap_bytes; ++b) {
-            const int64_t at = panel_offset(weight.layout, tap_bytes, tap, i * kWordBytes + b, n % kPanelOutputs);
+            const int64_t at = panel_offset(weight.layout, tap * tap_bytes + i * kWordBytes + b, n % kPanelOutputs);
             word |= static_cast<uint32_t>(panel[at]) << (8 * b);
           }
           words[(channel * taps + tap) * row_words + i] = word;
@@ -140,6 +159,7 @@ Status view_packed(const uint8_t* data, int64_t bytes, const WeightShape& expect
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0)
     return Status::error("packed weight: these bytes were not made by pack_weight or pack_conv_weight on the CPU");
   if (header.version != kVersion) return Status::error("packed weight: made by another version of the format");
+  if (header.checksum != checksum_of(header)) return Status::error("packed weight: its header was altered");
   const WeightShape shape = {header.out_channels, header.in_channels, header.kernel_h, header.kernel_w, header.groups};
   const Status status = check_shape(shape);
   if (!status.is_ok()) return status;

@@ -2,9 +2,10 @@
 //
 //   header (64 bytes) | tap sums: int32 [taps][out_channels] | panels
 //
-// A panel holds kPanelOutputs consecutive outputs of one group, [tap][tap_bytes / kr][32 outputs][kr bytes]: a kernel
-// reads kr bytes of K for 32 outputs at a time. Outputs past the group's end are zero bits. The tap sum of (tap, n) is
-// the sum of the tap's weights, C - 2*pop(w): what a tap of +1 inputs adds, and so what zero padding takes away.
+// A panel holds kPanelOutputs consecutive outputs of one group, [row_bytes / kr][32 outputs][kr bytes]: a kernel reads
+// kr bytes of K for 32 outputs at a time. A row is the bytes of its taps side by side, each tap beginning on a byte.
+// Outputs past the group's end are zero bits. The tap sum of (tap, n) is the sum of the tap's weights, C - 2*pop(w):
+// what a tap of +1 inputs adds, and so what zero padding takes away.
 //
 // Files hold the plain portable order instead, 32-bit words [out_channels][kernel_h][kernel_w][words_for(C)].
 #pragma once
@@ -29,21 +30,26 @@ struct WeightShape {
 
   int64_t taps() const { return kernel_h * kernel_w; }
   int64_t K() const { return in_channels * taps(); }
+  int64_t tap_bytes() const { return bytes_for(in_channels); }
   int64_t group_outputs() const { return out_channels / groups; }
   int64_t panels_per_group() const { return ceil_div(group_outputs(), kPanelOutputs); }
 };
 
-// Identifies a panel order in a header. The numbers are part of the format; 2 was bytes in the outputs' own order.
-//   kWords             outputs 0, 1, 2 .. 31
-//   kInterleavedBytes  outputs 0, 16, 1, 17 .. 15, 31: as 16-bit words, even and odd bytes are 16 outputs in a row each
-enum class LayoutId : uint32_t { kWords = 1, kInterleavedBytes = 3 };
+// Identifies a panel order in a header. The numbers are part of the format.
+//   kWords             kr = 4; outputs 0, 1, 2 .. 31
+//   kBytes             kr = 1; outputs 0, 1, 2 .. 31
+//   kInterleavedBytes  kr = 1; outputs 0, 16, 1, 17 .. 15, 31: as 16-bit words, even and odd bytes are 16 outputs in a
+//                      row each
+//   kLongs             kr = 8; outputs 0, 1, 2 .. 31
+enum class LayoutId : uint32_t { kWords = 1, kBytes = 2, kInterleavedBytes = 3, kLongs = 4 };
 
 struct WeightLayout {
   LayoutId id;
   int64_t k_bytes;  // kr: bytes of K that stand together
 
-  int64_t tap_bytes(const WeightShape& shape) const { return round_up(bytes_for(shape.in_channels), k_bytes); }
-  int64_t panel_bytes(const WeightShape& shape) const { return shape.taps() * tap_bytes(shape) * kPanelOutputs; }
+  // Bytes of a row: those of its taps side by side, then zeros up to a multiple of k_bytes.
+  int64_t row_bytes(const WeightShape& shape) const { return round_up(shape.taps() * shape.tap_bytes(), k_bytes); }
+  int64_t panel_bytes(const WeightShape& shape) const { return row_bytes(shape) * kPanelOutputs; }
 };
 
 // A checked view of packed bytes.

@@ -1,6 +1,6 @@
 // XOR and popcount of 64-bit words. Weights lie as [k / 8][32 outputs][8 bytes]: four vectors hold 64 products of 32
-// outputs, and a row's 8 bytes are broadcast against them. That is 3 instructions per 512 products (xor, popcount, add);
-// loads and broadcasts are shared by the tile's rows and outputs.
+// outputs, and a row's 8 bytes are broadcast against them. That is 3 instructions per 512 products (xor, popcount,
+// add); loads and broadcasts are shared by the tile's rows and outputs.
 #include "core/avx512/avx512.h"
 
 #if defined(__x86_64__)
@@ -11,14 +11,14 @@ namespace stompp {
 namespace avx512 {
 namespace {
 
-constexpr int kTileRows = 4;                                         // 4 rows x 4 vectors: 16 of 32 registers count
-constexpr int kVectors = static_cast<int>(kPanelOutputs) / 8;        // of a panel
-constexpr int64_t kStepBytes = 8;                                    // of K
-constexpr int64_t kPanelStep = kStepBytes * kPanelOutputs;           // bytes of a panel in one step
+constexpr int kTileRows = 4;                                   // 4 rows x 4 vectors: 16 of 32 registers count
+constexpr int kVectors = static_cast<int>(kPanelOutputs) / 8;  // of a panel
+constexpr int64_t kStepBytes = 8;                              // of K
+constexpr int64_t kPanelStep = kStepBytes * kPanelOutputs;     // bytes of a panel in one step
 
 // K - 2 * counts of eight outputs. The counts fit 32 bits: K does.
 STOMPP_AVX512_INLINE void store_dots(__m512i counts, __m256i K, int32_t* dots) {
-  const __m256i pops = _mm512_cvtepi64_epi32(counts);
+  const __m256i pops = _mm512_maskz_cvtepi64_epi32(0xff, counts);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(dots), _mm256_sub_epi32(K, _mm256_add_epi32(pops, pops)));
 }
 
@@ -38,7 +38,7 @@ STOMPP_AVX512 void multiply_tile(const uint8_t* rows, int64_t row_stride, const 
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const __m128i word = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows + r * row_stride + k));
-      const __m512i a = _mm512_broadcastq_epi64(word);
+      const __m512i a = _mm512_maskz_broadcastq_epi64(0xff, word);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v)
         counts[r][v] = _mm512_add_epi64(counts[r][v], _mm512_popcnt_epi64(_mm512_xor_si512(a, w[v])));
@@ -47,8 +47,7 @@ STOMPP_AVX512 void multiply_tile(const uint8_t* rows, int64_t row_stride, const 
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v)
-      store_dots(counts[r][v], _mm256_set1_epi32(K), dots + r * dot_stride + 8 * v);
+    for (int v = 0; v < kVectors; ++v) store_dots(counts[r][v], _mm256_set1_epi32(K), dots + r * dot_stride + 8 * v);
 }
 
 }  // namespace

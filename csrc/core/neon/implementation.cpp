@@ -22,8 +22,7 @@ inline uint32_t lane_bits(uint32x4_t comparison) { return vaddvq_u32(vandq_u32(c
 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits) {
   for (int64_t r = 0; r < rows; ++r, acc += stride) {
     bits[r] = 0;
-    for (int i = 0; i < 32; i += 4)
-      bits[r] |= lane_bits(vcltq_s32(vld1q_s32(acc + i), vld1q_s32(thresholds + i))) << i;
+    for (int i = 0; i < 32; i += 4) bits[r] |= lane_bits(vcltq_s32(vld1q_s32(acc + i), vld1q_s32(thresholds + i))) << i;
   }
 }
 

@@ -41,6 +41,11 @@ def _load() -> tuple[Any, str]:
     try:
         library: ModuleType = importlib.import_module("stompp_kernels._C")
     except ImportError as error:
+        forced = os.environ.get("STOMPP_CPU", "")
+        if forced not in ("", "reference"):
+            raise ValueError(
+                f"STOMPP_CPU={forced!r} cannot run here: the compiled library did not load ({error})"
+            ) from error
         return None, f"the compiled library did not load ({error})"
     if library.active_implementation() is None:
         names = ", ".join(name for name, _, supported in library.implementations() if supported)

@@ -433,3 +433,27 @@ def test_packed_layers_know_what_they_replace():
         "blocks.1.conv1_fused": ("blocks.1.conv1", "blocks.1.bn1", "blocks.1.relu1"),
         "blocks.1.conv2_packed": ("blocks.1.conv2",),
     }
+
+
+class Viewing(nn.Module):
+    """Takes a view of a convolution's output, which only a contiguous one has."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.act, self.conv = nn.Conv2d(1, 8, 3), nn.Hardtanh(), nn.Conv2d(8, 6, 3)
+        self.fc = nn.Linear(6 * 4 * 4, 3)
+
+    def forward(self, x):
+        y = self.conv(self.act(self.stem(x)))
+        return self.fc(y.view(y.size(0), -1))
+
+
+def test_a_view_of_a_convolution_survives_commit_and_conversion():
+    x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model, _ = sk.prepare(Viewing(), x[:1])
+    sk.StoMPP(model, 10, regime="vanilla_ste")
+    model(x).sum().backward()
+    packed = sk.convert(model)
+    with torch.no_grad(), sk.float_simulation():
+        expected = model.eval()(x)
+    torch.testing.assert_close(packed(x), expected, rtol=1e-5, atol=1e-5)

@@ -48,7 +48,7 @@ def test_float_layers_say_why():
     _, rows = explained()
     for name in ("conv1", "fc", "blocks.1.downsample.0"):
         assert rows[name].implementation == "torch"
-        assert rows[name].reason == "first, last or shortcut layer: full precision"
+        assert rows[name].reason == "kept in float by prepare"
     assert rows["bn1"].reason == "stands next to a float layer"
     unpack = [row for row in rows.values() if row.kernel == "unpack_signs"]
     assert [row.reason for row in unpack] == ["a float module reads these signs"]

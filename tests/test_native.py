@@ -200,3 +200,10 @@ def test_without_the_library_all_ops_give_the_same_bits_after_one_warning(tmp_pa
         with native.use_implementation(name):
             for index, (ours, theirs) in enumerate(zip(sample_results(), saved, strict=True)):
                 assert_same_bits(ours, theirs, f"{name}, result {index}")
+
+
+def test_a_forced_implementation_without_the_library_is_refused():
+    code = "import sys\nsys.modules['stompp_kernels._C'] = None\nimport stompp_kernels"
+    result = run_python(code, STOMPP_CPU="avx2")
+    assert result.returncode == 1
+    assert "ValueError: STOMPP_CPU='avx2' cannot run here: the compiled library did not load" in result.stderr

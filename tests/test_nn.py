@@ -598,3 +598,57 @@ def test_weights_changed_behind_autograd_are_seen_from_the_next_eval():
         layer.weight.data.neg_()
         layer.eval()
         assert torch.equal(layer(x), -before)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_fused_optimizer_leaves_no_stale_bits(mode, g):
+    """Fused optimizers do not raise a tensor's version."""
+    layer, x = conv_layer(g)
+    set_stage(layer, Stage.BINARY, "identity").train(mode == "train")
+    optimizer = torch.optim.SGD(layer.parameters(), lr=3.0, fused=True)
+    for _ in range(3):
+        with torch.no_grad():
+            y = layer(x)
+            with sk.float_simulation():
+                assert_same_bits(y, layer(x))
+        layer(x).square().sum().backward()
+        optimizer.step()
+
+
+def test_contiguous_images_stay_contiguous_when_a_layer_commits(g):
+    layer, x = conv_layer(g)
+    set_stage(layer, Stage.BINARY, "clip")
+    assert layer(x.contiguous()).is_contiguous()
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert layer(last).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_committed_linear_layer_learns_from_a_single_row():
+    layer = BinaryLinear(40, 5, binarize_input=False)
+    source = ProgressiveActivation((40,))
+    layer.set_source(source)
+    set_stage(layer, Stage.BINARY, "identity")
+    set_stage(source, Stage.BINARY, "identity")
+    x = torch.randn(40, generator=generator(0)).sign()
+    layer(x).sum().backward()
+    assert torch.equal(layer.weight.grad, x.expand(5, 40))
+
+
+def test_bad_layer_arguments_are_named():
+    with pytest.raises(ValueError, match=r"alpha must have shape \[1\] or \[5\], got \[4\]"):
+        BinaryLinear(40, 5, alpha=torch.ones(4))
+    with pytest.raises(ValueError, match=r"alpha must be positive, got a smallest value of 0.0"):
+        BinaryLinear(40, 5, alpha=torch.tensor([0.0]))
+    with pytest.raises(ValueError, match=r"x must be \[B, C, H, W\], got shape \[3, 4, 4\]"):
+        BinaryConv2d(3, 4, 3)(torch.zeros(3, 4, 4))
+
+
+def test_packed_constants_keep_their_type_when_a_network_is_cast(g):
+    model, _ = make("residual")
+    set_stage(model, Stage.BINARY)
+    packed = sk.convert(model)
+    layer = next(m for m in packed.modules() if isinstance(m, sk.nn.PackedConv2d) and not m.writes_bits)
+    before = layer.scale.clone()
+    layer.half()
+    assert layer.scale.dtype == torch.float32
+    assert torch.equal(layer.scale, before)

@@ -257,3 +257,11 @@ def test_gradients_of_another_shape_or_type_are_refused(implementation):
     for grad in (torch.ones(39), torch.ones(40, 1), torch.ones(40).half()):
         with pytest.raises(RuntimeError, match="grad"):
             torch.ops.stompp.progressive_backward(grad, u, words, "clip", False)
+
+
+def test_a_second_derivative_is_refused():
+    u = torch.randn(8, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(8, dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(progressive(u, None, "clip"), u, grad, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        first.sum().backward()

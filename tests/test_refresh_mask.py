@@ -8,7 +8,7 @@ from helpers import assert_same_bits, misaligned, random_words
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stompp_kernels.ops import count_frozen, full_mask, pack_signs, reference, refresh_mask_
+from stompp_kernels.ops import count_frozen, full_mask, pack_signs, progressive, reference, refresh_mask_
 
 
 def zeros(n):
@@ -244,3 +244,12 @@ def test_the_raw_op_refuses_what_it_cannot_do(implementation):
     ]:
         with pytest.raises(RuntimeError, match=message):
             op(*arguments)
+
+
+def test_a_refresh_between_forward_and_backward_is_noticed():
+    u = torch.randn(64, requires_grad=True)
+    mask = torch.zeros(2, dtype=torch.int32)
+    y = progressive(u, mask, "none")
+    refresh_mask_(mask, 64, 1.0, 1.0, 0, 0, 1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

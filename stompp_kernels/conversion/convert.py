@@ -102,6 +102,8 @@ class _Converter:
             if isinstance(self._module(node), _NOTHING_IN_EVAL):
                 node.replace_all_uses_with(node.args[0])
                 self.graph.erase_node(node)
+            elif node.op == "call_method" and node.target == "view":
+                node.target = "reshape"  # packed convolutions write channels_last, of which not every view exists
         activations = [n for n in self.graph.nodes if isinstance(self._module(n), ProgressiveActivation)]
         for node in list(self.graph.nodes):
             module = self._module(node)

@@ -75,7 +75,7 @@ def _explain(name: str, module: nn.Module) -> LayerExplanation:
         return LayerExplanation(name, "unpack_signs", active_implementation(), 0, 0, "a float module reads these signs")
     nbytes = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
     if isinstance(module, (nn.Conv2d, nn.Linear)):
-        reason = "first, last or shortcut layer: full precision"
+        reason = "kept in float by prepare"
     else:
         reason = "stands next to a float layer"
     return LayerExplanation(name, type(module).__name__, "torch", nbytes, nbytes, reason)

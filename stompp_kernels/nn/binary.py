@@ -48,13 +48,17 @@ class BinaryLayer(Masked):
         self.weight = nn.Parameter(torch.empty(tuple(weight_shape), device=device, dtype=dtype))
         nn.init.normal_(self.weight, std=LATENT_STD)
         self.bias = nn.Parameter(torch.zeros(weight_shape[0], device=device, dtype=dtype)) if bias else None
+        if alpha is not None and tuple(alpha.shape) not in ((1,), (weight_shape[0],)):
+            raise ValueError(f"alpha must have shape [1] or [{weight_shape[0]}], got {list(alpha.shape)}")
+        if alpha is not None and not bool((alpha > 0).all()):
+            raise ValueError(f"alpha must be positive, got a smallest value of {float(alpha.min())}")
         self.register_buffer("alpha", alpha)
         self.input_activation = ProgressiveActivation(device=device) if binarize_input else None
         self.execution_index: int | None = None
         # The activations upstream whose signs arrive here; in a tuple, so that they do not become submodules.
         self._sources: tuple[ProgressiveActivation, ...] = ()
         self._dropout_between = False
-        self._packed: tuple[Any, PackedWeight] | None = None
+        self._packed: tuple[nn.Parameter, Any, PackedWeight] | None = None
 
     @property
     def activation(self) -> ProgressiveActivation | None:
@@ -103,16 +107,18 @@ class BinaryLayer(Masked):
         raise NotImplementedError
 
     def packed_weight(self) -> PackedWeight:
-        """The packed signs of the weights, packed again only when they changed.
+        """The packed signs of the weights, kept while nothing can have changed them.
 
-        A change in place through ``weight.data`` leaves no trace; the next ``train()`` or ``eval()`` makes it seen.
+        Fused optimizers and changes through ``weight.data`` leave no trace in a tensor's version. So weights that learn
+        are packed anew in every training step, and what is kept is dropped by them and by ``train()`` and ``eval()``.
         """
         if torch.compiler.is_compiling() or self.weight.is_inference():
             return self._pack(self.latent().detach())
         key = (self.weight._version, self.weight.data_ptr(), self.weight.device)
-        if self._packed is None or self._packed[0] != key:
-            self._packed = (key, self._pack(self.latent().detach()))
-        return self._packed[1]
+        kept = self._packed
+        if kept is None or kept[0] is not self.weight or kept[1] != key or (self.training and self.surrogate != "none"):
+            self._packed = kept = (self.weight, key, self._pack(self.latent().detach()))
+        return kept[2]
 
     def train(self, mode: bool = True) -> BinaryLayer:
         self._packed = None
@@ -134,6 +140,8 @@ class BinaryLayer(Masked):
         weight_learns = self.surrogate != "none" and self.weight.requires_grad
         if packed and not (torch.is_grad_enabled() and (x.requires_grad or weight_learns)):
             return self._packed_product(x, None, self.packed_weight())
+        if torch.is_grad_enabled() and weight_learns:
+            self._packed = None  # an optimizer's step may follow
         w = self.apply_progressive(self.latent(), batch_shared=False).to(x.dtype)
         return self._packed_product(x, w, None) if packed else self._float_product(x, w)
 
@@ -231,6 +239,8 @@ class BinaryConv2d(BinaryLayer):
         self.dilation, self.groups, self.padding_value = pair("dilation", dilation, 1), groups, padding_value
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4:
+            raise ValueError(f"x must be [B, C, H, W], got shape {list(x.shape)}")
         if self.input_activation is not None:
             x = self.input_activation(x)
         return self._finish(self._product(x), 3)

@@ -18,7 +18,10 @@ _simulate = False
 
 @contextlib.contextmanager
 def float_simulation() -> Iterator[None]:
-    """Inside this ``with`` block committed layers compute on +-1 floats too: what packed results are compared with."""
+    """Inside this ``with`` block committed layers compute on +-1 floats too: what packed results are compared with.
+
+    It holds for the whole process, all threads.
+    """
     global _simulate
     before, _simulate = _simulate, True
     try:
@@ -79,8 +82,9 @@ class _PackedConv2d(torch.autograd.Function):
         ctx.conv = (stride, padding, dilation, groups, padding_value)
         ctx.channels, ctx.dtype = x.shape[1], x.dtype
         epilogue = identity_affine(packed.shape[0], x.dtype, x.device)
-        y = bconv2d(x_words, packed, stride, padding, dilation, groups, padding_value, epilogue)
-        return y.permute(0, 3, 1, 2)
+        y = bconv2d(x_words, packed, stride, padding, dilation, groups, padding_value, epilogue).permute(0, 3, 1, 2)
+        # As torch's convolution: what comes in contiguous goes out contiguous, so that a view of it stays possible.
+        return y.contiguous() if x.is_contiguous() else y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -119,7 +123,7 @@ class _PackedLinear(torch.autograd.Function):
         grad_w = None
         if ctx.needs_input_grad[1]:
             x = torch.ops.stompp.unpack_signs(x_words, w.shape[1], ctx.dtype)
-            grad_w = grad.flatten(0, -2).T @ x.flatten(0, -2)
+            grad_w = grad.reshape(-1, w.shape[0]).T @ x.reshape(-1, w.shape[1])
         return grad_x, grad_w, None
 
 

@@ -78,8 +78,10 @@ class PackedLayer(nn.Module):
         return self.weight.nbytes + sum(b.numel() * b.element_size() for b in self.buffers())
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
-        super()._apply(fn, recurse)
+        """Moves to a device; the constants stay float32 and int32, whatever type the rest of a network is cast to."""
         device = fn(torch.empty(0)).device
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = None if buffer is None else buffer.to(device)
         self.weight = self.weight.to(device)
         return self
 

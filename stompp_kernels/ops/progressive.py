@@ -65,4 +65,9 @@ def _backward(ctx, grad):
     return _ops.progressive_backward(grad, u, mask_words, ctx.surrogate, ctx.batch_shared), None, None, None
 
 
+def _no_second_backward(ctx, grad):
+    raise RuntimeError("progressive can be differentiated once; its gradient has no gradient of its own")
+
+
 torch.library.register_autograd("stompp::progressive", _backward, setup_context=_save)
+torch.library.register_autograd("stompp::progressive_backward", _no_second_backward)

@@ -47,6 +47,8 @@ def refresh_mask_(mask_words: Tensor, n: int, p: float, r: float, seed: int, ten
     if not 0 <= step < 1 << 63:
         raise ValueError(f"step must be in [0, 2^63), got {step}")
     _ops.refresh_mask_(mask_words, n, float(p), float(r), seed, tensor_id, step)
+    # The kernel writes through a pointer: autograd must learn of it, or a backward after it would use the new mask.
+    torch.autograd.graph.increment_version(mask_words)
     return mask_words
 
 

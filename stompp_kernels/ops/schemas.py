@@ -44,5 +44,5 @@ for _name, _schema in SCHEMAS.items():
     if native.library is None:
         _library.define(_name + _schema)
         _library.impl(_name, getattr(reference, _name), "CPU")
-    for _key in ("CUDA", "XPU", "MPS"):
+    for _key in ("CUDA", "XPU"):
         _library.impl(_name, getattr(reference, _name), _key)

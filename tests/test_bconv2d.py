@@ -260,3 +260,16 @@ def test_packed_bytes_of_other_shapes_or_groups_and_cut_bytes_are_refused(implem
         torch.ops.stompp.bconv2d(x[..., :1], packed, [4, 32, 3, 3], [1, 1], [0, 0], [1, 1], 2, 0)
     with pytest.raises(RuntimeError, match="padding_value must be 0, 1 or -1, got 4294967296"):
         torch.ops.stompp.bconv2d(x, packed, [4, 32, 3, 3], [1, 1], [0, 0], [1, 1], 2, 2**32)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 16, 17])
+@pytest.mark.parametrize("channels", [2, 32, 45])
+def test_depthwise_counts_hold_every_tap(implementation, channels, kernel):
+    """17 x 17 taps are more than a byte counts; all products are -1, then +1."""
+    x = torch.ones(1, kernel + 1, kernel + 2, channels)
+    for w in (-torch.ones(channels, 1, kernel, kernel), torch.ones(channels, 1, kernel, kernel)):
+        weight = pack_conv_weight(w, channels)
+        y = bconv2d(pack_signs(x), weight, groups=channels)
+        assert_same_bits(y, torch.full((1, 2, 3, channels), int(w.sum()) // channels, dtype=torch.int32))
+        assert weight.nbytes == 64 + 4 * kernel**2 * ((channels + 31) // 32) or not native.library
+        assert_same_bits(weight.unpack(), w)

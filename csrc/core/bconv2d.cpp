@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/blocks.h"
+#include "core/depthwise.h"
 #include "core/dispatch.h"
 
 namespace stompp {
@@ -175,6 +176,7 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
   Status status = check_conv2d(shape, weight.shape);
   if (!status.is_ok()) return status;
+  if (weight.shape.is_depthwise()) return depthwise_conv2d(x, shape, weight, epilogue, pool);
   std::unique_ptr<uint8_t[]> storage;
   PackedWeight readable;
   status = in_layout_of(*implementation, weight, &storage, &readable, pool);

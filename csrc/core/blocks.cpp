@@ -74,7 +74,7 @@ void PaddingSums::subtract(const PackedWeight& weight, const ValidTaps* valid, c
 
 Status in_layout_of(const Implementation& implementation, const PackedWeight& weight,
                     std::unique_ptr<uint8_t[]>* storage, PackedWeight* result, const Parallel& pool) {
-  if (weight.layout.id == implementation.layout.id) {
+  if (weight.layout.id == layout_for(weight.shape, implementation.layout).id) {
     *result = weight;
     return Status::ok();
   }

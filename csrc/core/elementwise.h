@@ -54,6 +54,13 @@ STOMPP_INLINE void backward_word(const ProgressiveRow& row, int64_t first, uint3
   for (int i = 0; i < count; ++i) Type::store(row.out, first + i, result[i]);
 }
 
+STOMPP_INLINE void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) {
+  int32_t ones[kWordBits] = {};
+  for (int64_t w = 0; w < count; ++w)
+    for (int i = 0; i < kWordBits; ++i) ones[i] += static_cast<int32_t>(words[w] >> i & 1u);
+  for (int i = 0; i < kWordBits; ++i) sums[i] = static_cast<int32_t>(count) - 2 * ones[i];
+}
+
 // Whether element i is below zero.
 template <class Type>
 STOMPP_INLINE bool is_negative(const void* x, int64_t i) {

@@ -49,6 +49,9 @@ struct Implementation {
   void (*prepare_rows)(const RowBlock& rows, void* scratch);
   void (*multiply_block)(const ProductBlock& block);
 
+  // sums[i] = the sum of +1 and -1 over `count` words' bit i, i < 32.
+  void (*sum_bits)(const uint32_t* words, int64_t count, int32_t* sums);
+
   // The sign bits of K consecutive elements, as words_for(K) words with a zero tail.
   void (*pack_row)(const void* x, FloatType type, int64_t K, uint32_t* words);
 

@@ -31,6 +31,7 @@ struct WeightShape {
   int64_t taps() const { return kernel_h * kernel_w; }
   int64_t K() const { return in_channels * taps(); }
   int64_t tap_bytes() const { return bytes_for(in_channels); }
+  bool is_depthwise() const { return in_channels == 1 && groups == out_channels && groups > 1; }
   int64_t group_outputs() const { return out_channels / groups; }
   int64_t panels_per_group() const { return ceil_div(group_outputs(), kPanelOutputs); }
 };
@@ -41,7 +42,9 @@ struct WeightShape {
 //   kInterleavedBytes  kr = 1; outputs 0, 16, 1, 17 .. 15, 31: as 16-bit words, even and odd bytes are 16 outputs in a
 //                      row each
 //   kLongs             kr = 8; outputs 0, 1, 2 .. 31
-enum class LayoutId : uint32_t { kWords = 1, kBytes = 2, kInterleavedBytes = 3, kLongs = 4 };
+//   kDepthwise         depthwise weights of every implementation: no tap sums and no panels, but words of 32 channels,
+//                      [words_for(channels)][taps]
+enum class LayoutId : uint32_t { kWords = 1, kBytes = 2, kInterleavedBytes = 3, kLongs = 4, kDepthwise = 5 };
 
 struct WeightLayout {
   LayoutId id;
@@ -69,6 +72,11 @@ Status check_shape(const WeightShape& shape);
 
 // Total bytes of `shape` packed in `layout`. `shape` has passed check_shape.
 int64_t packed_bytes(const WeightShape& shape, const WeightLayout& layout);
+
+// The layout that a weight of this shape has where `layout` is wanted.
+inline WeightLayout layout_for(const WeightShape& shape, const WeightLayout& layout) {
+  return shape.is_depthwise() ? WeightLayout{LayoutId::kDepthwise, kWordBytes} : layout;
+}
 
 // Portable words [out_channels][taps][words_for(in_channels)] to `out` of packed_bytes() bytes. Tail bits are ignored.
 Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const WeightLayout& layout, uint8_t* out,

@@ -51,6 +51,8 @@ void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
 }
 
 void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
+void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) { elementwise::sum_bits(words, count, sums); }
+
 void pack_planes(const Planes& planes, int64_t begin, int64_t end) { elementwise::pack_planes(planes, begin, end); }
 
 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
@@ -74,6 +76,7 @@ const Implementation kImplementation = {
     scratch_bytes,
     prepare_rows,
     multiply_block,
+    sum_bits,
     pack_row,
     pack_planes,
     unpack_row,

@@ -55,6 +55,8 @@ void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* 
   }
 }
 
+void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) { elementwise::sum_bits(words, count, sums); }
+
 void pack_planes(const Planes& planes, int64_t begin, int64_t end) { elementwise::pack_planes(planes, begin, end); }
 void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
 
@@ -79,6 +81,7 @@ const Implementation kImplementation = {
     scratch_bytes,
     prepare_rows,
     multiply_block,
+    sum_bits,
     pack_row,
     pack_planes,
     unpack_row,

@@ -174,11 +174,12 @@ class Counting(nn.Module):
     def __init__(self):
         super().__init__()
         self.register_buffer("calls", torch.zeros(3))
+        self.noise = 0.1
         self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
 
     def forward(self, x):
         self.calls.add_(1)
-        return self.bn(self.conv(x))
+        return self.bn(self.conv(x + self.noise * torch.randn_like(x)))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -236,3 +237,79 @@ def test_link_serves_a_model_built_by_hand():
     assert model[3].activation is model[1]
     assert model[4].activation is model[4].input_activation
     assert model[4].input_activation.mask_shape == (4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("function", "nonnegative"),
+    [
+        (lambda x: x, True),
+        (lambda x: F.avg_pool2d(x, 2), True),
+        (lambda x: x - 0.1, False),
+        (lambda x: 0.0 * x, False),
+    ],
+    ids=["relu", "avgpool", "minus", "zeros"],
+)
+def test_inputs_that_are_never_negative_are_noted(function, nonnegative):
+    calls, _ = calls_of(Between(function), X)
+    assert (calls["first"].nonnegative, calls["second"].nonnegative) == (False, nonnegative)
+
+
+class Calls(nn.Module):
+    """Three progressive layers on one input, called as the test wants."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.first, self.second, self.third = (sk.nn.BinaryLinear(6, 6) for _ in range(3))
+        self.act, self.other_act = sk.nn.ProgressiveActivation(), sk.nn.ProgressiveActivation()
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+@pytest.mark.parametrize(
+    ("forward", "source"),
+    [
+        (lambda m, x: m.first(m.act(x)) + m.first(x), None),
+        (lambda m, x: m.first(m.act(x)) + m.first(m.other_act(-x)), None),
+        (lambda m, x: m.first(x) + m.first(m.act(x)), None),
+        (lambda m, x: (lambda y: m.first(y) + m.first(y))(m.act(x)), "act"),
+    ],
+    ids=["activation and none", "two activations", "none and activation", "the same twice"],
+)
+def test_a_layer_called_twice_has_a_source_only_if_it_is_the_same(forward, source):
+    model = Calls(forward)
+    link(model, torch.randn(2, 6))
+    assert model.first.activation is (None if source is None else model.get_submodule(source))
+    assert model.first.execution_index == 0
+
+
+def test_linking_again_forgets_what_no_longer_holds():
+    model = Calls(lambda m, x: m.second(m.first(m.act(x))))
+    link(model, torch.randn(2, 6))
+    assert (model.first.activation, model.second.execution_index) == (model.act, 1)
+    model.run = lambda m, x: m.first(x)
+    link(model, torch.randn(2, 6))
+    assert (model.first.activation, model.second.execution_index) == (None, None)
+
+
+def test_a_progressive_activation_at_two_places_is_refused():
+    model = Calls(lambda m, x: m.second(m.act(m.first(m.act(x)))))
+    with pytest.raises(ValueError, match="activation 'act' runs at 2 places"):
+        link(model, torch.randn(2, 6))
+    assert model.act.mask_shape is None
+
+
+def test_layers_that_did_not_run_are_named():
+    model = Calls(lambda m, x: m.third(m.first(m.act(x))))
+    assert [name for name, _ in link(model, torch.randn(2, 6))] == ["first", "third"]
+    assert model.second.execution_index is None
+    with pytest.raises(ValueError, match=r"layers \['second'\] did not run on the example inputs"):
+        sk.StoMPP(model, 100)
+
+
+def test_modules_may_be_called_with_keywords():
+    model = Calls(lambda m, x: m.first(x=m.act(x=x)))
+    link(model, torch.randn(2, 6))
+    assert model.act.mask_shape == (6,)
+    assert model.first.activation is model.act

@@ -338,6 +338,117 @@ def test_frozen_parameters_of_kept_layers_stay_frozen():
     assert not model.conv1.weight.requires_grad
 
 
+def test_frozen_parameters_of_binarized_layers_stay_frozen():
+    float_model = MLP()
+    float_model.fc2.weight.requires_grad_(False)
+    float_model.fc3.weight.requires_grad_(True)
+    model, _ = sk.prepare(float_model, ROW)
+    assert (model.fc2.weight.requires_grad, model.fc2.bias.requires_grad) == (False, True)
+    assert model.fc3.weight.requires_grad
+    float_model.fc2.bias.requires_grad_(False)
+    assert not sk.prepare(float_model, ROW)[0].fc2.bias.requires_grad
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def hooked(register):
+    conv = nn.Conv2d(4, 4, 1)
+    getattr(conv, register)(lambda *_: None)
+    return conv
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (Doubled(4, 4, 1), "is a subclass of Conv2d with code of its own"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), "is a subclass of Conv2d with code of its own"),
+        (hooked("register_forward_hook"), "has forward hooks of its own"),
+        (hooked("register_forward_pre_hook"), "has forward hooks of its own"),
+    ],
+    ids=["subclass", "parametrized", "hook", "pre-hook"],
+)
+def test_layers_with_code_of_their_own_stay(layer, reason):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), layer, nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
+    model, report = sk.prepare(net, IMAGE)
+    assert report.binarized() == ["4"]
+    assert rows_of(report)["2"].reason == reason
+    assert type(model[2]) is type(net[2])
+    assert rows_of(report)["1"].reason == "feeds no binarized layer"
+
+
+class CatWithItself(nn.Module):
+    def forward(self, x):
+        return torch.cat([x, x], 1)
+
+
+ONLY_POSITIVE = [
+    (nn.AvgPool2d(2), 4),
+    (nn.ZeroPad2d(1), 4),
+    (nn.AdaptiveAvgPool2d(1), 4),
+    (CatWithItself(), 8),
+]
+
+
+@pytest.mark.parametrize(("between", "channels"), ONLY_POSITIVE, ids=["avgpool", "pad", "gap", "cat"])
+def test_a_layer_whose_signs_would_all_be_positive_is_refused(between, channels):
+    def net(*middle):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 1), *middle, nn.Conv2d(channels, 4, 1), nn.Conv2d(4, 2, 1))
+
+    with pytest.raises(ValueError, match=r"layer '3': the signs of its input would all be \+1, .*BatchNorm.*keep="):
+        sk.prepare(net(nn.ReLU(), between), IMAGE)
+    _, report = sk.prepare(net(nn.ReLU(), between), IMAGE, binarize="weights")
+    assert report.binarized() == ["3"]
+    _, report = sk.prepare(net(between, nn.ReLU()), IMAGE)
+    assert rows_of(report)["3"].reason == "input binarized by 2"
+
+
+def test_average_pooling_of_a_replaced_activation_has_both_signs():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.relu, self.pool = nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AvgPool2d(2)
+            self.conv, self.pooled, self.head = nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x):
+            x = self.relu(self.stem(x))
+            return self.head(self.conv(x) + self.pooled(self.pool(x)))
+
+    torch.manual_seed(0)
+    _, report = sk.prepare(Net(), IMAGE)
+    assert rows_of(report)["pooled"].reason == "binarizes its own input"
+
+
+def test_an_activation_in_place_whose_result_is_unused_is_refused():
+    class Discarded(MLP):
+        def forward(self, x):
+            x = self.fc1(x)
+            self.relu1(x)
+            return self.fc4(self.relu2(self.fc2(x)))
+
+    net = Discarded()
+    net.relu1 = nn.ReLU(inplace=True)
+    with pytest.raises(ValueError, match="layer 'fc2': its input came from activation 'relu1', not from what replaced"):
+        sk.prepare(net, ROW)
+    assert sk.prepare(net, ROW, binarize="weights")[1].binarized() == ["fc2"]
+
+
+def test_an_activation_registered_under_two_names_is_refused():
+    class Aliased(MLP):
+        def __init__(self):
+            super().__init__()
+            self.alias = self.relu1
+
+        def forward(self, x):
+            return self.fc4(self.relu2(self.fc2(self.alias(self.fc1(x)))))
+
+    with pytest.raises(ValueError, match=r"layer 'fc2': its input came from activation 'relu1', .*under one name"):
+        sk.prepare(Aliased(), ROW)
+
+
 def test_a_single_layer_is_refused():
     with pytest.raises(ValueError, match="model is a single layer: wrap it in"):
         sk.prepare(nn.Linear(7, 3), ROW)

@@ -1,9 +1,11 @@
-"""The README's example runs as it stands."""
+"""The README: its example runs as it stands, its figures are those of the results files."""
 
+import json
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
 
 
 def test_the_usage_example_runs(tmp_path, monkeypatch, capsys):
@@ -20,3 +22,30 @@ def test_the_usage_example_is_short():
     code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert code is not None
     assert sum(bool(line.strip()) for line in code.group(1).splitlines()) <= 21
+
+
+def test_the_demo_figures_are_those_of_the_results_files():
+    rows = [line for line in README.read_text().splitlines() if line.startswith("|")]
+    for column, name in ((2, "demo_ste"), (3, "demo_ste_free")):
+        result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["result"]
+        cells = {row.split("|")[1].strip(): row.split("|")[column].strip() for row in rows}
+        assert cells["test accuracy, fully binary"] == f"{result['accuracy']:.1f} %"
+        same = result["test_images"] - result["different_predictions"]
+        assert cells["packed predictions equal to the float simulation's"] == f"{same} of {result['test_images']}"
+        size = result["binarized_fp32_bytes"] / result["binarized_packed_bytes"]
+        assert cells["binarized layers, fp32 to packed file"] == f"{size:.1f}x smaller"
+        ratios = [layer["float_ms"] / layer["packed_ms"] for layer in result["layers"]]
+        layers = next(cell for row, cell in cells.items() if row.startswith("a binarized layer"))
+        assert layers == f"{min(ratios):.1f}x to {max(ratios):.1f}x"
+        float_ms, packed_ms = result["network_ms"]["64"]
+        assert cells["the whole network, batch 64"] == f"{float_ms / packed_ms:.1f}x"
+
+
+def test_the_demo_results_meet_their_targets():
+    for name, least in (("demo_ste", 94), ("demo_ste_free", 85)):
+        result = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["result"]
+        assert result["packed_accuracy"] >= least
+        assert result["different_predictions"] == 0
+        assert result["train_seconds"] < 240
+        assert result["binarized_fp32_bytes"] >= 20 * result["binarized_packed_bytes"]
+        assert all(layer["packed_ms"] < layer["float_ms"] for layer in result["layers"])

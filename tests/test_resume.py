@@ -77,6 +77,24 @@ def test_a_resumed_run_repeats_the_unbroken_one(name, regime, stop, unbroken, tm
         assert torch.equal(optimizer.state_dict()["state"][index]["momentum_buffer"], state["momentum_buffer"])
 
 
+@pytest.mark.parametrize(
+    ("regime", "stop", "stage"),
+    [("ste_free", 4, "PARTIAL"), ("ste_free", 16, "BINARY"), ("ste", 18, "BINARY"), ("vanilla_ste", 4, "BINARY")],
+)
+def test_a_model_that_was_not_loaded_is_noticed(regime, stop, stage, unbroken, tmp_path_factory):
+    *_, files = unbroken("mlp", regime, tmp_path_factory.getbasetemp())
+    saved = torch.load(files[stop], weights_only=True)
+    model, _, progression = fresh("mlp", regime)
+    model.load_state_dict(make("mlp")[0].state_dict())
+    progression.load_state_dict(saved["progression"])
+    with pytest.raises(RuntimeError, match=f"unit 'fc2' must be {stage} at step {stop}, got SOFT: load the model's"):
+        progression.step()
+    assert progression.progress().step == stop
+    model.load_state_dict(saved["model"])
+    progression.step()
+    assert progression.progress().step == stop + 1
+
+
 def test_the_stops_reach_every_phase():
     _, _, progression = fresh("residual", "ste_free")
     windows = [unit.window for unit in progression.units]
@@ -96,8 +114,8 @@ def test_loading_into_a_live_run_goes_back_in_time(unbroken, tmp_path_factory):
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     progression.load_state_dict(saved["progression"])
-    # A gradient left over from before would move committed weights in the next optimizer step.
-    assert all(layer.weight.grad is None for layer in binary_layers(model).values())
+    # A gradient left over from before would move committed weights, and what lies behind them, in the next step.
+    assert all(parameter.grad is None for parameter in model.parameters())
     rest = train_steps(model, optimizer, progression, TOTAL - 16, 16, shape_of("mlp"))
     assert torch.equal(torch.stack(rest), torch.stack(losses[16:]))
     assert_same_state(snapshot(model), final)
@@ -124,7 +142,7 @@ def test_another_configuration_is_refused_by_name(key, value):
     options = {"total_steps": TOTAL, **OPTIONS, "regime": "ste", "surrogate": "clip"}
     model, _ = make("mlp")
     state = sk.StoMPP(model, **options).state_dict()
-    other, _ = make("mlp")
+    other, _ = make("mlp", **{k: v for k, v in [(key, value)] if k == "binarize"})
     progression = sk.StoMPP(other, **{**options, key: value})
     with pytest.raises(ValueError, match=f"^{key} must be what the state was saved with"):
         progression.load_state_dict(state)

@@ -93,7 +93,8 @@ CASES = [
 
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_every_regime_order_and_shape_runs_to_full_commitment(options):
-    model, _ = make("residual")
+    weights_only = options.get("binarize") == "weights"
+    model, _ = make("residual", binarize="weights" if weights_only else "both")
     options = {"refresh": 2, "cooldown": 0.2, **options}
     progression = sk.StoMPP(model, 20, **options)
     assert progression.frozen_fraction() == 0.0
@@ -112,8 +113,8 @@ def test_every_regime_order_and_shape_runs_to_full_commitment(options):
     assert fractions[15:] == [1.0] * 5
     assert 0 < fractions[9] < 1
     activations = [m for m in masked_modules(model).values() if isinstance(m, sk.nn.ProgressiveActivation)]
-    weights_only = options.get("binarize") == "weights"
-    assert all(a.stage is (Stage.SOFT if weights_only else Stage.BINARY) for a in activations)
+    assert len(activations) == (0 if weights_only else 4)
+    assert all(a.stage is Stage.BINARY for a in activations)
 
 
 def commit_order(**options):
@@ -304,6 +305,69 @@ def test_a_committed_model_stays_committed_under_a_new_progression():
     model, x = make("residual")
     set_stage(model, Stage.BINARY).eval()
     before = model(x)
-    progression = sk.StoMPP(model, 100)
-    assert progression.fully_committed
-    assert torch.equal(model(x), before)
+    progression = sk.StoMPP(model, 20, cooldown=0.0)
+    for step in range(22):
+        assert progression.fully_committed, step
+        assert progression.frozen_fraction() == 1.0, step
+        assert torch.equal(model(x), before), step
+        progression.step()
+
+
+def test_a_new_ste_free_progression_drops_the_gradients_of_a_committed_model():
+    model, _ = make("mlp")
+    set_stage(model, Stage.BINARY, "identity")
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    sk.StoMPP(model, 20)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("prepared", "given", "message"),
+    [
+        ("weights", "both", "binarize must be 'weights' for this model, got 'both': .* sk.prepare was given"),
+        ("both", "weights", r"binarize must be 'both' for this model, got 'weights': .* feed \['fc2', 'fc3'\]"),
+    ],
+)
+def test_binarize_is_what_the_model_was_prepared_for(prepared, given, message):
+    model, _ = make("mlp", binarize=prepared)
+    with pytest.raises(ValueError, match=message):
+        sk.StoMPP(model, 20, binarize=given)
+
+
+@pytest.mark.parametrize("total_steps", [100.0, "100", None])
+def test_total_steps_is_an_int(total_steps):
+    with pytest.raises(TypeError, match=f"total_steps must be an int, got {total_steps!r}"):
+        sk.StoMPP(make("mlp")[0], total_steps)
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp"])
+def test_nothing_behind_a_commitment_moves_in_the_ste_free_regime(name):
+    model, x = make(name)
+    progression = sk.StoMPP(model, 40, refresh=2, cooldown=0.2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=0.01)
+    first, last = progression.units[0], list(model.parameters())[-1]
+    behind = {n: p for n, p in model.named_parameters() if n.split(".")[0] in ("conv1", "fc1", "bn1")}
+    assert len(behind) >= 3
+    behind[first.name] = first.layer.weight
+    g = torch.Generator().manual_seed(0)
+
+    def train(steps):
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=False)
+            model(torch.randn(x.shape, generator=g)).tanh().square().mean().backward()
+            optimizer.step()
+            progression.step()
+
+    start = {n: p.detach().clone() for n, p in behind.items()}
+    train(first.window.stop)
+    assert progression.frontier == 1
+    before = {n: p.detach().clone() for n, p in behind.items()}
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert not any(torch.equal(before[n], start[n]) for n in behind)
+    head = last.detach().clone()
+    train(40 - first.window.stop)
+    for n, p in behind.items():
+        assert p.grad is None, n
+        assert torch.equal(p, before[n]), n
+    assert not torch.equal(last, head)

@@ -38,7 +38,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class PreparationReport:
-    """One row per layer and activation that prepare looked at, in order of execution; ``print`` shows a table."""
+    """One row per layer, in order of execution, then one per activation; ``print`` shows a table."""
 
     rows: tuple[LayerReport, ...]
 
@@ -67,12 +67,13 @@ def prepare(
 
     Conv2d and Linear layers become BinaryConv2d and BinaryLinear; a ReLU (ReLU6, Hardtanh) whose output arrives at one
     becomes a ProgressiveActivation, and a layer that no such activation feeds gets one of its own. First, last and
-    downsample layers stay in float, and so do activations that feed no binarized layer.
+    downsample layers stay in float, and so do activations that feed no binarized layer, subclasses of Conv2d and Linear
+    (parametrized ones too), and layers with forward hooks.
 
     Args:
         model: left as it is.
-        example_inputs: a tensor, tuple or dict of inputs; one sample is enough. The model is run on it once, in eval
-            mode and without gradient, to find the order of execution.
+        example_inputs: a tensor, tuple or dict of inputs; one sample is enough. The model is run on it, in eval mode
+            and without gradient, to find the order of execution; not zeros, so that the signs of inputs can be checked.
         binarize: "both" weights and activations, or "weights".
         keep_first, keep_last: the first and the last eligible layer to execute stay in float.
         keep: regular expressions, searched in qualified names; layers that match stay in float.
@@ -87,8 +88,9 @@ def prepare(
         The copy and a report of what was done with each layer and why.
 
     Raises:
-        ValueError: nothing is eligible, or an activation cannot be replaced (it runs at several places, or is a
-            functional one); the message names it.
+        ValueError: nothing is eligible; an activation cannot be replaced (it runs at several places, is a functional
+            one, works in place with its result unused, or is registered under two names); or a layer that would
+            binarize its own input gets one without negative entries. The message names it.
     """
     check_choice("binarize", binarize, BINARIZE)
     check_choice("scale", scale, SCALES)
@@ -137,11 +139,32 @@ def prepare(
             why = "weights only" if binarize == "weights" else "feeds no binarized layer"
             rows[name] = LayerReport(name, _kind(modules[name]), "kept", why)
     link(model, example_inputs)
+    if binarize == "both":
+        _check_activations(model, example_inputs, binarized)
     return model, PreparationReport(tuple(rows.values()))
 
 
 def _kind(module: nn.Module) -> str:
     return type(module).__name__
+
+
+def _check_activations(model: nn.Module, example_inputs: Any, binarized: list[Call]) -> None:
+    """That each binarized layer gets the signs it was meant to get, and not +1 everywhere."""
+    for call in binarized:
+        if call.producer and model.get_submodule(call.name).activation is not model.get_submodule(call.producer):
+            raise ValueError(
+                f"layer {call.name!r}: its input came from activation {call.producer!r}, not from what replaced it; "
+                "use the result of the activation, not its input changed in place, and register it under one name"
+            )
+    # In the prepared model, where activations that were replaced let negative values pass.
+    calls, _ = trace_calls(model, example_inputs, lambda m: isinstance(m, BinaryLayer), lambda _: False)
+    for call in calls:
+        if call.nonnegative and model.get_submodule(call.name).input_activation is not None:
+            raise ValueError(
+                f"layer {call.name!r}: the signs of its input would all be +1, for it comes from a ReLU (or the like) "
+                "through something that does not preserve values, such as average pooling or a concatenation; move an "
+                "nn.ReLU module to right before the layer, put a BatchNorm there, or keep it in float with keep=..."
+            )
 
 
 def _kept_layers(
@@ -155,6 +178,11 @@ def _kept_layers(
         module = modules[call.name]
         if isinstance(module, _UNSUPPORTED):
             kept[call.name] = f"{_kind(module)} has no binary kernel"
+        elif type(module) not in (nn.Conv2d, nn.Linear):
+            base = "Conv2d" if isinstance(module, nn.Conv2d) else "Linear"
+            kept[call.name] = f"is a subclass of {base} with code of its own"
+        elif module._forward_hooks or module._forward_pre_hooks:
+            kept[call.name] = "has forward hooks of its own"
         elif isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
             kept[call.name] = f"padding_mode={module.padding_mode!r} has no binary kernel"
         elif isinstance(module, nn.Conv2d) and _numeric_padding(module) is None:
@@ -236,6 +264,8 @@ def _binary_layer(
         binary.weight.copy_(w * factor)
         if layer.bias is not None and binary.bias is not None:
             binary.bias.copy_(layer.bias * factor)
+            binary.bias.requires_grad_(layer.bias.requires_grad)
+    binary.weight.requires_grad_(layer.weight.requires_grad)
     binary.train(layer.training)
     return binary
 

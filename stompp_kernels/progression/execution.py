@@ -1,7 +1,7 @@
 """The order in which a model runs its layers, and which activation's signs arrive at which layer.
 
-Both are found by running the model once on sample input, not by the order of registration. The run changes nothing: no
-gradient, eval mode, buffers restored.
+Both are found by running the model once on sample input, not by the order of registration. The run leaves no trace: no
+gradient, eval mode, buffers and torch's CPU random state restored.
 """
 
 from __future__ import annotations
@@ -57,12 +57,15 @@ class Call:
         producer: the name of the producer module whose output arrives with its values intact, or "".
         functional: the name of a functional activation that it comes from instead, or "".
         dropout: whether dropout lies in between, which keeps the values in eval mode only.
+        nonnegative: the input had no negative entry, so that all its signs are +1; False if it was zero everywhere, as
+            after an example input of zeros, which says nothing.
     """
 
     name: str
     producer: str
     functional: str
     dropout: bool = False
+    nonnegative: bool = False
 
 
 class _Provenance(TorchDispatchMode):
@@ -141,12 +144,12 @@ class _Dropouts(TorchFunctionMode):
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; training flags and buffers as before afterwards."""
+    """Eval mode inside; training flags, buffers and torch's CPU random state as before afterwards."""
     training = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         for module, flag in training.items():
@@ -154,6 +157,14 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
         for name, buffer in model.named_buffers():
             if name in buffers and buffer.shape == buffers[name].shape:
                 buffer.copy_(buffers[name])
+
+
+def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return next(iter((*args, *kwargs.values())), None)
+
+
+def _is_nonnegative(x: Any) -> bool:
+    return isinstance(x, Tensor) and bool((x >= 0).all()) and bool((x > 0).any())
 
 
 def trace_calls(
@@ -177,12 +188,14 @@ def trace_calls(
     runs: dict[str, int] = {}
     provenance = _Provenance()
 
-    def on_layer(name: str) -> Callable[[nn.Module, Any], None]:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            source = provenance.source(inputs[0]) if inputs else ""
+    def on_layer(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, keywords: Any) -> None:
+            x = _first_argument(inputs, keywords)
+            source = provenance.source(x)
             values = source.removeprefix(_DROPOUT)
             functional = values.removeprefix(_FUNCTIONAL) if values.startswith(_FUNCTIONAL) else ""
-            calls.append(Call(name, "" if functional else values, functional, source != values))
+            producer = "" if functional else values
+            calls.append(Call(name, producer, functional, source != values, _is_nonnegative(x)))
 
         return hook
 
@@ -196,7 +209,7 @@ def trace_calls(
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if is_layer(module):
-                stack.callback(module.register_forward_pre_hook(on_layer(name)).remove)
+                stack.callback(module.register_forward_pre_hook(on_layer(name), with_kwargs=True).remove)
             if is_producer(module):
                 stack.callback(module.register_forward_hook(on_producer(name)).remove)
         stack.enter_context(_undisturbed(model))
@@ -209,14 +222,18 @@ def trace_calls(
 def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]:
     """Runs a model of progressive layers once, and sets what they must know of each other.
 
-    Sets every activation's mask shape, every binary layer's source activation and its ``execution_index``.
+    Sets every activation's mask shape, every binary layer's source activation and its ``execution_index``. A layer that
+    runs several times has a source only if it is the same each time.
     ``sk.prepare`` calls it; call it yourself for a model built from progressive layers by hand.
 
     Args:
         example_inputs: as in :func:`trace_calls`; one sample is enough.
 
     Returns:
-        The binary layers in order of execution.
+        The binary layers in order of execution; one that did not run keeps an ``execution_index`` of None.
+
+    Raises:
+        ValueError: an activation runs at more than one place; the message names it.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     modules = dict(model.named_modules())
@@ -224,31 +241,40 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
         for name, module in modules.items():
             if isinstance(module, ProgressiveActivation):
 
-                def note(module: nn.Module, inputs: Any, name: str = name) -> None:
-                    shapes.setdefault(name, tuple(inputs[0].shape[1:]))
+                def note(module: nn.Module, inputs: Any, keywords: Any, name: str = name) -> None:
+                    shapes.setdefault(name, tuple(_first_argument(inputs, keywords).shape[1:]))
 
-                stack.callback(module.register_forward_pre_hook(note).remove)
-        calls, _ = trace_calls(
+                stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
+        calls, runs = trace_calls(
             model,
             example_inputs,
             lambda module: isinstance(module, BinaryLayer),
             lambda module: isinstance(module, ProgressiveActivation),
         )
+    for name, count in runs.items():
+        if count > 1:
+            raise ValueError(
+                f"activation {name!r} runs at {count} places and would need a mask for each; "
+                "give each place a module of its own"
+            )
     for name, shape in shapes.items():
         activation = modules[name]
         assert isinstance(activation, ProgressiveActivation)
         activation.set_mask_shape(shape)
 
+    for module in modules.values():
+        if isinstance(module, BinaryLayer):
+            module.execution_index = None
+            module.set_source(None)
     ordered: list[tuple[str, BinaryLayer]] = []
-    for call in calls:
-        layer = modules[call.name]
+    for index, name in enumerate(dict.fromkeys(call.name for call in calls)):
+        layer = modules[name]
         assert isinstance(layer, BinaryLayer)
-        if any(layer is known for _, known in ordered):
-            continue
-        layer.execution_index = len(ordered)
-        producer = modules.get(call.producer) if call.producer else None
-        if layer.input_activation is None:
-            source = producer if isinstance(producer, ProgressiveActivation) else None
-            layer.set_source(source, call.dropout)
-        ordered.append((call.name, layer))
+        layer.execution_index = index
+        own = [call for call in calls if call.name == name]
+        producers = {call.producer for call in own}
+        source = modules[own[0].producer] if len(producers) == 1 and own[0].producer else None
+        if layer.input_activation is None and isinstance(source, ProgressiveActivation):
+            layer.set_source(source, any(call.dropout for call in own))
+        ordered.append((name, layer))
     return ordered

@@ -87,7 +87,7 @@ class _Run:
 class StoMPP:
     """Commits a model's binary layers step by step.
 
-    Call :meth:`step` after each ``optimizer.step()``, as with a learning-rate scheduler::
+    Call :meth:`step` after each ``optimizer.step()``, never before it, as with a learning-rate scheduler::
 
         model, report = sk.prepare(model, example_inputs)
         progression = sk.StoMPP(model, total_steps=len(loader) * epochs)
@@ -103,11 +103,12 @@ class StoMPP:
         shape: of p(t): "cubic", "linear", "quadratic", "cosine", "flipped_quadratic".
         order: "forward" (input to output), "reverse", "global" (all units share one window), or all units' names.
         refresh: r; each mask entry is drawn again with probability 1/r a step. At least 1.
-        regime: "ste_free": frozen entries have no gradient, and a committed layer's weights get none (None), so that
-            no optimizer moves them. "ste": frozen entries follow ``surrogate``. "vanilla_ste": the baseline, everything
-            committed from step 0.
+        regime: "ste_free": frozen entries have no gradient. What a commitment cuts off (the layer's weights, all
+            that lies behind its activation) keeps a gradient of None, so that no optimizer moves it: at each commitment
+            :meth:`step` sets the gradients of the whole model to None, hence its place after ``optimizer.step()``.
+            "ste": frozen entries follow ``surrogate``. "vanilla_ste": the baseline, everything committed from step 0.
         surrogate: "identity", "clip" or "approx_sign", for the regimes with one.
-        binarize: "both" weights and activations (BNN), or "weights" (BWN).
+        binarize: "both" weights and activations (BNN), or "weights" (BWN), as given to ``sk.prepare``.
         overlap: fraction of a window shared with the next one, in [0, 1).
         warmup, cooldown: fractions of the run before the first window and after the last one. In the cool-down the
             network is fully committed and only what still has a gradient learns.
@@ -115,7 +116,9 @@ class StoMPP:
         clip_latent: clip latent weights to [-1, 1] after each step (BinaryConnect).
 
     Raises:
-        ValueError: an argument is out of range, or the model has no linked binary layer.
+        TypeError: total_steps is not an int.
+        ValueError: an argument is out of range, a binary layer is not linked, or ``binarize`` is not what the model was
+            prepared for.
     """
 
     def __init__(
@@ -134,6 +137,8 @@ class StoMPP:
         seed: int = 0,
         clip_latent: bool = True,
     ) -> None:
+        if not isinstance(total_steps, int):
+            raise TypeError(f"total_steps must be an int, got {total_steps!r}")
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
         check_choice("shape", shape, tuple(SHAPES))
@@ -148,10 +153,12 @@ class StoMPP:
         self.total_steps, self.shape, self.refresh, self.regime = total_steps, shape, float(refresh), regime
         self.surrogate = "none" if regime == "ste_free" else surrogate
         self.seed, self.clip_latent = seed, clip_latent
+        self._model = model
         layers = _linked_layers(model)
+        _check_binarize(layers, binarize)
         names = [name for name, _ in layers]
         places = order_units(names, order)
-        self.units = _make_units(layers, windows(places, total_steps, warmup, cooldown, overlap), binarize)
+        self.units = _make_units(layers, windows(places, total_steps, warmup, cooldown, overlap))
         self._config = {
             "total_steps": total_steps,
             "shape": shape,
@@ -167,16 +174,24 @@ class StoMPP:
             "clip_latent": clip_latent,
             "units": names,
         }
-        self._step = 0
+        self._step, self._loaded = 0, False
         self._run = _Run(total_steps)
         weakref.finalize(self, self._run.warn)
         for unit in self.units:
             for masked, _ in unit.masked():
                 masked.set_surrogate(self.surrogate)
+        if self.frontier:
+            self._drop_gradients()
         self._advance()
 
     def step(self) -> None:
-        """Advances by one optimizer step: refreshes the masks of units in their windows, commits those past theirs."""
+        """Advances by one optimizer step: refreshes the masks of units in their windows, commits those past theirs.
+
+        Raises:
+            RuntimeError: :meth:`load_state_dict` was called, but the model's state dict was not loaded.
+        """
+        if self._loaded:
+            self._check_model_is_loaded()
         self._step += 1
         if self.clip_latent:
             for unit in self.units:
@@ -186,24 +201,41 @@ class StoMPP:
 
     def _advance(self) -> None:
         for unit in self.units:
-            if self.regime == "vanilla_ste" or self._step >= unit.window.stop:
+            if self._is_over(unit):
                 if any(masked.stage is not Stage.BINARY for masked, _ in unit.masked()):
                     self._commit(unit)
             elif self._step > unit.window.start:
                 for masked, tensor_id in unit.masked():
-                    masked.refresh(self._p(unit), self.refresh, self.seed, tensor_id, self._step)
+                    if masked.stage is not Stage.BINARY:  # committed under another progression: for good
+                        masked.refresh(self._p(unit), self.refresh, self.seed, tensor_id, self._step)
         self._run.step = self._step
         self._run.uncommitted = len(self.units) - self.frontier
 
     def _commit(self, unit: Unit) -> None:
         for masked, _ in unit.masked():
             masked.commit()
-        self._release(unit)
+        self._drop_gradients()
 
-    def _release(self, unit: Unit) -> None:
-        if self.regime == "ste_free" and unit.layer.stage is Stage.BINARY:
-            # A zero gradient would still let momentum and weight decay move the weights and flip their signs.
-            unit.layer.weight.grad = None
+    def _drop_gradients(self) -> None:
+        if self.regime == "ste_free":
+            # A zero gradient would still let momentum and weight decay move what backward no longer reaches, and flip
+            # the signs of committed weights. What it still reaches gets a gradient again.
+            for parameter in self._model.parameters():
+                parameter.grad = None
+
+    def _check_model_is_loaded(self) -> None:
+        for unit in self.units:
+            started = Stage.PARTIAL if self._step > unit.window.start else Stage.SOFT
+            expected = Stage.BINARY if self._is_over(unit) else started
+            if any(masked.stage < expected for masked, _ in unit.masked()):
+                raise RuntimeError(
+                    f"unit {unit.name!r} must be {expected.name} at step {self._step}, got {unit.layer.stage.name}: "
+                    "load the model's state dict too"
+                )
+        self._loaded = False
+
+    def _is_over(self, unit: Unit) -> bool:
+        return self.regime == "vanilla_ste" or self._step >= unit.window.stop
 
     def _p(self, unit: Unit) -> float:
         return frozen_probability(self.shape, (self._step - unit.window.start) / len(unit.window))
@@ -238,6 +270,8 @@ class StoMPP:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where ``state_dict`` was taken, to the same bits, once the model's state dict is loaded too.
 
+        In the STE-free regime the gradients of the whole model become None.
+
         Raises:
             ValueError: the state belongs to a progression with other settings or another model.
         """
@@ -250,9 +284,8 @@ class StoMPP:
             )
         if not state["step"] >= 0:
             raise ValueError(f"step must be at least 0, got {state['step']}")
-        self._step = state["step"]
-        for unit in self.units:
-            self._release(unit)
+        self._step, self._loaded = state["step"], True
+        self._drop_gradients()
         self._run.step = self._step
         self._run.uncommitted = len(self.units) - self.frontier
 
@@ -262,6 +295,11 @@ def _linked_layers(model: nn.Module) -> list[tuple[str, BinaryLayer]]:
     if not layers:
         raise ValueError("model has no BinaryLinear or BinaryConv2d: pass it through sk.prepare first")
     unlinked = [name for name, layer in layers if layer.execution_index is None]
+    if 0 < len(unlinked) < len(layers):
+        raise ValueError(
+            f"layers {unlinked} did not run on the example inputs, so their place in the order is unknown: take them "
+            "out of the model, or call sk.link with example inputs that reach them"
+        )
     if unlinked:
         raise ValueError(
             f"model was not run yet, so the order of {unlinked} is unknown: call sk.link(model, example_inputs)"
@@ -269,14 +307,26 @@ def _linked_layers(model: nn.Module) -> list[tuple[str, BinaryLayer]]:
     return sorted(layers, key=lambda item: item[1].execution_index or 0)
 
 
-def _make_units(layers: list[tuple[str, BinaryLayer]], steps: list[range], binarize: str) -> list[Unit]:
+def _check_binarize(layers: list[tuple[str, BinaryLayer]], binarize: str) -> None:
+    fed = [name for name, layer in layers if layer.activation is not None]
+    if binarize == "both" and not fed:
+        raise ValueError(
+            "binarize must be 'weights' for this model, got 'both': no progressive activation feeds a binary layer "
+            "(presumably sk.prepare was given binarize='weights')"
+        )
+    if binarize == "weights" and fed:
+        raise ValueError(
+            f"binarize must be 'both' for this model, got 'weights': progressive activations feed {fed} and would "
+            "stay clipped; give sk.prepare binarize='weights' too"
+        )
+
+
+def _make_units(layers: list[tuple[str, BinaryLayer]], steps: list[range]) -> list[Unit]:
     """Units in order of execution; an activation that feeds several layers belongs to the first."""
     units: list[Unit] = []
     owned: set[ProgressiveActivation] = set()
     for index, ((name, layer), window) in enumerate(zip(layers, steps, strict=True)):
-        activation = layer.activation if binarize == "both" else None
-        if activation in owned:
-            activation = None
+        activation = None if layer.activation in owned else layer.activation
         if activation is not None:
             owned.add(activation)
         units.append(Unit(name, layer, activation, window, (2 * index, 2 * index + 1)))

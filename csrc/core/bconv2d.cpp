@@ -173,7 +173,7 @@ Status check_conv2d(const Conv2dShape& s, const WeightShape& w) {
 Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& weight, const Epilogue& epilogue,
                const Parallel& pool) {
   const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (implementation == nullptr) return no_implementation();
   Status status = check_conv2d(shape, weight.shape);
   if (!status.is_ok()) return status;
   if (weight.shape.is_depthwise()) return depthwise_conv2d(x, shape, weight, epilogue, pool);

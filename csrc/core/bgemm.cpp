@@ -31,7 +31,7 @@ struct MatrixRows {
 
 Status bgemm(const uint32_t* a, int64_t M, const PackedWeight& weight, const Epilogue& epilogue, const Parallel& pool) {
   const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (implementation == nullptr) return no_implementation();
   if (weight.shape.taps() != 1 || weight.shape.groups != 1)
     return Status::error("bgemm needs a weight packed from a matrix");
   std::unique_ptr<uint8_t[]> storage;

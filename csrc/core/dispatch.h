@@ -15,6 +15,9 @@ const Implementation* const* implementations(size_t* count);
 // nullptr when STOMPP_CPU names none that can run; select() with a good name mends it.
 const Implementation* active_implementation();
 
+// What an op answers where there is none.
+inline Status no_implementation() { return Status::error("STOMPP_CPU names no implementation that can run here"); }
+
 // Forces the implementation of this name for the whole process; nullptr or "" goes back to the best supported one.
 Status select_implementation(const char* name);
 

@@ -57,7 +57,6 @@ inline uint16_t float_to_bfloat16(float f) {
 // One element type each: how it lies in memory, and the type arithmetic on it is done in. Pointers need no alignment.
 struct Float32 {
   using Compute = float;
-  static constexpr int64_t kBytes = 4;
   static float load(const void* p, int64_t i) {
     float value;
     std::memcpy(&value, static_cast<const char*>(p) + 4 * i, 4);
@@ -68,7 +67,6 @@ struct Float32 {
 
 struct Float64 {
   using Compute = double;
-  static constexpr int64_t kBytes = 8;
   static double load(const void* p, int64_t i) {
     double value;
     std::memcpy(&value, static_cast<const char*>(p) + 8 * i, 8);
@@ -87,7 +85,6 @@ inline void store16(void* p, int64_t i, uint16_t bits) { std::memcpy(static_cast
 
 struct Float16 {
   using Compute = float;
-  static constexpr int64_t kBytes = 2;
   static constexpr uint16_t kMinusInfinity = 0xfc00u;
   static float load(const void* p, int64_t i) { return half_to_float(load16(p, i)); }
   static void store(void* p, int64_t i, float value) { store16(p, i, float_to_half(value)); }
@@ -95,7 +92,6 @@ struct Float16 {
 
 struct BFloat16 {
   using Compute = float;
-  static constexpr int64_t kBytes = 2;
   static constexpr uint16_t kMinusInfinity = 0xff80u;
   static float load(const void* p, int64_t i) { return bfloat16_to_float(load16(p, i)); }
   static void store(void* p, int64_t i, float value) { store16(p, i, float_to_bfloat16(value)); }

@@ -12,7 +12,7 @@ int64_t rows_per_task(int64_t K) { return 32768 / (K + 1) + 1; }
 
 Status pack_signs(const void* x, FloatType type, int64_t rows, int64_t K, uint32_t* words, const Parallel& pool) {
   const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (implementation == nullptr) return no_implementation();
   if (type == FloatType::kFloat64) return Status::error("pack_signs takes float32, float16 or bfloat16");
   const char* bytes = static_cast<const char*>(x);
   parallel_for(pool, rows, rows_per_task(K), [&](int64_t begin, int64_t end) {
@@ -25,7 +25,7 @@ Status pack_signs(const void* x, FloatType type, int64_t rows, int64_t K, uint32
 Status pack_signs_planes(const void* x, FloatType type, int64_t images, int64_t image_stride, int64_t pixels, int64_t K,
                          int64_t stride, uint32_t* words, const Parallel& pool) {
   const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (implementation == nullptr) return no_implementation();
   if (type == FloatType::kFloat64) return Status::error("pack_signs takes float32, float16 or bfloat16");
   const int64_t blocks = ceil_div(pixels, kPlanePixels);
   parallel_for(pool, images * blocks, rows_per_task(K) / kPlanePixels + 1, [&](int64_t begin, int64_t end) {
@@ -44,7 +44,7 @@ Status pack_signs_planes(const void* x, FloatType type, int64_t images, int64_t 
 
 Status unpack_signs(const uint32_t* words, int64_t rows, int64_t K, void* out, FloatType type, const Parallel& pool) {
   const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (implementation == nullptr) return no_implementation();
   char* bytes = static_cast<char*>(out);
   parallel_for(pool, rows, rows_per_task(K), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)

@@ -11,7 +11,7 @@ static_assert(kChunk % kWordBits == 0, "chunks begin on a mask word");
 
 Status run(const Progressive& args, void (*Implementation::*kernel)(const ProgressiveRow&), const Parallel& pool) {
   const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (implementation == nullptr) return no_implementation();
   const int64_t chunks = ceil_div(args.n, kChunk), size = size_of(args.type);
   const int64_t per_task = chunks == 0 ? 1 : 4 * kChunk / (args.n < kChunk ? args.n : kChunk);
   parallel_for(pool, args.batch * chunks, per_task, [&](int64_t begin, int64_t end) {

@@ -17,7 +17,7 @@ Status make_refresh(int64_t n, double p, double r, uint64_t seed, uint32_t tenso
 
 Status refresh_mask(const RefreshMask& refresh, uint32_t* words, const Parallel& pool) {
   const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return Status::error("STOMPP_CPU names no implementation that can run here");
+  if (implementation == nullptr) return no_implementation();
   parallel_for(pool, words_for(refresh.n), 512,
                [&](int64_t begin, int64_t end) { implementation->refresh_words(refresh, words, begin, end); });
   return Status::ok();

@@ -31,8 +31,7 @@ struct Convolution {
              dilation[0],
              dilation[1],
              static_cast<int>(padding_value)};
-    const Status status = check_conv2d(shape, logical);
-    check(status.is_ok(), status.message());
+    check(check_conv2d(shape, logical));
     out_sizes = {shape.batch, shape.out_height(logical), shape.out_width(logical), logical.out_channels};
   }
 

@@ -33,7 +33,7 @@ PYBIND11_MODULE(_C, m) {
           const stompp::Status status = stompp::check_shape(shape);
           if (!status.is_ok()) throw py::value_error(status.message());
           const stompp::Implementation* active = stompp::active_implementation();
-          if (active == nullptr) throw py::value_error("STOMPP_CPU names no implementation that can run here");
+          if (active == nullptr) throw py::value_error(stompp::no_implementation().message());
           return stompp::packed_bytes(shape, active->layout);
         });
   m.attr("compiler") = __VERSION__;

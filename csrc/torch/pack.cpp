@@ -8,7 +8,7 @@ namespace {
 
 const Implementation& active() {
   const Implementation* implementation = active_implementation();
-  check(implementation != nullptr, "STOMPP_CPU names no implementation that can run here");
+  if (implementation == nullptr) check(no_implementation());
   return *implementation;
 }
 

@@ -1,7 +1,11 @@
-"""CPU kernels against PyTorch: `python -m benchmarks.cpu`.
+r"""CPU kernels against PyTorch: `python -m benchmarks.cpu`.
 
 Sides alternate within one process; medians; the same number of threads on both sides. Weights are packed beforehand, as
 a user packs them once; packing activations is a group of its own.
+To see an AVX2 machine's figures on one with AVX-512, hold both sides to AVX2:
+
+    STOMPP_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+        python -m benchmarks.cpu
 """
 
 from __future__ import annotations

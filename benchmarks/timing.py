@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,11 +72,6 @@ def _line(row: dict[str, Any]) -> str:
     return f"{row['group']:<14} {row['name']:<28} {row['threads']} threads  {rate}  {ratios}"
 
 
-def geometric_mean(values: Iterable[float]) -> float:
-    logs = [math.log(value) for value in values]
-    return math.exp(sum(logs) / len(logs))
-
-
 def summary(rows: list[dict[str, Any]]) -> str:
     """Geometric mean of the ratios of each group, by number of threads."""
     found: dict[tuple[str, int, str], list[float]] = {}
@@ -84,7 +79,14 @@ def summary(rows: list[dict[str, Any]]) -> str:
         for name, ratio in row["ratios"].items():
             found.setdefault((row["group"], row["threads"], name), []).append(ratio)
     cells = [
-        (group, threads, name, f"{geometric_mean(ratios):.2f}x", f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
+        (
+            group,
+            threads,
+            name,
+            f"{statistics.geometric_mean(ratios):.2f}x",
+            f"{min(ratios):.2f}x",
+            f"{max(ratios):.2f}x",
+        )
         for (group, threads, name), ratios in found.items()
     ]
     return table(("group", "threads", "against", "mean", "least", "most"), cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -51,9 +52,14 @@ def _timing(samples: list[float]) -> Timing:
     return Timing(statistics.median(samples), fifths[0], fifths[3], len(samples))
 
 
+# Variables that hold an implementation, torch or its libraries to an instruction set.
+_LIMITS = ("STOMPP_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+
+
 def machine() -> dict[str, str | int]:
     """What a figure must be read with."""
     return {
+        **{name: os.environ[name] for name in _LIMITS if name in os.environ},
         "processor": _processor(),
         "implementation": native.active_implementation(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -2,7 +2,10 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -49,3 +52,22 @@ def test_the_demo_results_meet_their_targets():
         assert result["train_seconds"] < 240
         assert result["binarized_fp32_bytes"] >= 20 * result["binarized_packed_bytes"]
         assert all(layer["packed_ms"] < layer["float_ms"] for layer in result["layers"])
+
+
+@pytest.mark.parametrize(("column", "name"), [(2, "cpu_avx2"), (3, "cpu_avx512")])
+def test_the_kernel_figures_are_those_of_the_results_files(column, name):
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["rows"]
+    cells = [
+        line.split("|")[column].strip()
+        for line in README.read_text().splitlines()
+        if line.startswith(("| `bg", "| `bc"))
+    ]
+    expected = []
+    for group in ("bgemm", "bgemm few rows", "bconv2d int32", "bconv2d bits"):
+        ratios = [
+            row["ratios"]["fp32"]
+            for row in results
+            if row["group"] == group and row["threads"] == 1 and not row["name"].startswith("1x1")
+        ]
+        expected.append(f"{statistics.geometric_mean(ratios):.1f}x")
+    assert cells == expected

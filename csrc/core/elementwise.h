@@ -13,6 +13,21 @@
 
 #define STOMPP_INLINE __attribute__((always_inline)) inline
 
+// Defines, in an implementation's namespace, the primitives that are nothing but the bodies below under its target.
+#define STOMPP_ELEMENTWISE_PRIMITIVES(target)                                                             \
+  target void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); } \
+  target void pack_planes(const Planes& planes, int64_t begin, int64_t end) {                             \
+    elementwise::pack_planes(planes, begin, end);                                                         \
+  }                                                                                                       \
+  target void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {                   \
+    elementwise::unpack_row(words, type, K, out);                                                         \
+  }                                                                                                       \
+  target void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }               \
+  target void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }             \
+  target void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {    \
+    elementwise::refresh_words(refresh, words, begin, end);                                               \
+  }
+
 namespace stompp {
 namespace elementwise {
 
@@ -262,6 +277,14 @@ STOMPP_INLINE uint32_t sign_word(const void* x, int64_t first, int64_t count) {
   uint32_t word = 0;
   for (int64_t i = 0; i < count; ++i) word |= static_cast<uint32_t>(is_negative<Type>(x, first + i)) << i;
   return word;
+}
+
+template <class Type>
+STOMPP_INLINE void pack_row(const void* x, int64_t K, uint32_t* words) {
+  for (int64_t i = 0; i < words_for(K); ++i) {
+    const int64_t left = K - i * kWordBits;
+    words[i] = sign_word<Type>(x, i * kWordBits, left < kWordBits ? left : kWordBits);
+  }
 }
 
 }  // namespace elementwise

@@ -56,21 +56,7 @@ STOMPP_AVX2 void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) {
   }
 }
 
-STOMPP_AVX2 void pack_planes(const Planes& planes, int64_t begin, int64_t end) {
-  elementwise::pack_planes(planes, begin, end);
-}
-STOMPP_AVX2 void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
-
-STOMPP_AVX2 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
-  elementwise::unpack_row(words, type, K, out);
-}
-
-STOMPP_AVX2 void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }
-STOMPP_AVX2 void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }
-
-STOMPP_AVX2 void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {
-  elementwise::refresh_words(refresh, words, begin, end);
-}
+STOMPP_ELEMENTWISE_PRIMITIVES(STOMPP_AVX2)
 
 }  // namespace
 

@@ -32,8 +32,6 @@ STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, c
   }
 }
 
-STOMPP_AVX512 void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
-
 STOMPP_AVX512 void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) {
   __m512i low = _mm512_set1_epi32(static_cast<int>(count)), high = low;
   while (count > 0) {
@@ -51,20 +49,7 @@ STOMPP_AVX512 void sum_bits(const uint32_t* words, int64_t count, int32_t* sums)
   _mm512_storeu_si512(sums + 16, high);
 }
 
-STOMPP_AVX512 void pack_planes(const Planes& planes, int64_t begin, int64_t end) {
-  elementwise::pack_planes(planes, begin, end);
-}
-
-STOMPP_AVX512 void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
-  elementwise::unpack_row(words, type, K, out);
-}
-
-STOMPP_AVX512 void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }
-STOMPP_AVX512 void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }
-
-STOMPP_AVX512 void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {
-  elementwise::refresh_words(refresh, words, begin, end);
-}
+STOMPP_ELEMENTWISE_PRIMITIVES(STOMPP_AVX512)
 
 }  // namespace
 

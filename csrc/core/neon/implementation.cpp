@@ -33,38 +33,18 @@ inline uint32_t sign_word_fp32(const float* x) {
   return word;
 }
 
-template <class Type>
-void pack_row_as(const void* x, int64_t K, uint32_t* words) {
-  for (int64_t i = 0; i < words_for(K); ++i) {
-    const int64_t left = K - i * kWordBits;
-    words[i] = elementwise::sign_word<Type>(x, i * kWordBits, left < kWordBits ? left : kWordBits);
-  }
-}
-
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
-  if (type == FloatType::kFloat16) return pack_row_as<Float16>(x, K, words);
-  if (type == FloatType::kBFloat16) return pack_row_as<BFloat16>(x, K, words);
+  if (type == FloatType::kFloat16) return elementwise::pack_row<Float16>(x, K, words);
+  if (type == FloatType::kBFloat16) return elementwise::pack_row<BFloat16>(x, K, words);
   const int64_t whole = K / kWordBits, tail = K % kWordBits;
   const float* values = static_cast<const float*>(x);
   for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_fp32(values + i * kWordBits);
   if (tail != 0) words[whole] = elementwise::sign_word<Float32>(x, whole * kWordBits, tail);
 }
 
-void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }
 void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) { elementwise::sum_bits(words, count, sums); }
 
-void pack_planes(const Planes& planes, int64_t begin, int64_t end) { elementwise::pack_planes(planes, begin, end); }
-
-void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {
-  elementwise::unpack_row(words, type, K, out);
-}
-
-void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }
-void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }
-
-void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {
-  elementwise::refresh_words(refresh, words, begin, end);
-}
+STOMPP_ELEMENTWISE_PRIMITIVES()
 
 }  // namespace
 

@@ -279,6 +279,12 @@ STOMPP_INLINE uint32_t sign_word(const void* x, int64_t first, int64_t count) {
   return word;
 }
 
+STOMPP_INLINE uint32_t sign_word(const void* x, FloatType type, int64_t first, int64_t count) {
+  if (type == FloatType::kFloat32) return sign_word<Float32>(x, first, count);
+  if (type == FloatType::kFloat16) return sign_word<Float16>(x, first, count);
+  return sign_word<BFloat16>(x, first, count);
+}
+
 template <class Type>
 STOMPP_INLINE void pack_row(const void* x, int64_t K, uint32_t* words) {
   for (int64_t i = 0; i < words_for(K); ++i) {

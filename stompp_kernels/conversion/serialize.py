@@ -252,18 +252,14 @@ def _add_submodule(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _node_to_json(node: fx.Node) -> dict[str, Any]:
+    args = node.args
     if node.op == "call_function":
-        if node.target is getattr and node.args[1:] == ("shape",):
-            return {
-                "name": node.name,
-                "op": node.op,
-                "target": "shape",
-                "args": [{"node": node.args[0].name}],
-                "kwargs": {},
-            }
-        if node.target not in _FUNCTION_NAMES:
+        function = node.target
+        if function is getattr and args[1:] == ("shape",):
+            function, args = _shape, args[:1]
+        if function not in _FUNCTION_NAMES:
             raise ValueError(f"function {node.target!r} cannot be saved in a packed network")
-        target = _FUNCTION_NAMES[node.target]
+        target = _FUNCTION_NAMES[function]
     elif node.op == "call_method":
         if node.target not in _METHODS:
             raise ValueError(f"method {node.target!r} cannot be saved in a packed network")
@@ -272,7 +268,7 @@ def _node_to_json(node: fx.Node) -> dict[str, Any]:
         raise ValueError(f"attribute {node.target!r} cannot be saved in a packed network")
     else:
         target = str(node.target)
-    arguments = [_argument_to_json(a) for a in node.args]
+    arguments = [_argument_to_json(a) for a in args]
     keywords = {key: _argument_to_json(a) for key, a in node.kwargs.items()}
     return {"name": node.name, "op": node.op, "target": target, "args": arguments, "kwargs": keywords}
 

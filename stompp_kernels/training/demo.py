@@ -101,6 +101,7 @@ def run(
         path = output or Path(folder) / "digits.safetensors"
         packed_bytes = save_packed(packed, path)
         packed = load_packed(path)
+    float_model.eval().to(memory_format=torch.channels_last)  # the side that the packed network is timed against
     with float_simulation():
         simulated = predict(model, test_images)
     logits = predict(packed, test_images)
@@ -198,7 +199,6 @@ def _time_layers(float_model: nn.Module, packed: fx.GraphModule, images: Tensor)
     packed(images)
     for hook in hooks:
         hook.remove()
-    float_model.eval().to(memory_format=torch.channels_last)
     return tuple(_time_layer(float_model, layer, inputs) for layer, inputs in calls.values())
 
 

@@ -32,16 +32,12 @@ STOMPP_AVX512 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* 
   if (type == FloatType::kFloat32) {
     const float* values = static_cast<const float*>(x);
     for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_fp32(values + i * kWordBits);
-    if (tail != 0) words[whole] = elementwise::sign_word<Float32>(x, whole * kWordBits, tail);
-    return;
+  } else {
+    const uint16_t* values = static_cast<const uint16_t*>(x);
+    const uint16_t minus_infinity = type == FloatType::kFloat16 ? Float16::kMinusInfinity : BFloat16::kMinusInfinity;
+    for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_16(values + i * kWordBits, minus_infinity);
   }
-  const uint16_t* values = static_cast<const uint16_t*>(x);
-  const bool half = type == FloatType::kFloat16;
-  const uint16_t minus_infinity = half ? Float16::kMinusInfinity : BFloat16::kMinusInfinity;
-  for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_16(values + i * kWordBits, minus_infinity);
-  if (tail != 0)
-    words[whole] = half ? elementwise::sign_word<Float16>(x, whole * kWordBits, tail)
-                        : elementwise::sign_word<BFloat16>(x, whole * kWordBits, tail);
+  if (tail != 0) words[whole] = elementwise::sign_word(x, type, whole * kWordBits, tail);
 }
 
 }  // namespace avx512

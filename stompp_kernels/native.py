@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import torch  # noqa: F401  (the library resolves its symbols against torch, which has to be loaded first)
+import torch  # before the library, which resolves its symbols against it
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,14 @@ if library is None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def kernels_check(x: Any) -> bool:
+    """Whether an op on ``x`` runs a compiled kernel, which checks its arguments before it touches memory.
+
+    The same checks in Python cost as much again as a small call: they run where this is false, or to explain a refusal.
+    """
+    return library is not None and isinstance(x, torch.Tensor) and x.is_cpu
 
 
 def implementations() -> list[Implementation]:

@@ -1,7 +1,5 @@
 #include "core/bgemm.h"
 
-#include <cstring>
-
 #include "core/blocks.h"
 #include "core/dispatch.h"
 
@@ -10,21 +8,15 @@ namespace {
 
 struct MatrixRows {
   const uint8_t* a;
-  int64_t row_bytes, k_bytes;
+  int64_t row_bytes, read_bytes;
 
-  bool copies() const { return k_bytes > row_bytes; }  // the layout reads zeros past the rows' last words
-  int64_t block_bytes() const { return copies() ? kBlockRows * k_bytes : 0; }
-
-  RowBlock gather(int64_t first, int64_t count, int64_t, uint8_t* memory, ValidTaps*) const {
-    const uint8_t* rows = a + first * row_bytes;
-    if (!copies()) return {rows, row_bytes, count, k_bytes};
-    for (int64_t r = 0; r < count; ++r) {
-      std::memcpy(memory + r * k_bytes, rows + r * row_bytes, static_cast<size_t>(row_bytes));
-      std::memset(memory + r * k_bytes + row_bytes, 0, static_cast<size_t>(k_bytes - row_bytes));
-    }
-    return {memory, k_bytes, count, k_bytes};
-  }
+  int64_t runs_per_row() const { return 1; }
+  int64_t run_bytes() const { return read_bytes; }
+  int64_t copy_bytes() const { return 0; }
   bool zero_padding() const { return false; }
+  void gather(int64_t first, int64_t count, int64_t, const uint8_t** runs, uint8_t*, ValidTaps*) const {
+    for (int64_t r = 0; r < count; ++r) runs[r] = a + (first + r) * row_bytes;
+  }
 };
 
 }  // namespace
@@ -38,8 +30,9 @@ Status bgemm(const uint32_t* a, int64_t M, const PackedWeight& weight, const Epi
   PackedWeight readable;
   const Status status = in_layout_of(*implementation, weight, &storage, &readable, pool);
   if (!status.is_ok()) return status;
-  const MatrixRows rows = {reinterpret_cast<const uint8_t*>(a), words_for(weight.shape.in_channels) * kWordBytes,
-                           readable.layout.row_bytes(weight.shape)};
+  const int64_t row_bytes = words_for(weight.shape.in_channels) * kWordBytes;
+  const int64_t k_bytes = readable.layout.row_bytes(weight.shape);
+  const MatrixRows rows = {reinterpret_cast<const uint8_t*>(a), row_bytes, row_bytes < k_bytes ? row_bytes : k_bytes};
   return multiply(*implementation, rows, M, readable, epilogue, pool);
 }
 

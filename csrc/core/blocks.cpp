@@ -29,44 +29,66 @@ BlockGrid::BlockGrid(int64_t M, const WeightShape& shape, int threads) {
 
 namespace detail {
 
-BlockMemory::BlockMemory(int64_t scratch_bytes, int64_t row_bytes) : dots(nullptr), scratch(nullptr), rows(nullptr) {
-  const int64_t row_offset = kDotBytes + round_up(scratch_bytes, kLine);
-  bytes_.reset(new (std::nothrow) uint8_t[static_cast<size_t>(row_offset + row_bytes + kLine)]);
+BlockMemory::BlockMemory(int64_t scratch_bytes, int64_t runs_per_row, int64_t copy_bytes)
+    : dots(nullptr), runs(nullptr), starts(nullptr), scratch(nullptr), copies(nullptr) {
+  const int64_t run_bytes = kBlockRows * runs_per_row * static_cast<int64_t>(sizeof(const uint8_t*));
+  const int64_t start_offset = kDotBytes + round_up(scratch_bytes, kLine);
+  const int64_t run_offset = start_offset + kRowStarts * static_cast<int64_t>(sizeof(RowStart));
+  const int64_t copy_offset = run_offset + round_up(run_bytes, kLine);
+  bytes_.reset(new (std::nothrow) uint8_t[static_cast<size_t>(copy_offset + copy_bytes + kLine)]);
   if (bytes_ == nullptr) return;
   const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(bytes_.get()) % kLine);
   uint8_t* start = bytes_.get() + (kLine - misaligned);
   dots = reinterpret_cast<int32_t*>(start);
   scratch = start + kDotBytes;
-  rows = start + row_offset;
+  starts = reinterpret_cast<RowStart*>(start + start_offset);
+  runs = reinterpret_cast<const uint8_t**>(start + run_offset);
+  copies = start + copy_offset;
 }
 
-void PaddingSums::add_up(const PackedWeight& weight, const ValidTaps& valid, const Dots& dots, Entry* entry) {
-  const WeightShape& shape = weight.shape;
+// dot < threshold, for the dot product start - 2 * pop, exactly where pop > limit.
+int16_t limit_of(int32_t start, int32_t threshold) {
+  const int64_t twice = static_cast<int64_t>(start) - threshold;
+  const int64_t limit = twice >= 0 ? twice / 2 : -((1 - twice) / 2);  // rounded down
+  return static_cast<int16_t>(limit < -1 ? -1 : limit > kMaxLimitK ? kMaxLimitK : limit);
+}
+
+void RowStarts::fill(const ValidTaps& valid, RowStart* entry) const {
+  const WeightShape& shape = weight_.shape;
   entry->valid = valid;
-  entry->n = dots.n;
-  entry->count = dots.count;
-  for (int64_t i = 0; i < dots.count; ++i) entry->sums[i] = 0;
+  for (int32_t& start : entry->starts) start = static_cast<int32_t>(shape.K());
   for (int64_t h = 0; h < shape.kernel_h; ++h)
     for (int64_t w = 0; w < shape.kernel_w; ++w) {
       if (h >= valid.h_begin && h < valid.h_end && w >= valid.w_begin && w < valid.w_end) continue;
-      const int32_t* tap = weight.tap_sums + (h * shape.kernel_w + w) * shape.out_channels + dots.n;
-      for (int64_t i = 0; i < dots.count; ++i) entry->sums[i] += tap[i];
+      const int32_t* tap = weight_.tap_sums + (h * shape.kernel_w + w) * shape.out_channels + n_;
+      for (int64_t i = 0; i < count_; ++i) entry->starts[i] -= tap[i];
     }
+  if (!with_limits_) return;
+  for (int64_t set = 0; set < (epilogue_.residual_words == nullptr ? 1 : 2); ++set) {
+    const int32_t* thresholds = epilogue_.thresholds + set * epilogue_.N + n_;
+    for (int64_t i = 0; i < count_; ++i) entry->limits[set][i] = limit_of(entry->starts[i], thresholds[i]);
+    for (int64_t i = count_; i < kUnitOutputs; ++i) entry->limits[set][i] = kMaxLimitK;
+  }
 }
 
-void PaddingSums::subtract(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots) {
-  const int64_t kernel_h = weight.shape.kernel_h, kernel_w = weight.shape.kernel_w;
-  for (int64_t r = 0; r < dots.rows; ++r) {
-    const ValidTaps& inside = valid[r];
-    if (inside.h_end - inside.h_begin == kernel_h && inside.w_end - inside.w_begin == kernel_w) continue;
-    const int side = (inside.h_begin > 0 ? 8 : 0) + (inside.h_end < kernel_h ? 4 : 0) + (inside.w_begin > 0 ? 2 : 0) +
-                     (inside.w_end < kernel_w ? 1 : 0);
-    Entry& entry = entries_[side];
-    if (entry.n != dots.n || entry.count != dots.count || !(entry.valid == inside))
-      add_up(weight, inside, dots, &entry);
-    int32_t* __restrict row = dots.values + r * dots.stride;
-    const int32_t* __restrict sums = entry.sums;
-    for (int64_t i = 0; i < dots.count; ++i) row[i] -= sums[i];
+void RowStarts::set(const ValidTaps* valid, int64_t rows, int64_t n, int64_t count) {
+  const ValidTaps all = {0, weight_.shape.kernel_h, 0, weight_.shape.kernel_w};
+  if (n != n_ || count != count_) used_ = 0;
+  n_ = n;
+  count_ = count;
+  int64_t found = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    const ValidTaps& inside = valid == nullptr ? all : valid[r];
+    if (found >= used_ || !(entries_[found].valid == inside)) {
+      for (found = 0; found < used_ && !(entries_[found].valid == inside);) ++found;
+      if (found == kRowStarts) {  // too many of earlier blocks: this one's rows are fewer than the entries
+        used_ = found = 0;
+        r = 0;
+      }
+      if (found == used_) fill(valid == nullptr ? all : valid[r], &entries_[used_++]);
+    }
+    starts[r] = entries_[found].starts;
+    limits[r] = entries_[found].limits[0];
   }
 }
 

@@ -37,35 +37,54 @@ struct BlockGrid {
 
 namespace detail {
 
+constexpr int64_t kUnitOutputs = kBlockPanels * kPanelOutputs;
+
+// What the counts of rows with the same padded taps are taken from, for the outputs of one unit. A tap of zero padding
+// is read as +1, so its tap sum is taken away from the start: it adds nothing.
+struct RowStart {
+  ValidTaps valid;
+  int32_t starts[kUnitOutputs];     // see DotsOut
+  int16_t limits[2][kUnitOutputs];  // see BitsOut
+};
+constexpr int64_t kRowStarts = 64;  // kept for the next rows
+static_assert(kRowStarts > kBlockRows, "the rows of a block may all differ");
+
 // Memory of one thread, aligned to cache lines.
 class BlockMemory {
  public:
-  BlockMemory(int64_t scratch_bytes, int64_t row_bytes);
+  BlockMemory(int64_t scratch_bytes, int64_t runs_per_row, int64_t copy_bytes);
   bool failed() const { return bytes_ == nullptr; }
 
-  int32_t* dots;  // [kBlockRows][kBlockPanels * kPanelOutputs]
+  int32_t* dots;         // [kBlockRows][kUnitOutputs]
+  const uint8_t** runs;  // [kBlockRows][runs_per_row]
+  RowStart* starts;      // [kRowStarts]
   uint8_t* scratch;
-  uint8_t* rows;
+  uint8_t* copies;
 
  private:
   std::unique_ptr<uint8_t[]> bytes_;
 };
 
-// A tap of zero padding was read as +1, so its tap sum is taken away again: it adds nothing. The sum over the padded
-// taps is kept for the next rows with the same ones.
-class PaddingSums {
+// Finds each row's start.
+class RowStarts {
  public:
-  void subtract(const PackedWeight& weight, const ValidTaps* valid, const Dots& dots);
+  RowStarts(const PackedWeight& weight, const Epilogue& epilogue, bool with_limits, RowStart* entries)
+      : weight_(weight), epilogue_(epilogue), with_limits_(with_limits), entries_(entries) {}
+
+  // For the unit's outputs [n, n + count). `valid` of each row; null where nothing is padded with zeros.
+  void set(const ValidTaps* valid, int64_t rows, int64_t n, int64_t count);
+
+  const int32_t* starts[kBlockRows];
+  const int16_t* limits[kBlockRows];
 
  private:
-  struct Entry {
-    ValidTaps valid = {};
-    int64_t n = 0, count = 0;  // the outputs that `sums` belongs to
-    int32_t sums[kBlockPanels * kPanelOutputs];
-  };
-  static void add_up(const PackedWeight& weight, const ValidTaps& valid, const Dots& dots, Entry* entry);
+  void fill(const ValidTaps& valid, RowStart* entry) const;
 
-  Entry entries_[16];  // by the sides of the input that the row crosses
+  const PackedWeight& weight_;
+  const Epilogue& epilogue_;
+  bool with_limits_;
+  RowStart* entries_;
+  int64_t used_ = 0, n_ = 0, count_ = 0;
 };
 
 }  // namespace detail
@@ -73,10 +92,13 @@ class PaddingSums {
 // Computes dot(row m, weight n) = K - 2*pop(row ^ weight) for m < M and all n, and finishes it with `epilogue`.
 //
 // RowSource says where a row's bits lie:
-//   int64_t block_bytes() const   memory that gather wants for one block
-//   RowBlock gather(int64_t first, int64_t count, int64_t group, uint8_t* memory, ValidTaps* valid) const
-//       rows first .. first + count - 1 of a group; `valid` of each only where zero_padding()
-//   bool zero_padding() const   whether padded taps, which gather makes +1, must add nothing
+//   int64_t runs_per_row() const
+//   int64_t run_bytes() const
+//   int64_t copy_bytes() const   memory that gather wants for rows that it has to copy
+//   void gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* copies,
+//               ValidTaps* valid) const
+//       points at the runs of rows first .. first + count - 1 of a group; `valid` of each only where zero_padding()
+//   bool zero_padding() const    whether padded taps, which gather makes +1, must add nothing
 template <class RowSource>
 Status multiply(const Implementation& implementation, const RowSource& source, int64_t M, const PackedWeight& weight,
                 const Epilogue& epilogue, const Parallel& pool) {
@@ -84,29 +106,33 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
   const int64_t k_bytes = weight.layout.row_bytes(shape);
   const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
   const BlockGrid grid(M, shape, pool.threads);
+  const bool compares =
+      epilogue.kind == Epilogue::Kind::kThreshold && implementation.compare_block != nullptr && shape.K() <= kMaxLimitK;
 
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
-    const detail::BlockMemory memory(implementation.scratch_bytes(k_bytes), source.block_bytes());
+    const detail::BlockMemory memory(implementation.scratch_bytes(k_bytes), source.runs_per_row(), source.copy_bytes());
     if (memory.failed()) {
       out_of_memory = true;
       return;
     }
     ValidTaps valid[kBlockRows];
-    detail::PaddingSums padding;
+    detail::RowStarts start(weight, epilogue, compares, memory.starts);
+    uint32_t bits[2 * kBlockRows * kBlockPanels];
     ProductBlock block = {};
     block.scratch = memory.scratch;
-    block.K = static_cast<int32_t>(shape.K());
     int64_t ready_block = -1, ready_group = -1;
 
     for (int64_t item = begin; item < end; ++item) {
       const int64_t row_block = item / grid.items_per_block(), first_row = row_block * grid.rows;
       const int64_t rows = M - first_row < grid.rows ? M - first_row : grid.rows;
       const int64_t first_unit = item % grid.items_per_block() * grid.item_units;
+      if (grid.item_units > 1) clear_bits(epilogue, first_row, rows);
       for (int64_t unit = first_unit; unit < first_unit + grid.item_units; ++unit) {
         const int64_t group = unit / grid.group_units, in_group = unit % grid.group_units;
         if (row_block != ready_block || group != ready_group) {
-          block.rows = source.gather(first_row, rows, group, memory.rows, valid);
+          source.gather(first_row, rows, group, memory.runs, memory.copies, valid);
+          block.rows = {memory.runs, source.runs_per_row(), source.run_bytes(), rows, k_bytes};
           implementation.prepare_rows(block.rows, block.scratch);
           ready_block = row_block;
           ready_group = group;
@@ -118,15 +144,18 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         const int64_t left = group_outputs - panel * kPanelOutputs, whole = block.panel_count * kPanelOutputs;
         Dots dots = {first_row, rows, group * group_outputs + panel * kPanelOutputs, left, memory.dots, whole};
         if (left >= whole) dots.count = whole;
+        start.set(source.zero_padding() ? valid : nullptr, rows, dots.n, dots.count);
+        if (compares) {
+          implementation.compare_block(block, {start.limits, epilogue.residual_words == nullptr ? 1 : 2, bits});
+          finish_bits(epilogue, dots, bits);
+          continue;
+        }
         const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;
         if (in_place) {
           dots.values = static_cast<int32_t*>(epilogue.out) + first_row * epilogue.N + dots.n;
           dots.stride = epilogue.N;
         }
-        block.dots = dots.values;
-        block.dot_stride = dots.stride;
-        implementation.multiply_block(block);
-        if (source.zero_padding()) padding.subtract(weight, valid, dots);
+        implementation.multiply_block(block, {start.starts, dots.values, dots.stride});
         if (!in_place) finish(epilogue, implementation, dots);
       }
     }

@@ -16,30 +16,46 @@ uint32_t read_bits(const uint32_t* row, int64_t words, int64_t n) {
   return bits;
 }
 
-// Outputs n .. n + count - 1 of one panel; `acc` is that of the first row.
-void threshold_panel(const Epilogue& e, const Implementation& implementation, const Dots& dots, int64_t n,
-                     int64_t count, const int32_t* acc) {
+// Writes outputs n .. n + count - 1, of one panel, of `rows` rows. `bits[set]` are the comparisons with each set of
+// thresholds, `stride` words from row to row.
+void write_panel(const Epilogue& e, int64_t first_row, int64_t rows, int64_t n, int64_t count,
+                 const uint32_t* const (&bits)[2], int64_t stride) {
   const int64_t words = words_for(e.N), word = n / kWordBits, shift = n % kWordBits;
   const uint32_t flip = read_bits(e.flip_words, words, n), valid = valid_bits(count, 0);
+  const bool whole_word = shift == 0 && (count == kWordBits || n + count == e.N);
+  uint32_t* out = static_cast<uint32_t*>(e.out) + first_row * words + word;
+  const uint32_t* residuals = e.residual_words == nullptr ? nullptr : e.residual_words + first_row * words;
+  for (int64_t r = 0; r < rows; ++r, out += words) {
+    uint32_t result = bits[0][r * stride];
+    if (residuals != nullptr) {
+      const uint32_t residual = read_bits(residuals + r * words, words, n);
+      result = (result & ~residual) | (bits[1][r * stride] & residual);
+    }
+    result = (result ^ flip) & valid;
+    if (whole_word) {
+      *out = result;
+      continue;
+    }
+    // Groups whose outputs are no multiple of 32 share words, so bits are added to what stands there.
+    out[0] |= result << shift;
+    if (shift != 0 && shift + count > kWordBits) out[1] |= result >> (kWordBits - shift);
+  }
+}
+
+int64_t panel_outputs(const Dots& dots, int64_t i) {
+  return dots.count - i < kPanelOutputs ? dots.count - i : kPanelOutputs;
+}
+
+// Outputs n + i and on of one panel, i a multiple of kPanelOutputs.
+void threshold_panel(const Epilogue& e, const Implementation& implementation, const Dots& dots, int64_t i) {
+  const int64_t n = dots.n + i, count = panel_outputs(dots, i);
   uint32_t bits[2][kBlockRows];
   for (int64_t set = 0; set < (e.residual_words == nullptr ? 1 : 2); ++set) {
     int32_t thresholds[kPanelOutputs] = {};
     std::memcpy(thresholds, e.thresholds + set * e.N + n, static_cast<size_t>(count) * sizeof(int32_t));
-    implementation.less_than(acc, dots.stride, dots.rows, thresholds, bits[set]);
+    implementation.less_than(dots.values + i, dots.stride, dots.rows, thresholds, bits[set]);
   }
-  for (int64_t r = 0; r < dots.rows; ++r) {
-    const int64_t m = dots.first_row + r;
-    uint32_t result = bits[0][r];
-    if (e.residual_words != nullptr) {
-      const uint32_t residual = read_bits(e.residual_words + m * words, words, n);
-      result = (result & ~residual) | (bits[1][r] & residual);
-    }
-    result = (result ^ flip) & valid;
-    // Groups whose outputs are no multiple of 32 share words, so bits are added to what stands there.
-    uint32_t* row = static_cast<uint32_t*>(e.out) + m * words;
-    row[word] |= result << shift;
-    if (shift != 0 && shift + count > kWordBits) row[word + 1] |= result >> (kWordBits - shift);
-  }
+  write_panel(e, dots.first_row, dots.rows, n, count, {bits[0], bits[1]}, 1);
 }
 
 }  // namespace
@@ -55,13 +71,23 @@ void finish(const Epilogue& e, const Implementation& implementation, const Dots&
       implementation.affine(e, dots);
       return;
     case Epilogue::Kind::kThreshold:
-      for (int64_t i = 0; i < dots.count; i += kPanelOutputs) {
-        const int64_t left = dots.count - i;
-        threshold_panel(e, implementation, dots, dots.n + i, left < kPanelOutputs ? left : kPanelOutputs,
-                        dots.values + i);
-      }
+      for (int64_t i = 0; i < dots.count; i += kPanelOutputs) threshold_panel(e, implementation, dots, i);
       return;
   }
+}
+
+void finish_bits(const Epilogue& e, const Dots& dots, const uint32_t* bits) {
+  for (int64_t i = 0; i < dots.count; i += kPanelOutputs) {
+    const uint32_t* panel = bits + i / kPanelOutputs;
+    write_panel(e, dots.first_row, dots.rows, dots.n + i, panel_outputs(dots, i),
+                {panel, panel + kBlockRows * kBlockPanels}, kBlockPanels);
+  }
+}
+
+void clear_bits(const Epilogue& e, int64_t first_row, int64_t rows) {
+  if (e.kind != Epilogue::Kind::kThreshold) return;
+  const int64_t words = words_for(e.N);
+  std::memset(static_cast<uint32_t*>(e.out) + first_row * words, 0, static_cast<size_t>(rows * words) * kWordBytes);
 }
 
 }  // namespace stompp

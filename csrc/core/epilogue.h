@@ -23,7 +23,7 @@ struct Epilogue {
 
   Kind kind = Kind::kInt32;
   int64_t N = 0;        // outputs of a row
-  void* out = nullptr;  // [M][N] int32 or out_type, or [M][words_for(N)] words that start as zeros
+  void* out = nullptr;  // [M][N] int32 or out_type, or [M][words_for(N)] words
 
   const float* scale = nullptr;  // [N]
   const float* bias = nullptr;   // [N]
@@ -43,7 +43,14 @@ struct Dots {
   int64_t stride;
 };
 
-// Ranges that share a word of output bits must not be finished by two threads at once.
+// Ranges that share a word of output bits must not be finished by two threads at once, and clear_bits comes before
+// them.
 void finish(const Epilogue& epilogue, const Implementation& implementation, const Dots& dots);
+
+// The same for kThreshold where the accumulators were compared already; `bits` as in BitsOut.
+void finish_bits(const Epilogue& epilogue, const Dots& dots, const uint32_t* bits);
+
+// Zeros to the output words of rows [first_row, first_row + rows); does nothing for the other kinds.
+void clear_bits(const Epilogue& epilogue, int64_t first_row, int64_t rows);
 
 }  // namespace stompp

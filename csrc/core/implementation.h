@@ -9,22 +9,11 @@
 #include "core/pack.h"
 #include "core/packed_weight.h"
 #include "core/progressive.h"
+#include "core/rows.h"
 
 namespace stompp {
 
-// Rows that share one pass over some panels, and the panels that share one pass over the rows. On AVX2 these sizes keep
-// what a chunk of K needs, 29 KB, in an L1 of 32 KB: 14 KB of 16-bit sums, 7.5 KB of weight nibbles, 4 KB of tables and
-// 3.3 KB of offsets.
-constexpr int64_t kBlockRows = 56;
-constexpr int64_t kBlockPanels = 4;
-
-// Rows of bits: of each, k_bytes in the order of a panel, which are the layout's row_bytes.
-struct RowBlock {
-  const uint8_t* bits;
-  int64_t row_stride;  // bytes
-  int64_t row_count;   // 1 .. kBlockRows
-  int64_t k_bytes;     // a multiple of the layout's k_bytes; no byte past them is read
-};
+constexpr int64_t kBlockPanels = 4;  // panels that share one pass over the rows of a block
 
 // One block of rows against consecutive panels of one group.
 struct ProductBlock {
@@ -32,10 +21,22 @@ struct ProductBlock {
   void* scratch;          // as prepare_rows left it for these rows
   const uint8_t* panels;  // [panel_count][k_bytes * kPanelOutputs]
   int64_t panel_count;    // 1 .. kBlockPanels
-  int32_t K;              // elements of a row
-  int32_t* dots;          // out: K - 2*pop(row ^ weight), [row_count][panel_count * kPanelOutputs]
-  int64_t dot_stride;     // from one row of dots to the next
 };
+
+// Out: dots = starts - 2 * pop(row ^ weight), [row_count][panel_count * kPanelOutputs].
+struct DotsOut {
+  const int32_t* const* starts;  // of each row, [panel_count * kPanelOutputs]
+  int32_t* dots;
+  int64_t stride;  // from one row of dots to the next
+};
+
+// Out: bit i of bits[set][row][panel] = pop(row ^ weight i) > limit i, for each of one or two sets of limits.
+struct BitsOut {
+  const int16_t* const* limits;  // of each row, [set_count][kBlockPanels * kPanelOutputs]
+  int64_t set_count;             // 1 or 2
+  uint32_t* bits;                // [set_count][kBlockRows][kBlockPanels]
+};
+constexpr int32_t kMaxLimitK = 32767;  // counts up to K can be compared as 16-bit integers
 
 struct Implementation {
   const char* name;
@@ -44,10 +45,12 @@ struct Implementation {
   WeightLayout layout;  // the panel order that multiply_block reads
 
   // Bytes of 64-byte aligned scratch memory that a product over k_bytes needs, and its part that depends on the rows
-  // only: written once for a block of rows, then read with every panel. multiply_block may write to the rest.
+  // only: written once for a block of rows, then read with every panel. The products may write to the rest.
   int64_t (*scratch_bytes)(int64_t k_bytes);
   void (*prepare_rows)(const RowBlock& rows, void* scratch);
-  void (*multiply_block)(const ProductBlock& block);
+  void (*multiply_block)(const ProductBlock& block, const DotsOut& out);
+  // K is at most kMaxLimitK. Null where dot products are compared instead.
+  void (*compare_block)(const ProductBlock& block, const BitsOut& out);
 
   // sums[i] = the sum of +1 and -1 over `count` words' bit i, i < 32.
   void (*sum_bits)(const uint32_t* words, int64_t count, int32_t* sums);

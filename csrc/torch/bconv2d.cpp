@@ -49,7 +49,7 @@ Tensor bconv2d_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shap
                    Ints dilation, int64_t groups, int64_t padding_value) {
   const Convolution convolution("bconv2d", x_words, weight, weight_shape, stride, padding, dilation, groups,
                                 padding_value);
-  return with_int32(x_words, convolution.out_sizes, convolution);
+  return with_int32(convolution.out_sizes, convolution);
 }
 
 Tensor bconv2d_affine_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shape, Ints stride, Ints padding,
@@ -57,7 +57,7 @@ Tensor bconv2d_affine_cpu(const Tensor& x_words, const Tensor& weight, Ints weig
                           const std::optional<Tensor>& residual, ScalarType dtype) {
   const Convolution convolution("bconv2d_affine", x_words, weight, weight_shape, stride, padding, dilation, groups,
                                 padding_value);
-  return with_affine("bconv2d_affine", x_words, convolution.out_sizes, {scale, bias, residual, dtype}, convolution);
+  return with_affine("bconv2d_affine", convolution.out_sizes, {scale, bias, residual, dtype}, convolution);
 }
 
 Tensor bconv2d_threshold_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shape, Ints stride, Ints padding,
@@ -65,7 +65,7 @@ Tensor bconv2d_threshold_cpu(const Tensor& x_words, const Tensor& weight, Ints w
                              const Tensor& flip_words, const std::optional<Tensor>& residual_words) {
   const Convolution convolution("bconv2d_threshold", x_words, weight, weight_shape, stride, padding, dilation, groups,
                                 padding_value);
-  return with_threshold("bconv2d_threshold", x_words, convolution.out_sizes, {thresholds, flip_words, residual_words},
+  return with_threshold("bconv2d_threshold", convolution.out_sizes, {thresholds, flip_words, residual_words},
                         convolution);
 }
 

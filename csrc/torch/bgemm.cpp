@@ -27,19 +27,19 @@ struct Product {
 
 Tensor bgemm_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K) {
   const Product product("bgemm", a_words, weight, N, K);
-  return with_int32(a_words, product.out_sizes, product);
+  return with_int32(product.out_sizes, product);
 }
 
 Tensor bgemm_affine_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& scale,
                         const Tensor& bias, const std::optional<Tensor>& residual, ScalarType dtype) {
   const Product product("bgemm_affine", a_words, weight, N, K);
-  return with_affine("bgemm_affine", a_words, product.out_sizes, {scale, bias, residual, dtype}, product);
+  return with_affine("bgemm_affine", product.out_sizes, {scale, bias, residual, dtype}, product);
 }
 
 Tensor bgemm_threshold_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& thresholds,
                            const Tensor& flip_words, const std::optional<Tensor>& residual_words) {
   const Product product("bgemm_threshold", a_words, weight, N, K);
-  return with_threshold("bgemm_threshold", a_words, product.out_sizes, {thresholds, flip_words, residual_words},
+  return with_threshold("bgemm_threshold", product.out_sizes, {thresholds, flip_words, residual_words},
                         product);
 }
 

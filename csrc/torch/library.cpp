@@ -17,15 +17,15 @@ STABLE_TORCH_LIBRARY(stompp, m) {
       "bgemm_threshold(Tensor a_words, Tensor weight, int N, int K, Tensor thresholds, Tensor flip_words, "
       "Tensor? residual_words) -> Tensor");
   m.def(
-      "bconv2d(Tensor x_words, Tensor weight, int[] weight_shape, int[] stride, int[] padding, int[] dilation, "
+      "bconv2d(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, "
       "int groups, int padding_value) -> Tensor");
   m.def(
-      "bconv2d_affine(Tensor x_words, Tensor weight, int[] weight_shape, int[] stride, int[] padding, "
-      "int[] dilation, int groups, int padding_value, Tensor scale, Tensor bias, Tensor? residual, "
+      "bconv2d_affine(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, int padding_value, Tensor scale, Tensor bias, Tensor? residual, "
       "ScalarType dtype) -> Tensor");
   m.def(
-      "bconv2d_threshold(Tensor x_words, Tensor weight, int[] weight_shape, int[] stride, int[] padding, "
-      "int[] dilation, int groups, int padding_value, Tensor thresholds, Tensor flip_words, "
+      "bconv2d_threshold(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
+      "int[2] dilation, int groups, int padding_value, Tensor thresholds, Tensor flip_words, "
       "Tensor? residual_words) -> Tensor");
   m.def("progressive(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor");
   m.def("progressive_backward(Tensor grad, Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor");

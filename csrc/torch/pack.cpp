@@ -49,12 +49,12 @@ Tensor pack_signs_cpu(const Tensor& x) {
   const FloatType type = short_float_type("pack_signs", "x", x.scalar_type());
   check(x.dim() >= 1, "pack_signs: x must have at least one dimension");
   const std::optional<PlaneView> planes = x.is_contiguous() ? std::nullopt : plane_view(x);
-  const Tensor dense = planes.has_value() ? x : torch::stable::contiguous(x);
+  const Tensor dense = planes.has_value() ? x : row_major(x);
   std::vector<int64_t> sizes = sizes_of(x);
   const int64_t K = sizes.back();
   check(K >= 1, "pack_signs: the last dimension of x must not be empty");
   sizes.back() = words_for(K);
-  Tensor words = torch::stable::new_empty(x, sizes, ScalarType::Int);
+  Tensor words = new_tensor(sizes, ScalarType::Int);
   uint32_t* out = static_cast<uint32_t*>(words.data_ptr());
   if (planes.has_value())
     check(pack_signs_planes(x.data_ptr(), type, planes->images, planes->image_stride, planes->pixels, K, planes->stride,
@@ -72,7 +72,7 @@ Tensor unpack_signs_cpu(const Tensor& words, int64_t K, ScalarType dtype) {
         shape_string(words), ", whose last dimension must be ceil(K / 32) for K = ", K);
   std::vector<int64_t> sizes = sizes_of(words);
   sizes.back() = K;
-  Tensor out = torch::stable::new_empty(words, sizes, dtype);
+  Tensor out = new_tensor(sizes, dtype);
   check(unpack_signs(word_pointer(dense), words.numel() / words_for(K), K, out.data_ptr(), *type, torch_pool()));
   return out;
 }
@@ -83,7 +83,7 @@ Tensor pack_weight_words_cpu(const Tensor& words, Ints shape_argument, int64_t g
   const Tensor dense = words_of("pack_weight_words", "words", words);
   const WeightLayout& layout = active().layout;
   const std::vector<int64_t> sizes = {packed_bytes(shape, layout)};
-  Tensor out = torch::stable::new_empty(words, sizes, ScalarType::Byte);
+  Tensor out = new_tensor(sizes, ScalarType::Byte);
   check(pack_weight_words(word_pointer(dense), shape, layout, static_cast<uint8_t*>(out.data_ptr()), torch_pool()));
   return out;
 }
@@ -91,7 +91,7 @@ Tensor pack_weight_words_cpu(const Tensor& words, Ints shape_argument, int64_t g
 Tensor unpack_weight_words_cpu(const Tensor& weight, Ints shape_argument, int64_t groups) {
   const WeightShape shape = weight_shape(shape_argument, groups);
   const WeightArgument argument = weight_argument("unpack_weight_words", weight, shape);
-  Tensor words = torch::stable::new_empty(weight, words_sizes(shape, shape_argument.size() == 2), ScalarType::Int);
+  Tensor words = new_tensor(words_sizes(shape, shape_argument.size() == 2), ScalarType::Int);
   check(unpack_weight_words(argument.view, static_cast<uint32_t*>(words.data_ptr()), torch_pool()));
   return words;
 }

@@ -53,6 +53,16 @@ std::vector<uint32_t> permute_mask(const uint32_t* mask, const std::vector<int64
   return permuted;
 }
 
+// `tensor`, of the shape of the dense `like`, with its elements in the same order in memory.
+Tensor in_order_of(const Tensor& like, const Tensor& tensor) {
+  bool same = true;
+  for (int64_t i = 0; i < like.dim(); ++i) same = same && (like.size(i) == 1 || like.stride(i) == tensor.stride(i));
+  if (same) return tensor;
+  Tensor ordered = with_huge_pages(torch::stable::empty_like(like));
+  torch::stable::copy_(ordered, tensor);
+  return ordered;
+}
+
 Tensor run(const Tensor& u, const std::optional<Tensor>& grad, const std::optional<Tensor>& mask_words,
            const std::string& surrogate, bool batch_shared) {
   const std::optional<FloatType> type = float_type(u.scalar_type());
@@ -61,7 +71,7 @@ Tensor run(const Tensor& u, const std::optional<Tensor>& grad, const std::option
   std::optional<std::vector<int64_t>> order = memory_order(u);
   const bool has_batch = batch_shared && u.dim() >= 1 && u.size(0) != 1;
   if (order.has_value() && has_batch && u.numel() > 0 && order->front() != 0) order.reset();
-  const Tensor dense = order.has_value() ? u : torch::stable::contiguous(u);
+  const Tensor dense = order.has_value() ? u : row_major(u);
   Progressive args = {};
   args.u = dense.data_ptr();
   args.type = *type;
@@ -89,12 +99,10 @@ Tensor run(const Tensor& u, const std::optional<Tensor>& grad, const std::option
   if (grad.has_value()) {
     check(grad->scalar_type() == u.scalar_type(), "progressive: grad and u must have one dtype");
     check_shape("progressive", "grad", *grad, sizes_of(u));
-    // In u's order of elements.
-    dense_grad = torch::stable::empty_like(dense);
-    torch::stable::copy_(*dense_grad, *grad);
+    dense_grad = in_order_of(dense, *grad);
     args.grad = dense_grad->data_ptr();
   }
-  Tensor out = torch::stable::empty_like(dense);
+  Tensor out = with_huge_pages(torch::stable::empty_like(dense));
   args.out = out.data_ptr();
   check(grad.has_value() ? progressive_backward(args, torch_pool()) : progressive_forward(args, torch_pool()));
   return out;

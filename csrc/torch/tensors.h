@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -17,6 +18,7 @@
 #include "core/packed_weight.h"
 #include "core/parallel.h"
 #include "core/status.h"
+#include "torch/huge_pages.h"
 
 namespace stompp::binding {
 
@@ -91,9 +93,14 @@ inline void check_shape(const char* op, const char* argument, const Tensor& tens
   check(false, op, ": ", argument, " has shape ", shape_string(tensor), ", expected [", out.str(), "]");
 }
 
+// Without the cost of a call through the dispatcher for what is contiguous already.
+inline Tensor row_major(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
 // Contiguous, and aligned for 4-byte elements: a view of foreign memory (torch.frombuffer) may begin at any byte.
 inline Tensor dense_of(const Tensor& tensor) {
-  const Tensor dense = torch::stable::contiguous(tensor);
+  const Tensor dense = row_major(tensor);
   return reinterpret_cast<uintptr_t>(dense.data_ptr()) % alignof(int32_t) == 0 ? dense : torch::stable::clone(dense);
 }
 
@@ -104,6 +111,24 @@ inline Tensor words_of(const char* op, const char* argument, const Tensor& tenso
 }
 
 inline const uint32_t* word_pointer(const Tensor& tensor) { return static_cast<const uint32_t*>(tensor.data_ptr()); }
+
+// The first touch of a large result in pages of 4 KB takes longer than computing it.
+inline Tensor with_huge_pages(Tensor fresh) {
+  advise_huge_pages(fresh.data_ptr(), fresh.numel() * static_cast<int64_t>(fresh.element_size()));
+  return fresh;
+}
+
+// A contiguous CPU tensor of undefined values. Small products take microseconds: no call by name through torch's
+// dispatcher, as torch::stable::new_empty makes.
+inline Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType type) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), aoti_torch_device_type_cpu(), 0, &handle));
+  return with_huge_pages(Tensor(handle));
+}
 
 // A weight argument: packed bytes and the shape they must have been packed for.
 struct WeightArgument {
@@ -127,10 +152,10 @@ struct ThresholdArguments {
   const std::optional<Tensor>& residual_words;
 };
 
-// Runs compute(Epilogue) with an epilogue that writes a fresh tensor like `like`'s device, and returns that tensor.
+// Runs compute(Epilogue) with an epilogue that writes a fresh tensor, and returns that tensor.
 template <class Compute>
-Tensor with_int32(const Tensor& like, const std::vector<int64_t>& out_sizes, const Compute& compute) {
-  Tensor out = torch::stable::new_empty(like, out_sizes, ScalarType::Int);
+Tensor with_int32(const std::vector<int64_t>& out_sizes, const Compute& compute) {
+  Tensor out = new_tensor(out_sizes, ScalarType::Int);
   Epilogue epilogue;
   epilogue.N = out_sizes.back();
   epilogue.out = out.data_ptr();
@@ -139,8 +164,8 @@ Tensor with_int32(const Tensor& like, const std::vector<int64_t>& out_sizes, con
 }
 
 template <class Compute>
-Tensor with_affine(const char* op, const Tensor& like, const std::vector<int64_t>& out_sizes,
-                   const AffineArguments& args, const Compute& compute) {
+Tensor with_affine(const char* op, const std::vector<int64_t>& out_sizes, const AffineArguments& args,
+                   const Compute& compute) {
   const int64_t N = out_sizes.back();
   Epilogue epilogue;
   epilogue.kind = Epilogue::Kind::kAffine;
@@ -157,18 +182,18 @@ Tensor with_affine(const char* op, const Tensor& like, const std::vector<int64_t
   if (args.residual.has_value()) {
     check_shape(op, "residual", *args.residual, out_sizes);
     epilogue.residual_type = short_float_type(op, "residual", args.residual->scalar_type());
-    residual = torch::stable::contiguous(*args.residual);
+    residual = row_major(*args.residual);
     epilogue.residual = residual->data_ptr();
   }
-  Tensor out = torch::stable::new_empty(like, out_sizes, args.dtype);
+  Tensor out = new_tensor(out_sizes, args.dtype);
   epilogue.out = out.data_ptr();
   check(compute(epilogue));
   return out;
 }
 
 template <class Compute>
-Tensor with_threshold(const char* op, const Tensor& like, std::vector<int64_t> out_sizes,
-                      const ThresholdArguments& args, const Compute& compute) {
+Tensor with_threshold(const char* op, std::vector<int64_t> out_sizes, const ThresholdArguments& args,
+                      const Compute& compute) {
   const int64_t N = out_sizes.back();
   out_sizes.back() = words_for(N);
   const bool has_residual = args.residual_words.has_value();
@@ -188,7 +213,7 @@ Tensor with_threshold(const char* op, const Tensor& like, std::vector<int64_t> o
     residual_words = words_of(op, "residual_words", *args.residual_words);
     epilogue.residual_words = word_pointer(*residual_words);
   }
-  Tensor out = torch::stable::new_zeros(like, out_sizes, ScalarType::Int);
+  Tensor out = new_tensor(out_sizes, ScalarType::Int);
   epilogue.out = out.data_ptr();
   check(compute(epilogue));
   return out;

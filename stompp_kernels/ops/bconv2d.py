@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stompp_kernels.ops.checks import check_choice, pair
+from stompp_kernels import native
+from stompp_kernels.ops.checks import check_choice, check_tensor, pair
 from stompp_kernels.ops.epilogue import Affine, Epilogue
 from stompp_kernels.ops.pack import PackedWeight, check_words
 from stompp_kernels.ops.reference import words_for
@@ -47,12 +48,43 @@ def bconv2d(
         TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
             larger than the padded input.
     """
+    geometry = stride, padding, dilation, groups, padding_value
+    if not native.kernels_check(x_words):
+        _check(x_words, weight, *geometry, epilogue)
+    try:
+        if epilogue is None:
+            return _ops.bconv2d.default(x_words, weight.data, weight.shape, *geometry)
+        if isinstance(epilogue, Affine):
+            e = epilogue
+            return _ops.bconv2d_affine.default(
+                x_words, weight.data, weight.shape, *geometry, e.scale, e.bias, e.residual, e.dtype
+            )
+        t = epilogue
+        return _ops.bconv2d_threshold.default(
+            x_words, weight.data, weight.shape, *geometry, t.thresholds, t.flip_words, t.residual_words
+        )
+    except Exception:
+        _check(x_words, weight, *geometry, epilogue)  # says in this function's terms what the kernel refused
+        raise
+
+
+def _check(
+    x_words: Tensor,
+    weight: PackedWeight,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    padding_value: int,
+    epilogue: Epilogue,
+) -> None:
     if not isinstance(weight, PackedWeight):
         raise TypeError(f"weight must be a PackedWeight made by pack_conv_weight, got {type(weight).__name__}")
     if len(weight.shape) != 4:
         raise ValueError(f"weight must be packed from [O, I/groups, kh, kw], got shape {list(weight.shape)}")
     if groups != weight.groups:
         raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {groups}")
+    check_tensor("x_words", x_words, (torch.int32,))
     if x_words.dim() != 4:
         raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
     O, I, kh, kw = weight.shape
@@ -68,15 +100,8 @@ def bconv2d(
         raise ValueError(
             f"the kernel {kh}x{kw} with dilation {dilation} reaches beyond the {H}x{W} input padded by {padding}"
         )
-    arguments = (x_words, weight.data, weight.shape, stride, padding, dilation, groups, padding_value)
-    if epilogue is None:
-        return _ops.bconv2d(*arguments)
-    epilogue.check((N, OH, OW, O))
-    if isinstance(epilogue, Affine):
-        e = epilogue
-        return _ops.bconv2d_affine(*arguments, e.scale, e.bias, e.residual, e.dtype)
-    t = epilogue
-    return _ops.bconv2d_threshold(*arguments, t.thresholds, t.flip_words, t.residual_words)
+    if epilogue is not None:
+        epilogue.check((N, OH, OW, O))
 
 
 def _out_pixels(x_words, weight_shape, stride, padding, dilation):

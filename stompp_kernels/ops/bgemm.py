@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stompp_kernels import native
 from stompp_kernels.ops.epilogue import Affine, Epilogue
 from stompp_kernels.ops.pack import PackedWeight, check_words
 from stompp_kernels.ops.reference import words_for
@@ -26,20 +27,31 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> T
     Raises:
         TypeError, ValueError: an argument's type, dtype or shape is not as above.
     """
+    if not native.kernels_check(a_words):
+        _check(a_words, weight, epilogue)
+    try:
+        N, K = weight.shape
+        if epilogue is None:
+            return _ops.bgemm.default(a_words, weight.data, N, K)
+        if isinstance(epilogue, Affine):
+            e = epilogue
+            return _ops.bgemm_affine.default(a_words, weight.data, N, K, e.scale, e.bias, e.residual, e.dtype)
+        t = epilogue
+        return _ops.bgemm_threshold.default(a_words, weight.data, N, K, t.thresholds, t.flip_words, t.residual_words)
+    except Exception:
+        _check(a_words, weight, epilogue)  # says in this function's terms what the kernel refused
+        raise
+
+
+def _check(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue) -> None:
     if not isinstance(weight, PackedWeight):
         raise TypeError(f"weight must be a PackedWeight made by pack_weight, got {type(weight).__name__}")
     if len(weight.shape) != 2:
         raise ValueError(f"weight must be packed from [N, K], got shape {list(weight.shape)}")
     N, K = weight.shape
     check_words("a_words", a_words, K)
-    if epilogue is None:
-        return _ops.bgemm(a_words, weight.data, N, K)
-    epilogue.check((*a_words.shape[:-1], N))
-    if isinstance(epilogue, Affine):
-        e = epilogue
-        return _ops.bgemm_affine(a_words, weight.data, N, K, e.scale, e.bias, e.residual, e.dtype)
-    t = epilogue
-    return _ops.bgemm_threshold(a_words, weight.data, N, K, t.thresholds, t.flip_words, t.residual_words)
+    if epilogue is not None:
+        epilogue.check((*a_words.shape[:-1], N))
 
 
 @torch.library.register_fake("stompp::bgemm")

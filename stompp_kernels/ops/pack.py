@@ -35,12 +35,21 @@ def pack_signs(x: Tensor, check_nan: bool = False) -> Tensor:
         TypeError: another dtype.
         ValueError: no last dimension, an empty one, or NaN with ``check_nan``.
     """
+    if check_nan or not native.kernels_check(x):
+        _check_floats(x, check_nan)
+    try:
+        return _ops.pack_signs.default(x)
+    except Exception:
+        _check_floats(x, check_nan)
+        raise
+
+
+def _check_floats(x: Tensor, check_nan: bool) -> None:
     check_tensor("x", x, SHORT_FLOATS)
     if x.dim() == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have a last dimension of at least 1, got shape {list(x.shape)}")
     if check_nan and bool(x.isnan().any()):
         raise ValueError("x must not contain NaN (check_nan=True), got some")
-    return _ops.pack_signs(x)
 
 
 def unpack_signs(words: Tensor, K: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -12,7 +12,7 @@ from stompp_kernels import native
 from stompp_kernels.ops import reference
 
 _CONV = (
-    "Tensor x_words, Tensor weight, int[] weight_shape, int[] stride, int[] padding, int[] dilation, int groups, "
+    "Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, int groups, "
     "int padding_value"
 )
 _GEMM = "Tensor a_words, Tensor weight, int N, int K"

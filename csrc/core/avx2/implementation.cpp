@@ -15,20 +15,6 @@ bool supported() {
          __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
 }
 
-STOMPP_AVX2 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds,
-                           uint32_t* bits) {
-  __m256i limit[4], less[4];
-  for (int i = 0; i < 4; ++i) limit[i] = load(thresholds + 8 * i);
-  // Packing works within 128-bit lanes and leaves the fours of comparisons in the order 0 2 4 6 1 3 5 7.
-  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  for (int64_t r = 0; r < rows; ++r, acc += stride) {
-    for (int i = 0; i < 4; ++i) less[i] = _mm256_cmpgt_epi32(limit[i], load(acc + 8 * i));
-    const __m256i words0 = _mm256_packs_epi32(less[0], less[1]), words1 = _mm256_packs_epi32(less[2], less[3]);
-    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words0, words1), in_order);
-    bits[r] = static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
-  }
-}
-
 // Bit i of a word as byte i: -1 where it is set.
 STOMPP_AVX2_INLINE __m256i expand_bits(uint32_t word) {
   const __m256i byte_of =
@@ -60,6 +46,20 @@ STOMPP_ELEMENTWISE_PRIMITIVES(STOMPP_AVX2)
 
 }  // namespace
 
+STOMPP_AVX2 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds,
+                           uint32_t* bits) {
+  __m256i limit[4], less[4];
+  for (int i = 0; i < 4; ++i) limit[i] = load(thresholds + 8 * i);
+  // Packing works within 128-bit lanes and leaves the fours of comparisons in the order 0 2 4 6 1 3 5 7.
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (int64_t r = 0; r < rows; ++r, acc += stride) {
+    for (int i = 0; i < 4; ++i) less[i] = _mm256_cmpgt_epi32(limit[i], load(acc + 8 * i));
+    const __m256i words0 = _mm256_packs_epi32(less[0], less[1]), words1 = _mm256_packs_epi32(less[2], less[3]);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words0, words1), in_order);
+    bits[r] = static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+  }
+}
+
 const Implementation kImplementation = {
     "avx2",
     "nibble lookup: popcounts for two rows at once from pshufb tables",
@@ -68,6 +68,7 @@ const Implementation kImplementation = {
     scratch_bytes,
     prepare_rows,
     multiply_block,
+    compare_block,
     sum_bits,
     pack_row,
     pack_planes,

@@ -53,7 +53,7 @@ struct Scratch {
 
 // In 16-bit units: room for whole steps of 16 bytes of K and a triple's zeros, and an odd number of cache lines, so
 // that the pairs of rows do not compete for the same lines of L1.
-constexpr int64_t offset_stride(int64_t k_bytes) { return round_up(2 * round_up(k_bytes, 16) + 6, 64) + 32; }
+constexpr int64_t offset_stride(int64_t k_bytes) { return round_up(2 * round_up(k_bytes, 16) + 32, 64) + 32; }
 
 // Offsets for 16 bytes of two rows, the low nibble of a byte before the high one.
 STOMPP_AVX2_INLINE void expand16(__m128i row0, __m128i row1, uint16_t* offsets) {
@@ -70,17 +70,33 @@ STOMPP_AVX2_INLINE void expand16(__m128i row0, __m128i row1, uint16_t* offsets) 
   store128(offsets + 24, _mm256_extracti128_si256(odd, 1));
 }
 
-STOMPP_AVX2 void expand(const uint8_t* row0, const uint8_t* row1, int64_t k_bytes, uint16_t* offsets) {
-  if (k_bytes < 16) {
-    alignas(16) uint8_t padded[2][16] = {};
-    std::memcpy(padded[0], row0, static_cast<size_t>(k_bytes));
-    std::memcpy(padded[1], row1, static_cast<size_t>(k_bytes));
-    return expand16(load128(padded[0]), load128(padded[1]), offsets);
+// The first `count` of 16 bytes, zeros after them; reads no byte past them.
+STOMPP_AVX2_INLINE __m128i load_part(const uint8_t* p, int64_t count) {
+  uint64_t low = 0, high = 0;
+  if (count >= 8) {
+    std::memcpy(&low, p, 8);
+    if (count == 8) return _mm_cvtsi64_si128(static_cast<int64_t>(low));
+    std::memcpy(&high, p + count - 8, 8);
+    high >>= 8 * (16 - count);
+    return _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low));
   }
-  for (int64_t k = 0; k + 16 <= k_bytes; k += 16) expand16(load128(row0 + k), load128(row1 + k), offsets + 2 * k);
-  const int64_t last = k_bytes - 16;
-  expand16(load128(row0 + last), load128(row1 + last), offsets + 2 * last);
-  store128(offsets + 2 * k_bytes, _mm_setzero_si128());
+  if (count >= 4) {
+    uint32_t first, last;
+    std::memcpy(&first, p, 4);
+    std::memcpy(&last, p + count - 4, 4);
+    low = first | static_cast<uint64_t>(last) << (8 * (count - 4));
+    return _mm_cvtsi64_si128(static_cast<int64_t>(low));
+  }
+  for (int64_t i = 0; i < count; ++i) low |= static_cast<uint64_t>(p[i]) << (8 * i);
+  return _mm_cvtsi64_si128(static_cast<int64_t>(low));
+}
+
+// Offsets for a run of two rows, and zeros up to a whole 16 bytes.
+STOMPP_AVX2_INLINE void expand(const uint8_t* row0, const uint8_t* row1, int64_t bytes, uint16_t* offsets) {
+  int64_t k = 0;
+  for (; k + 16 <= bytes; k += 16) expand16(load128(row0 + k), load128(row1 + k), offsets + 2 * k);
+  const int64_t left = bytes - k;
+  if (left != 0) expand16(load_part(row0 + k, left), load_part(row1 + k, left), offsets + 2 * k);
 }
 
 // Splits `bytes` bytes of K of the panels into nibbles, and adds zeros up to a whole triple: with a table of a zero
@@ -121,54 +137,82 @@ STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbl
   }
 }
 
+// Takes the counts of row r of a block and the outputs of its panel p, 16 and 16.
+struct DotsSink {
+  const DotsOut& out;
+
+  STOMPP_AVX2_INLINE void take(int64_t r, int64_t p, const __m256i (&counts)[2]) const {
+    const int32_t* starts = out.starts[r] + p * kPanelOutputs;
+    int32_t* dots = out.dots + r * out.stride + p * kPanelOutputs;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half, starts += 16, dots += 16) {
+      const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(counts[half]));
+      const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(counts[half], 1));
+      store(dots, _mm256_sub_epi32(load(starts), _mm256_add_epi32(low, low)));
+      store(dots + 8, _mm256_sub_epi32(load(starts + 8), _mm256_add_epi32(high, high)));
+    }
+  }
+};
+
+struct BitsSink {
+  const BitsOut& out;
+
+  STOMPP_AVX2_INLINE void take(int64_t r, int64_t p, const __m256i (&counts)[2]) const {
+    for (int64_t set = 0; set < out.set_count; ++set) {
+      const int16_t* limits = out.limits[r] + (set * kBlockPanels + p) * kPanelOutputs;
+      const __m256i above0 = _mm256_cmpgt_epi16(counts[0], load(limits));
+      const __m256i above1 = _mm256_cmpgt_epi16(counts[1], load(limits + 16));
+      // packs works within 128-bit lanes; the permutation puts the four quarters back in order.
+      const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(above0, above1), 0xd8);
+      out.bits[(set * kBlockRows + r) * kBlockPanels + p] = static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+    }
+  }
+};
+
 // What becomes of the counts of a chunk.
 struct ChunkStep {
   bool first, last;  // of those that are added up in 16 bits
-  bool two_rows;     // the second row of the pair exists
-  int32_t K;
-  int64_t stride;  // of the dot products
+  int64_t row;       // the first one of the pair
+  bool two_rows;     // the second one exists
 };
-
-// Adds the counts of 16 outputs to `sums`, or to them and on to the dot products, K - 2 * counts.
-template <bool kFirst, bool kLast>
-STOMPP_AVX2_INLINE void add_counts(__m256i counts, const ChunkStep& step, uint16_t* sums, int32_t* dots) {
-  if (!kFirst) counts = _mm256_add_epi16(counts, load(sums));
-  if (!kLast) return store(sums, counts);
-  const __m256i K = _mm256_set1_epi32(step.K);
-  const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(counts));
-  const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(counts, 1));
-  store(dots, _mm256_sub_epi32(K, _mm256_add_epi32(low, low)));
-  store(dots + 8, _mm256_sub_epi32(K, _mm256_add_epi32(high, high)));
-}
 
 // With even and odd bytes e and o of a 16-bit word, and counts n0 and n1 of the rows,
 //   all:     e = n0[e] + 16 * n1[e]    o = n0[o] + 16 * n1[o]    (mod 256)
 //   shifted: e = n1[e] + 16 * n0[o]    o = n1[o]                 (mod 256)
 // and every count is below 256, so they follow one from the other, beginning with n1[o].
-template <int kPanels, bool kFirst, bool kLast>
+template <int kPanels, bool kFirst, bool kLast, class Sink>
 STOMPP_AVX2_INLINE void take_apart(const __m256i (&all)[kPanels], const __m256i (&shifted)[kPanels],
-                                   const ChunkStep& step, uint16_t (*sums)[2][kPanelOutputs], int32_t* dots) {
-  constexpr int64_t kHalf = kPanelOutputs / 2;
+                                   const ChunkStep& step, uint16_t (*sums)[2][kPanelOutputs], const Sink& sink) {
   const __m256i byte = _mm256_set1_epi16(255);
 #pragma GCC unroll 4
-  for (int p = 0; p < kPanels; ++p, dots += kPanelOutputs) {
+  for (int p = 0; p < kPanels; ++p) {
     const __m256i odd1 = _mm256_srli_epi16(shifted[p], 8);
     const __m256i rest = _mm256_sub_epi16(all[p], _mm256_slli_epi16(odd1, 12));
     const __m256i odd0 = _mm256_srli_epi16(rest, 8);
     const __m256i even1 = _mm256_and_si256(_mm256_sub_epi16(shifted[p], _mm256_slli_epi16(odd0, 4)), byte);
     const __m256i even0 = _mm256_and_si256(_mm256_sub_epi16(rest, _mm256_slli_epi16(even1, 4)), byte);
-    add_counts<kFirst, kLast>(even0, step, sums[p][0], dots);
-    add_counts<kFirst, kLast>(odd0, step, sums[p][0] + kHalf, dots + kHalf);
-    if (kLast && !step.two_rows) continue;
-    add_counts<kFirst, kLast>(even1, step, sums[p][1], dots + step.stride);
-    add_counts<kFirst, kLast>(odd1, step, sums[p][1] + kHalf, dots + step.stride + kHalf);
+    __m256i counts[2][2] = {{even0, odd0}, {even1, odd1}};
+#pragma GCC unroll 2
+    for (int row = 0; row < 2; ++row) {
+      uint16_t* sum = sums[p][row];
+      if (!kFirst) {
+        counts[row][0] = _mm256_add_epi16(counts[row][0], load(sum));
+        counts[row][1] = _mm256_add_epi16(counts[row][1], load(sum + 16));
+      }
+      if (!kLast) {
+        store(sum, counts[row][0]);
+        store(sum + 16, counts[row][1]);
+      } else if (row == 0 || step.two_rows) {
+        sink.take(step.row + row, p, counts[row]);
+      }
+    }
   }
 }
 
 // A chunk of K for one pair of rows.
-template <int kPanels>
+template <int kPanels, class Sink>
 STOMPP_AVX2_INLINE void multiply_chunk(const uint16_t* offsets, const uint8_t* nibbles, int64_t triples,
-                                       const ChunkStep& step, uint16_t (*sums)[2][kPanelOutputs], int32_t* dots) {
+                                       const ChunkStep& step, uint16_t (*sums)[2][kPanelOutputs], const Sink& sink) {
   __m256i all[kPanels], shifted[kPanels];
   for (int p = 0; p < kPanels; ++p) all[p] = shifted[p] = _mm256_setzero_si256();
   constexpr int64_t kTriple = 3 * kPanels * kPanelOutputs;
@@ -177,79 +221,100 @@ STOMPP_AVX2_INLINE void multiply_chunk(const uint16_t* offsets, const uint8_t* n
     for (int i = 0; i < 4; ++i) add_triple<kPanels>(offsets + 3 * i, nibbles + i * kTriple, all, shifted);
   for (; triples > 0; --triples, offsets += 3, nibbles += kTriple) add_triple<kPanels>(offsets, nibbles, all, shifted);
   if (step.first)
-    step.last ? take_apart<kPanels, true, true>(all, shifted, step, sums, dots)
-              : take_apart<kPanels, true, false>(all, shifted, step, sums, dots);
+    step.last ? take_apart<kPanels, true, true>(all, shifted, step, sums, sink)
+              : take_apart<kPanels, true, false>(all, shifted, step, sums, sink);
   else
-    step.last ? take_apart<kPanels, false, true>(all, shifted, step, sums, dots)
-              : take_apart<kPanels, false, false>(all, shifted, step, sums, dots);
+    step.last ? take_apart<kPanels, false, true>(all, shifted, step, sums, sink)
+              : take_apart<kPanels, false, false>(all, shifted, step, sums, sink);
 }
 
-// Bytes [k_begin, k_begin + k_bytes) of K, at most kSumBytes; dots = K - 2 * counts.
-template <int kPanels>
-STOMPP_AVX2 void multiply_section(const ProductBlock& block, int64_t k_begin, int64_t k_bytes, int32_t K, int32_t* dots,
-                                  int64_t dot_stride) {
+// Bytes [k_begin, k_begin + k_bytes) of K, at most kSumBytes.
+template <int kPanels, class Sink>
+STOMPP_AVX2 void multiply_section(const ProductBlock& block, int64_t k_begin, int64_t k_bytes, const Sink& sink) {
   Scratch* scratch = static_cast<Scratch*>(block.scratch);
   const int64_t rows = block.rows.row_count, stride = offset_stride(block.rows.k_bytes);
   ChunkStep step = {};
-  step.K = K;
-  step.stride = dot_stride;
   for (int64_t at = 0; at < k_bytes; at += kChunkBytes) {
     const int64_t k = k_begin + at, bytes = k_bytes - at < kChunkBytes ? k_bytes - at : kChunkBytes;
     const int64_t triples = ceil_div(2 * bytes, 3);
     split<kPanels>(block.panels + k * kPanelOutputs, block.rows.k_bytes * kPanelOutputs, bytes, scratch->nibbles[0][0]);
     step.first = at == 0;
     step.last = at + bytes == k_bytes;
-    for (int64_t pair = 0; 2 * pair < rows; ++pair) {
-      step.two_rows = 2 * pair + 1 < rows;
-      multiply_chunk<kPanels>(scratch->offsets + pair * stride + 2 * k, scratch->nibbles[0][0], triples, step,
-                              scratch->sums[pair], dots + 2 * pair * dot_stride);
+    for (step.row = 0; step.row < rows; step.row += 2) {
+      step.two_rows = step.row + 1 < rows;
+      multiply_chunk<kPanels>(scratch->offsets + step.row / 2 * stride + 2 * k, scratch->nibbles[0][0], triples, step,
+                              scratch->sums[step.row / 2], sink);
     }
   }
 }
 
 template <int kPanels>
-STOMPP_AVX2 void multiply_panels(const ProductBlock& block) {
+STOMPP_AVX2 void multiply_panels(const ProductBlock& block, const DotsOut& out) {
   constexpr int64_t kOutputs = kPanels * kPanelOutputs;
+  static const int32_t kZeros[kBlockPanels * kPanelOutputs] = {};
   const int64_t k_bytes = block.rows.k_bytes;
-  multiply_section<kPanels>(block, 0, k_bytes < kSumBytes ? k_bytes : kSumBytes, block.K, block.dots, block.dot_stride);
+  multiply_section<kPanels>(block, 0, k_bytes < kSumBytes ? k_bytes : kSumBytes, DotsSink{out});
+  if (k_bytes <= kSumBytes) return;
+
+  const int32_t* starts[kBlockRows];
+  for (const int32_t*& start : starts) start = kZeros;
+  const DotsOut more = {starts, static_cast<Scratch*>(block.scratch)->dots, kOutputs};
   for (int64_t k = kSumBytes; k < k_bytes; k += kSumBytes) {
-    int32_t* more = static_cast<Scratch*>(block.scratch)->dots;
-    multiply_section<kPanels>(block, k, k_bytes - k < kSumBytes ? k_bytes - k : kSumBytes, 0, more, kOutputs);
+    multiply_section<kPanels>(block, k, k_bytes - k < kSumBytes ? k_bytes - k : kSumBytes, DotsSink{more});
     for (int64_t r = 0; r < block.rows.row_count; ++r)
-      for (int64_t n = 0; n < kOutputs; ++n) block.dots[r * block.dot_stride + n] += more[r * kOutputs + n];
+      for (int64_t n = 0; n < kOutputs; ++n) out.dots[r * out.stride + n] += more.dots[r * kOutputs + n];
+  }
+}
+
+template <int kPanels>
+STOMPP_AVX2 void multiply_panels(const ProductBlock& block, const BitsOut& out) {
+  static_assert(kMaxLimitK <= 8 * kSumBytes, "one section");
+  multiply_section<kPanels>(block, 0, block.rows.k_bytes, BitsSink{out});
+}
+
+template <class Out>
+void multiply(const ProductBlock& block, const Out& out) {
+  static_assert(kBlockPanels == 4, "the numbers of panels instantiated below");
+  switch (block.panel_count) {
+    case 1:
+      return multiply_panels<1>(block, out);
+    case 2:
+      return multiply_panels<2>(block, out);
+    case 3:
+      return multiply_panels<3>(block, out);
+    default:
+      return multiply_panels<4>(block, out);
   }
 }
 
 }  // namespace
 
 int64_t scratch_bytes(int64_t k_bytes) {
-  return static_cast<int64_t>(sizeof(Scratch)) + kBlockRows / 2 * offset_stride(k_bytes) * 2;
+  const int64_t pairs = static_cast<int64_t>(sizeof(Scratch)) + kBlockRows / 2 * offset_stride(k_bytes) * 2;
+  const int64_t one_row = one_row_scratch_bytes(k_bytes);
+  return pairs > one_row ? pairs : one_row;
 }
 
-void prepare_rows(const RowBlock& rows, void* scratch) {
-  if (rows.row_count == 1) return;
+STOMPP_AVX2 void prepare_rows(const RowBlock& rows, void* scratch) {
+  if (rows.row_count == 1) return prepare_one_row(rows, scratch);
   uint16_t* offsets = static_cast<Scratch*>(scratch)->offsets;
   const int64_t stride = offset_stride(rows.k_bytes);
   for (int64_t r = 0; r < rows.row_count; r += 2, offsets += stride) {
-    const uint8_t* row = rows.bits + r * rows.row_stride;
+    const uint8_t* const* runs0 = rows.runs + r * rows.run_count;
     // A last odd row is paired with itself; the second count is not read.
-    expand(row, r + 1 < rows.row_count ? row + rows.row_stride : row, rows.k_bytes, offsets);
+    const uint8_t* const* runs1 = r + 1 < rows.row_count ? runs0 + rows.run_count : runs0;
+    for (int64_t i = 0; i < rows.run_count; ++i)
+      expand(runs0[i], runs1[i], rows.run_bytes, offsets + 2 * i * rows.run_bytes);
+    store128(offsets + 2 * rows.k_bytes, _mm_setzero_si128());
   }
 }
 
-void multiply_block(const ProductBlock& block) {
-  static_assert(kBlockPanels == 4, "the numbers of panels instantiated below");
-  if (block.rows.row_count == 1) return multiply_one_row(block);
-  switch (block.panel_count) {
-    case 1:
-      return multiply_panels<1>(block);
-    case 2:
-      return multiply_panels<2>(block);
-    case 3:
-      return multiply_panels<3>(block);
-    default:
-      return multiply_panels<4>(block);
-  }
+void multiply_block(const ProductBlock& block, const DotsOut& out) {
+  block.rows.row_count == 1 ? multiply_one_row(block, out) : multiply(block, out);
+}
+
+void compare_block(const ProductBlock& block, const BitsOut& out) {
+  block.rows.row_count == 1 ? compare_one_row(block, out) : multiply(block, out);
 }
 
 }  // namespace avx2

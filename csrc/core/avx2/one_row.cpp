@@ -47,17 +47,18 @@ STOMPP_AVX2_INLINE void subtract(__m256i counts, int32_t* dots) {
   subtract16<kShift>(_mm256_srli_epi16(counts, 8), dots + kPanelOutputs / 2);
 }
 
-STOMPP_AVX2_INLINE __m256i differ(const uint8_t* row, const uint8_t* panel, int64_t k) {
-  return _mm256_xor_si256(_mm256_set1_epi8(static_cast<char>(row[k])), load(panel + k * kPanelOutputs));
+STOMPP_AVX2_INLINE __m256i differ(const uint32_t* row, const uint8_t* panel, int64_t k) {
+  return _mm256_xor_si256(_mm256_set1_epi32(static_cast<int>(row[k])), load(panel + k * kPanelOutputs));
 }
 
+// dots = starts - 2 * pop
 template <int kPanels>
-STOMPP_AVX2 void multiply_panels(const ProductBlock& block, const uint8_t* panels, int32_t* dots) {
-  const uint8_t* row = block.rows.bits;
-  const int64_t k_bytes = block.rows.k_bytes, pitch = k_bytes * kPanelOutputs, whole = k_bytes - k_bytes % kGroupBytes;
+STOMPP_AVX2 void multiply_panels(const uint32_t* row, int64_t k_bytes, const uint8_t* panels, const int32_t* starts,
+                                 int32_t* dots) {
+  const int64_t pitch = k_bytes * kPanelOutputs, whole = k_bytes - k_bytes % kGroupBytes;
   __m256i ones[kPanels], twos[kPanels], fours[kPanels], counts[kPanels];
   for (int p = 0; p < kPanels; ++p) ones[p] = twos[p] = fours[p] = _mm256_setzero_si256();
-  for (int64_t n = 0; n < kPanels * kPanelOutputs; ++n) dots[n] = block.K;
+  for (int64_t n = 0; n < kPanels * kPanelOutputs; ++n) dots[n] = starts[n];
 
   for (int64_t k = 0; k < whole;) {
     const int64_t end = whole - k < kSumBytes ? whole : k + kSumBytes;
@@ -87,17 +88,43 @@ STOMPP_AVX2 void multiply_panels(const ProductBlock& block, const uint8_t* panel
   }
 }
 
+void multiply_row(const ProductBlock& block, const int32_t* starts, int32_t* dots) {
+  const uint32_t* row = static_cast<const uint32_t*>(block.scratch);
+  const int64_t k_bytes = block.rows.k_bytes, panel_bytes = k_bytes * kPanelOutputs;
+  int64_t p = 0;
+  for (; p + 2 <= block.panel_count; p += 2)
+    multiply_panels<2>(row, k_bytes, block.panels + p * panel_bytes, starts + p * kPanelOutputs,
+                       dots + p * kPanelOutputs);
+  if (p < block.panel_count)
+    multiply_panels<1>(row, k_bytes, block.panels + p * panel_bytes, starts + p * kPanelOutputs,
+                       dots + p * kPanelOutputs);
+}
+
 }  // namespace
 
-void multiply_one_row(const ProductBlock& block) {
-  const uint8_t* panels = block.panels;
-  int32_t* dots = block.dots;
-  int64_t left = block.panel_count;
-  for (; left >= 2; left -= 2, dots += 2 * kPanelOutputs) {
-    multiply_panels<2>(block, panels, dots);
-    panels += 2 * block.rows.k_bytes * kPanelOutputs;
-  }
-  if (left != 0) multiply_panels<1>(block, panels, dots);
+// The row with every byte four times, so that a load can broadcast it, and the row itself.
+int64_t one_row_scratch_bytes(int64_t k_bytes) { return k_bytes * 5; }
+
+STOMPP_AVX2 void prepare_one_row(const RowBlock& rows, void* scratch) {
+  uint32_t* row = static_cast<uint32_t*>(scratch);
+  uint8_t* bytes = static_cast<uint8_t*>(scratch) + 4 * rows.k_bytes;
+  copy_row(rows, 0, bytes);
+  for (int64_t k = 0; k < rows.k_bytes; ++k) row[k] = bytes[k] * 0x01010101u;
+}
+
+void multiply_one_row(const ProductBlock& block, const DotsOut& out) { multiply_row(block, out.starts[0], out.dots); }
+
+void compare_one_row(const ProductBlock& block, const BitsOut& out) {
+  const int32_t zeros[kBlockPanels * kPanelOutputs] = {};
+  int32_t dots[kBlockPanels * kPanelOutputs], limits[kPanelOutputs];
+  multiply_row(block, zeros, dots);
+  for (int64_t set = 0; set < out.set_count; ++set)
+    for (int64_t p = 0; p < block.panel_count; ++p) {
+      // pop > limit exactly where -2 * pop < -2 * limit
+      const int16_t* of_panel = out.limits[0] + (set * kBlockPanels + p) * kPanelOutputs;
+      for (int64_t i = 0; i < kPanelOutputs; ++i) limits[i] = -2 * of_panel[i];
+      less_than(dots + p * kPanelOutputs, 0, 1, limits, &out.bits[set * kBlockRows * kBlockPanels + p]);
+    }
 }
 
 }  // namespace avx2

@@ -16,7 +16,8 @@ namespace avx512 {
 
 extern const Implementation kImplementation;
 
-void multiply_block(const ProductBlock& block);
+void multiply_block(const ProductBlock& block, const DotsOut& out);
+void compare_block(const ProductBlock& block, const BitsOut& out);
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
 
 }  // namespace avx512

@@ -19,9 +19,6 @@ bool supported() {
          __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
 }
 
-int64_t scratch_bytes(int64_t) { return 0; }
-void prepare_rows(const RowBlock&, void*) {}
-
 STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds,
                              uint32_t* bits) {
   const __m512i low = _mm512_loadu_si512(thresholds), high = _mm512_loadu_si512(thresholds + 16);
@@ -58,9 +55,10 @@ const Implementation kImplementation = {
     "64-bit XOR and popcount of 8 outputs at a time",
     supported,
     {LayoutId::kLongs, 8},
-    scratch_bytes,
-    prepare_rows,
+    whole_rows_bytes,
+    prepare_whole_rows,
     multiply_block,
+    compare_block,
     sum_bits,
     pack_row,
     pack_planes,

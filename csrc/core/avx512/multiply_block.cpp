@@ -16,65 +16,85 @@ constexpr int kVectors = static_cast<int>(kPanelOutputs) / 8;  // of a panel
 constexpr int64_t kStepBytes = 8;                              // of K
 constexpr int64_t kPanelStep = kStepBytes * kPanelOutputs;     // bytes of a panel in one step
 
-// K - 2 * counts of eight outputs. The counts fit 32 bits: K does.
-STOMPP_AVX512_INLINE void store_dots(__m512i counts, __m256i K, int32_t* dots) {
-  const __m256i pops = _mm512_maskz_cvtepi64_epi32(0xff, counts);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(dots), _mm256_sub_epi32(K, _mm256_add_epi32(pops, pops)));
-}
+// Takes the counts of row r of a block, of the outputs 8 * v and on of panel p.
+struct DotsSink {
+  const DotsOut& out;
 
-template <int kRows>
-STOMPP_AVX512 void multiply_tile(const uint8_t* rows, int64_t row_stride, const uint8_t* panel, int64_t k_bytes,
-                                 int32_t K, int32_t* dots, int64_t dot_stride) {
+  STOMPP_AVX512_INLINE void take(int64_t r, int64_t p, const __m512i (&counts)[kVectors]) const {
+    const int32_t* starts = out.starts[r] + p * kPanelOutputs;
+    int32_t* dots = out.dots + r * out.stride + p * kPanelOutputs;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const __m256i pops = _mm512_maskz_cvtepi64_epi32(0xff, counts[v]);  // counts fit 32 bits: K does
+      const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(starts + 8 * v));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(dots + 8 * v),
+                          _mm256_sub_epi32(start, _mm256_add_epi32(pops, pops)));
+    }
+  }
+};
+
+struct BitsSink {
+  const BitsOut& out;
+
+  STOMPP_AVX512_INLINE void take(int64_t r, int64_t p, const __m512i (&counts)[kVectors]) const {
+    for (int64_t set = 0; set < out.set_count; ++set) {
+      const int16_t* limits = out.limits[r] + (set * kBlockPanels + p) * kPanelOutputs;
+      uint32_t bits = 0;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const __m128i limit = _mm_loadu_si128(reinterpret_cast<const __m128i*>(limits + 8 * v));
+        const uint32_t above = _mm512_cmpgt_epi64_mask(counts[v], _mm512_maskz_cvtepi16_epi64(0xff, limit));
+        bits |= above << (8 * v);
+      }
+      out.bits[(set * kBlockRows + r) * kBlockPanels + p] = bits;
+    }
+  }
+};
+
+template <int kRows, class Sink>
+STOMPP_AVX512_INLINE void multiply_tile(const uint8_t* const* rows, const uint8_t* panel, int64_t k_bytes, int64_t r,
+                                        int64_t p, const Sink& sink) {
   __m512i counts[kRows][kVectors];
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r)
+  for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) counts[r][v] = _mm512_setzero_si512();
+    for (int v = 0; v < kVectors; ++v) counts[i][v] = _mm512_setzero_si512();
 
   for (int64_t k = 0; k < k_bytes; k += kStepBytes, panel += kPanelStep) {
     __m512i w[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(panel + 64 * v);
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r) {
-      const __m128i word = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows + r * row_stride + k));
+    for (int i = 0; i < kRows; ++i) {
+      const __m128i word = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows[r + i] + k));
       const __m512i a = _mm512_maskz_broadcastq_epi64(0xff, word);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v)
-        counts[r][v] = _mm512_add_epi64(counts[r][v], _mm512_popcnt_epi64(_mm512_xor_si512(a, w[v])));
+        counts[i][v] = _mm512_add_epi64(counts[i][v], _mm512_popcnt_epi64(_mm512_xor_si512(a, w[v])));
     }
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store_dots(counts[r][v], _mm256_set1_epi32(K), dots + r * dot_stride + 8 * v);
+  for (int i = 0; i < kRows; ++i) sink.take(r + i, p, counts[i]);
+}
+
+template <class Sink>
+STOMPP_AVX512 void multiply(const ProductBlock& block, const Sink& sink) {
+  const uint8_t* const* rows = whole_rows(block.scratch);
+  const int64_t count = block.rows.row_count, k_bytes = block.rows.k_bytes;
+  for (int64_t p = 0; p < block.panel_count; ++p) {
+    const uint8_t* panel = block.panels + p * k_bytes * kPanelOutputs;
+    int64_t r = 0;
+    for (; r + kTileRows <= count; r += kTileRows) multiply_tile<kTileRows>(rows, panel, k_bytes, r, p, sink);
+    if (count - r == 3) multiply_tile<3>(rows, panel, k_bytes, r, p, sink);
+    if (count - r == 2) multiply_tile<2>(rows, panel, k_bytes, r, p, sink);
+    if (count - r == 1) multiply_tile<1>(rows, panel, k_bytes, r, p, sink);
+  }
 }
 
 }  // namespace
 
-void multiply_block(const ProductBlock& block) {
-  const RowBlock& rows = block.rows;
-  for (int64_t p = 0; p < block.panel_count; ++p) {
-    const uint8_t* panel = block.panels + p * rows.k_bytes * kPanelOutputs;
-    for (int64_t r = 0; r < rows.row_count; r += kTileRows) {
-      const uint8_t* first = rows.bits + r * rows.row_stride;
-      int32_t* dots = block.dots + r * block.dot_stride + p * kPanelOutputs;
-      switch (rows.row_count - r) {
-        case 1:
-          multiply_tile<1>(first, rows.row_stride, panel, rows.k_bytes, block.K, dots, block.dot_stride);
-          break;
-        case 2:
-          multiply_tile<2>(first, rows.row_stride, panel, rows.k_bytes, block.K, dots, block.dot_stride);
-          break;
-        case 3:
-          multiply_tile<3>(first, rows.row_stride, panel, rows.k_bytes, block.K, dots, block.dot_stride);
-          break;
-        default:
-          multiply_tile<kTileRows>(first, rows.row_stride, panel, rows.k_bytes, block.K, dots, block.dot_stride);
-      }
-    }
-  }
-}
+void multiply_block(const ProductBlock& block, const DotsOut& out) { multiply(block, DotsSink{out}); }
+void compare_block(const ProductBlock& block, const BitsOut& out) { multiply(block, BitsSink{out}); }
 
 }  // namespace avx512
 }  // namespace stompp

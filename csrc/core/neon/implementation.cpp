@@ -11,9 +11,6 @@ namespace neon {
 namespace {
 
 bool supported() { return true; }
-int64_t scratch_bytes(int64_t) { return 0; }
-void prepare_rows(const RowBlock&, void*) {}
-
 constexpr uint32_t kLaneBits[4] = {1, 2, 4, 8};
 
 // Bits of four comparisons.
@@ -53,9 +50,10 @@ const Implementation kImplementation = {
     "byte XOR and popcount of 16 outputs at a time",
     supported,
     {LayoutId::kBytes, 1},
-    scratch_bytes,
-    prepare_rows,
+    whole_rows_bytes,
+    prepare_whole_rows,
     multiply_block,
+    nullptr,
     sum_bits,
     pack_row,
     pack_planes,

@@ -29,40 +29,38 @@ inline void subtract16(uint8x16_t counts, int32_t* dots) {
 }
 
 template <int kRows>
-void multiply_tile(const uint8_t* rows, int64_t row_stride, const uint8_t* panel, int64_t k_bytes, int32_t K,
-                   int32_t* dots, int64_t dot_stride) {
-  for (int r = 0; r < kRows; ++r)
-    for (int n = 0; n < kPanelOutputs; ++n) dots[r * dot_stride + n] = K;
+void multiply_tile(const uint8_t* const* rows, const uint8_t* panel, int64_t k_bytes, int64_t r, int64_t p,
+                   const DotsOut& out) {
+  int32_t* dots = out.dots + r * out.stride + p * kPanelOutputs;
+  for (int i = 0; i < kRows; ++i)
+    for (int n = 0; n < kPanelOutputs; ++n) dots[i * out.stride + n] = out.starts[r + i][p * kPanelOutputs + n];
   for (int64_t k = 0; k < k_bytes;) {
     const int64_t end = k_bytes - k < kChunkBytes ? k_bytes : k + kChunkBytes;
     uint8x16_t counts[kRows][kVectors];
-    for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kVectors; ++v) counts[r][v] = vdupq_n_u8(0);
+    for (int i = 0; i < kRows; ++i)
+      for (int v = 0; v < kVectors; ++v) counts[i][v] = vdupq_n_u8(0);
     for (; k < end; ++k, panel += kPanelOutputs) {
       const uint8x16_t w[kVectors] = {vld1q_u8(panel), vld1q_u8(panel + 16)};
-      for (int r = 0; r < kRows; ++r) {
-        const uint8x16_t a = vld1q_dup_u8(rows + r * row_stride + k);
-        for (int v = 0; v < kVectors; ++v) counts[r][v] = vaddq_u8(counts[r][v], vcntq_u8(veorq_u8(a, w[v])));
+      for (int i = 0; i < kRows; ++i) {
+        const uint8x16_t a = vld1q_dup_u8(rows[r + i] + k);
+        for (int v = 0; v < kVectors; ++v) counts[i][v] = vaddq_u8(counts[i][v], vcntq_u8(veorq_u8(a, w[v])));
       }
     }
-    for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < kVectors; ++v) subtract16(counts[r][v], dots + r * dot_stride + 16 * v);
+    for (int i = 0; i < kRows; ++i)
+      for (int v = 0; v < kVectors; ++v) subtract16(counts[i][v], dots + i * out.stride + 16 * v);
   }
 }
 
 }  // namespace
 
-void multiply_block(const ProductBlock& block) {
-  const RowBlock& rows = block.rows;
+void multiply_block(const ProductBlock& block, const DotsOut& out) {
+  const uint8_t* const* rows = whole_rows(block.scratch);
+  const int64_t count = block.rows.row_count, k_bytes = block.rows.k_bytes;
   for (int64_t p = 0; p < block.panel_count; ++p) {
-    const uint8_t* panel = block.panels + p * rows.k_bytes * kPanelOutputs;
+    const uint8_t* panel = block.panels + p * k_bytes * kPanelOutputs;
     int64_t r = 0;
-    for (; r + kTileRows <= rows.row_count; r += kTileRows)
-      multiply_tile<kTileRows>(rows.bits + r * rows.row_stride, rows.row_stride, panel, rows.k_bytes, block.K,
-                               block.dots + r * block.dot_stride + p * kPanelOutputs, block.dot_stride);
-    for (; r < rows.row_count; ++r)
-      multiply_tile<1>(rows.bits + r * rows.row_stride, rows.row_stride, panel, rows.k_bytes, block.K,
-                       block.dots + r * block.dot_stride + p * kPanelOutputs, block.dot_stride);
+    for (; r + kTileRows <= count; r += kTileRows) multiply_tile<kTileRows>(rows, panel, k_bytes, r, p, out);
+    for (; r < count; ++r) multiply_tile<1>(rows, panel, k_bytes, r, p, out);
   }
 }
 

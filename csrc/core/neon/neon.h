@@ -10,7 +10,7 @@ namespace neon {
 
 extern const Implementation kImplementation;
 
-void multiply_block(const ProductBlock& block);
+void multiply_block(const ProductBlock& block, const DotsOut& out);
 
 }  // namespace neon
 }  // namespace stompp

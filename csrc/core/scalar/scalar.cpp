@@ -16,21 +16,19 @@ uint32_t load_word(const uint8_t* bytes) {
   return word;
 }
 
-int64_t scratch_bytes(int64_t) { return 0; }
-void prepare_rows(const RowBlock&, void*) {}
-
-void multiply_block(const ProductBlock& block) {
+void multiply_block(const ProductBlock& block, const DotsOut& out) {
   for (int64_t r = 0; r < block.rows.row_count; ++r)
     for (int64_t p = 0; p < block.panel_count; ++p) {
-      const uint8_t* row = block.rows.bits + r * block.rows.row_stride;
+      const uint8_t* row = whole_rows(block.scratch)[r];
       const uint8_t* panel = block.panels + p * block.rows.k_bytes * kPanelOutputs;
       int32_t pops[kPanelOutputs] = {};
       for (int64_t k = 0; k < block.rows.k_bytes; k += kWordBytes, panel += kPanelOutputs * kWordBytes) {
         const uint32_t a = load_word(row + k);
         for (int64_t n = 0; n < kPanelOutputs; ++n) pops[n] += popcount32(a ^ load_word(panel + n * kWordBytes));
       }
-      int32_t* dots = block.dots + r * block.dot_stride + p * kPanelOutputs;
-      for (int64_t n = 0; n < kPanelOutputs; ++n) dots[n] = block.K - 2 * pops[n];
+      const int32_t* starts = out.starts[r] + p * kPanelOutputs;
+      int32_t* dots = out.dots + r * out.stride + p * kPanelOutputs;
+      for (int64_t n = 0; n < kPanelOutputs; ++n) dots[n] = starts[n] - 2 * pops[n];
     }
 }
 
@@ -58,9 +56,10 @@ const Implementation kImplementation = {
     "portable C++, 32-bit XNOR + popcount",
     supported,
     {LayoutId::kWords, kWordBytes},
-    scratch_bytes,
-    prepare_rows,
+    whole_rows_bytes,
+    prepare_whole_rows,
     multiply_block,
+    nullptr,
     sum_bits,
     pack_row,
     pack_planes,

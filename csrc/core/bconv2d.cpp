@@ -41,46 +41,50 @@ struct PixelRows {
   int64_t runs_per_row() const { return kernel_h * kernel_w / run_taps; }
   int64_t run_bytes() const { return run_taps * tap_bytes; }
   int64_t copy_bytes() const { return pads || copies ? kBlockRows * row_bytes() : 0; }
-  bool zero_padding() const { return pads && shape.padding_value == 0; }
   int64_t row_bytes() const { return kernel_h * kernel_w * tap_bytes; }
 
-  void gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
-              ValidTaps* valid) const {
+  int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
+                 TapSpan* spans) const {
     int64_t ow = first % out_width, oh = first / out_width % out_height, n = first / out_width / out_height;
+    const int64_t last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w, pixel_step = shape.stride_w * pixel_bytes;
+    int64_t span_count = 0;
     for (int64_t r = 0; r < count;) {
       const int64_t top = oh * shape.stride_h - shape.padding_h, left = ow * shape.stride_w - shape.padding_w;
+      const int64_t origin = ((n * shape.height + top) * shape.width + left) * pixel_bytes + group * group_bytes;
       ValidTaps taps;
       clip_taps(top, shape.dilation_h, kernel_h, shape.height, &taps.h_begin, &taps.h_end);
       clip_taps(left, shape.dilation_w, kernel_w, shape.width, &taps.w_begin, &taps.w_end);
-      int64_t run = 1;  // pixels beside each other whose taps are the same
       const bool whole_rows = taps.w_end - taps.w_begin == kernel_w;
-      if (whole_rows) {
-        const int64_t last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w;
-        run = smallest(count - r, out_width - ow, (last_left - left) / shape.stride_w + 1);
-      }
-      int64_t origin = ((n * shape.height + top) * shape.width + left) * pixel_bytes + group * group_bytes;
-      for (int64_t i = 0; i < run; ++i, ++r, origin += shape.stride_w * pixel_bytes) {
-        valid[r] = taps;
-        const uint8_t** row_runs = runs + r * runs_per_row();
-        if (whole_rows && !copies)
-          point_at_taps(origin, taps, row_runs);
-        else
-          copy_taps(origin, taps, row_runs, memory + r * row_bytes());
-      }
-      ow += run;
+      const int64_t rows = whole_rows ? smallest(count - r, out_width - ow, (last_left - left) / shape.stride_w + 1) : 1;
+      if (whole_rows && !copies)
+        point_at_taps(origin, pixel_step, rows, taps, runs + r * runs_per_row());
+      else
+        for (int64_t i = r; i < r + rows; ++i)
+          copy_taps(origin + (i - r) * pixel_step, taps, runs + i * runs_per_row(), memory + i * row_bytes());
+      if (shape.padding_value != 0) taps = {0, kernel_h, 0, kernel_w};
+      spans[span_count++] = {rows, taps};
+      r += rows;
+      ow += rows;
       if (ow < out_width) continue;
       ow = 0;
       if (++oh < out_height) continue;
       oh = 0;
       ++n;
     }
+    return span_count;
   }
 
-  // `origin` is where the first tap lies, from x on, or would lie if it were inside. No tap crosses a side.
-  void point_at_taps(int64_t origin, const ValidTaps& taps, const uint8_t** runs) const {
+  // `origin` is where the first tap of the first pixel lies, from x on, or would lie if it were inside. No tap of these
+  // pixels crosses the left or right side.
+  void point_at_taps(int64_t origin, int64_t pixel_step, int64_t pixels, const ValidTaps& taps,
+                     const uint8_t** runs) const {
+    const int64_t step = runs_per_row();
     for (int64_t h = 0; h < kernel_h; ++h, origin += row_step) {
       const bool inside = h >= taps.h_begin && h < taps.h_end;
-      for (int64_t w = 0; w < kernel_w; w += run_taps) *runs++ = inside ? x + origin + w * tap_step : padding;
+      for (int64_t w = 0; w < kernel_w; w += run_taps, ++runs) {
+        const uint8_t* run = inside ? x + origin + w * tap_step : padding;
+        for (int64_t i = 0; i < pixels; ++i) runs[i * step] = inside ? run + i * pixel_step : run;
+      }
     }
   }
 

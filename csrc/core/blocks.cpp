@@ -71,24 +71,19 @@ void RowStarts::fill(const ValidTaps& valid, RowStart* entry) const {
   }
 }
 
-void RowStarts::set(const ValidTaps* valid, int64_t rows, int64_t n, int64_t count) {
-  const ValidTaps all = {0, weight_.shape.kernel_h, 0, weight_.shape.kernel_w};
-  if (n != n_ || count != count_) used_ = 0;
+void RowStarts::set(const TapSpan* spans, int64_t span_count, int64_t n, int64_t count) {
+  if (n != n_ || count != count_ || used_ + span_count > kRowStarts) used_ = 0;
   n_ = n;
   count_ = count;
-  int64_t found = 0;
-  for (int64_t r = 0; r < rows; ++r) {
-    const ValidTaps& inside = valid == nullptr ? all : valid[r];
-    if (found >= used_ || !(entries_[found].valid == inside)) {
-      for (found = 0; found < used_ && !(entries_[found].valid == inside);) ++found;
-      if (found == kRowStarts) {  // too many of earlier blocks: this one's rows are fewer than the entries
-        used_ = found = 0;
-        r = 0;
-      }
-      if (found == used_) fill(valid == nullptr ? all : valid[r], &entries_[used_++]);
+  for (int64_t span = 0, r = 0; span < span_count; ++span) {
+    const ValidTaps& valid = spans[span].valid;
+    int64_t found = 0;
+    while (found < used_ && !(entries_[found].valid == valid)) ++found;
+    if (found == used_) fill(valid, &entries_[used_++]);
+    for (int64_t i = 0; i < spans[span].rows; ++i, ++r) {
+      starts[r] = entries_[found].starts;
+      limits[r] = entries_[found].limits[0];
     }
-    starts[r] = entries_[found].starts;
-    limits[r] = entries_[found].limits[0];
   }
 }
 

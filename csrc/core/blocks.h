@@ -23,6 +23,12 @@ struct ValidTaps {
   }
 };
 
+// Rows beside each other that have the same valid taps.
+struct TapSpan {
+  int64_t rows;
+  ValidTaps valid;
+};
+
 // How the output is cut: blocks of rows, and units of up to kBlockPanels panels of one group. An item is some units of
 // a row block; items of the same row block follow each other, so that a thread prepares its rows once.
 struct BlockGrid {
@@ -71,8 +77,8 @@ class RowStarts {
   RowStarts(const PackedWeight& weight, const Epilogue& epilogue, bool with_limits, RowStart* entries)
       : weight_(weight), epilogue_(epilogue), with_limits_(with_limits), entries_(entries) {}
 
-  // For the unit's outputs [n, n + count). `valid` of each row; null where nothing is padded with zeros.
-  void set(const ValidTaps* valid, int64_t rows, int64_t n, int64_t count);
+  // For the unit's outputs [n, n + count) and the rows of some spans.
+  void set(const TapSpan* spans, int64_t span_count, int64_t n, int64_t count);
 
   const int32_t* starts[kBlockRows];
   const int16_t* limits[kBlockRows];
@@ -95,10 +101,10 @@ class RowStarts {
 //   int64_t runs_per_row() const
 //   int64_t run_bytes() const
 //   int64_t copy_bytes() const   memory that gather wants for rows that it has to copy
-//   void gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* copies,
-//               ValidTaps* valid) const
-//       points at the runs of rows first .. first + count - 1 of a group; `valid` of each only where zero_padding()
-//   bool zero_padding() const    whether padded taps, which gather makes +1, must add nothing
+//   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* copies,
+//                  TapSpan* spans) const
+//       points at the runs of rows first .. first + count - 1 of a group, and returns how many spans they are.
+//       Padded taps, which gather makes +1, are valid where they are to count.
 template <class RowSource>
 Status multiply(const Implementation& implementation, const RowSource& source, int64_t M, const PackedWeight& weight,
                 const Epilogue& epilogue, const Parallel& pool) {
@@ -116,7 +122,8 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
       out_of_memory = true;
       return;
     }
-    ValidTaps valid[kBlockRows];
+    TapSpan spans[kBlockRows];
+    int64_t span_count = 0;
     detail::RowStarts start(weight, epilogue, compares, memory.starts);
     uint32_t bits[2 * kBlockRows * kBlockPanels];
     ProductBlock block = {};
@@ -131,7 +138,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
       for (int64_t unit = first_unit; unit < first_unit + grid.item_units; ++unit) {
         const int64_t group = unit / grid.group_units, in_group = unit % grid.group_units;
         if (row_block != ready_block || group != ready_group) {
-          source.gather(first_row, rows, group, memory.runs, memory.copies, valid);
+          span_count = source.gather(first_row, rows, group, memory.runs, memory.copies, spans);
           block.rows = {memory.runs, source.runs_per_row(), source.run_bytes(), rows, k_bytes};
           implementation.prepare_rows(block.rows, block.scratch);
           ready_block = row_block;
@@ -144,7 +151,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         const int64_t left = group_outputs - panel * kPanelOutputs, whole = block.panel_count * kPanelOutputs;
         Dots dots = {first_row, rows, group * group_outputs + panel * kPanelOutputs, left, memory.dots, whole};
         if (left >= whole) dots.count = whole;
-        start.set(source.zero_padding() ? valid : nullptr, rows, dots.n, dots.count);
+        start.set(spans, span_count, dots.n, dots.count);
         if (compares) {
           implementation.compare_block(block, {start.limits, epilogue.residual_words == nullptr ? 1 : 2, bits});
           finish_bits(epilogue, dots, bits);

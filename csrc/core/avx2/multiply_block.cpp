@@ -55,10 +55,20 @@ struct Scratch {
 // that the pairs of rows do not compete for the same lines of L1.
 constexpr int64_t offset_stride(int64_t k_bytes) { return round_up(2 * round_up(k_bytes, 16) + 32, 64) + 32; }
 
-// Offsets for 16 bytes of two rows, the low nibble of a byte before the high one.
+// Offsets for bytes of two rows, the low nibble of a byte before the high one.
+constexpr int16_t kOffsetScale = 2 << 8 | 32;  // byte 0: 16 * 16 / kOffsetUnit, byte 1: 16 / kOffsetUnit
+
+STOMPP_AVX2_INLINE void expand8(__m128i row0, __m128i row1, uint16_t* offsets) {
+  const __m128i nibble = _mm_set1_epi8(15), scale = _mm_set1_epi16(kOffsetScale);
+  const __m128i both = _mm_unpacklo_epi8(row0, row1);
+  const __m128i low = _mm_maddubs_epi16(_mm_and_si128(both, nibble), scale);
+  const __m128i high = _mm_maddubs_epi16(_mm_and_si128(_mm_srli_epi16(both, 4), nibble), scale);
+  store128(offsets, _mm_unpacklo_epi16(low, high));
+  store128(offsets + 8, _mm_unpackhi_epi16(low, high));
+}
+
 STOMPP_AVX2_INLINE void expand16(__m128i row0, __m128i row1, uint16_t* offsets) {
-  const __m256i nibble = _mm256_set1_epi8(15);
-  const __m256i scale = _mm256_set1_epi16(2 << 8 | 32);  // byte 0: 16 * 16 / kOffsetUnit, byte 1: 16 / kOffsetUnit
+  const __m256i nibble = _mm256_set1_epi8(15), scale = _mm256_set1_epi16(kOffsetScale);
   const __m256i both =
       _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi8(row0, row1)), _mm_unpackhi_epi8(row0, row1), 1);
   const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(both, nibble), scale);
@@ -91,12 +101,14 @@ STOMPP_AVX2_INLINE __m128i load_part(const uint8_t* p, int64_t count) {
   return _mm_cvtsi64_si128(static_cast<int64_t>(low));
 }
 
-// Offsets for a run of two rows, and zeros up to a whole 16 bytes.
+// Offsets for a run of two rows, and zeros up to a whole 8 bytes.
 STOMPP_AVX2_INLINE void expand(const uint8_t* row0, const uint8_t* row1, int64_t bytes, uint16_t* offsets) {
   int64_t k = 0;
   for (; k + 16 <= bytes; k += 16) expand16(load128(row0 + k), load128(row1 + k), offsets + 2 * k);
   const int64_t left = bytes - k;
-  if (left != 0) expand16(load_part(row0 + k, left), load_part(row1 + k, left), offsets + 2 * k);
+  if (left == 0) return;
+  const __m128i part0 = load_part(row0 + k, left), part1 = load_part(row1 + k, left);
+  left <= 8 ? expand8(part0, part1, offsets + 2 * k) : expand16(part0, part1, offsets + 2 * k);
 }
 
 // Splits `bytes` bytes of K of the panels into nibbles, and adds zeros up to a whole triple: with a table of a zero

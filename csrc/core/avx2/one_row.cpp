@@ -51,53 +51,51 @@ STOMPP_AVX2_INLINE __m256i differ(const uint32_t* row, const uint8_t* panel, int
   return _mm256_xor_si256(_mm256_set1_epi32(static_cast<int>(row[k])), load(panel + k * kPanelOutputs));
 }
 
-// dots = starts - 2 * pop
-template <int kPanels>
-STOMPP_AVX2 void multiply_panels(const uint32_t* row, int64_t k_bytes, const uint8_t* panels, const int32_t* starts,
-                                 int32_t* dots) {
-  const int64_t pitch = k_bytes * kPanelOutputs, whole = k_bytes - k_bytes % kGroupBytes;
-  __m256i ones[kPanels], twos[kPanels], fours[kPanels], counts[kPanels];
-  for (int p = 0; p < kPanels; ++p) ones[p] = twos[p] = fours[p] = _mm256_setzero_si256();
-  for (int64_t n = 0; n < kPanels * kPanelOutputs; ++n) dots[n] = starts[n];
+// Weights are read once, from far away: ahead of what the hardware prefetches within a page.
+constexpr int64_t kPrefetchBytes = 4096;
+
+STOMPP_AVX2_INLINE void prefetch_group(const uint8_t* panel, int64_t k) {
+  for (int64_t line = 0; line < kGroupBytes * kPanelOutputs; line += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(panel + k * kPanelOutputs + kPrefetchBytes + line), _MM_HINT_T0);
+}
+
+// dots = starts - 2 * pop for one panel.
+STOMPP_AVX2 void multiply_panel(const uint32_t* row, int64_t k_bytes, const uint8_t* panel, const int32_t* starts,
+                                int32_t* dots) {
+  const int64_t whole = k_bytes - k_bytes % kGroupBytes;
+  __m256i ones = _mm256_setzero_si256(), twos = ones, fours = ones;
+  for (int64_t n = 0; n < kPanelOutputs; ++n) dots[n] = starts[n];
 
   for (int64_t k = 0; k < whole;) {
     const int64_t end = whole - k < kSumBytes ? whole : k + kSumBytes;
-    for (int p = 0; p < kPanels; ++p) counts[p] = _mm256_setzero_si256();
-    for (; k < end; k += kGroupBytes)
+    __m256i counts = _mm256_setzero_si256();
+    for (; k < end; k += kGroupBytes) {
+      prefetch_group(panel, k);
+      __m256i four[2];
 #pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) {
-        const uint8_t* panel = panels + p * pitch;
-        __m256i two[2], four[2];
-#pragma GCC unroll 2
-        for (int i = 0; i < 2; ++i) {
-          const int64_t at = k + 4 * i;
-          two[0] = carry_save(ones[p], differ(row, panel, at), differ(row, panel, at + 1));
-          two[1] = carry_save(ones[p], differ(row, panel, at + 2), differ(row, panel, at + 3));
-          four[i] = carry_save(twos[p], two[0], two[1]);
-        }
-        counts[p] = _mm256_add_epi8(counts[p], pop(carry_save(fours[p], four[0], four[1])));
+      for (int i = 0; i < 2; ++i) {
+        const int64_t at = k + 4 * i;
+        const __m256i two0 = carry_save(ones, differ(row, panel, at), differ(row, panel, at + 1));
+        const __m256i two1 = carry_save(ones, differ(row, panel, at + 2), differ(row, panel, at + 3));
+        four[i] = carry_save(twos, two0, two1);
       }
-    for (int p = 0; p < kPanels; ++p) subtract<4>(counts[p], dots + p * kPanelOutputs);
+      counts = _mm256_add_epi8(counts, pop(carry_save(fours, four[0], four[1])));
+    }
+    subtract<4>(counts, dots);
   }
   // What is left is at most 8 * (1 + 2 + 4) and 7 bytes.
-  for (int p = 0; p < kPanels; ++p) {
-    const __m256i pop4 = pop(fours[p]), pop2 = _mm256_add_epi8(pop(twos[p]), _mm256_add_epi8(pop4, pop4));
-    __m256i rest = _mm256_add_epi8(pop(ones[p]), _mm256_add_epi8(pop2, pop2));
-    for (int64_t k = whole; k < k_bytes; ++k) rest = _mm256_add_epi8(rest, pop(differ(row, panels + p * pitch, k)));
-    subtract<1>(rest, dots + p * kPanelOutputs);
-  }
+  const __m256i pop4 = pop(fours), pop2 = _mm256_add_epi8(pop(twos), _mm256_add_epi8(pop4, pop4));
+  __m256i rest = _mm256_add_epi8(pop(ones), _mm256_add_epi8(pop2, pop2));
+  for (int64_t k = whole; k < k_bytes; ++k) rest = _mm256_add_epi8(rest, pop(differ(row, panel, k)));
+  subtract<1>(rest, dots);
 }
 
 void multiply_row(const ProductBlock& block, const int32_t* starts, int32_t* dots) {
   const uint32_t* row = static_cast<const uint32_t*>(block.scratch);
-  const int64_t k_bytes = block.rows.k_bytes, panel_bytes = k_bytes * kPanelOutputs;
-  int64_t p = 0;
-  for (; p + 2 <= block.panel_count; p += 2)
-    multiply_panels<2>(row, k_bytes, block.panels + p * panel_bytes, starts + p * kPanelOutputs,
-                       dots + p * kPanelOutputs);
-  if (p < block.panel_count)
-    multiply_panels<1>(row, k_bytes, block.panels + p * panel_bytes, starts + p * kPanelOutputs,
-                       dots + p * kPanelOutputs);
+  const int64_t k_bytes = block.rows.k_bytes;
+  for (int64_t p = 0; p < block.panel_count; ++p)
+    multiply_panel(row, k_bytes, block.panels + p * k_bytes * kPanelOutputs, starts + p * kPanelOutputs,
+                   dots + p * kPanelOutputs);
 }
 
 }  // namespace

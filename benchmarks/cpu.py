@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -48,7 +50,7 @@ def bgemm_cases(full: bool) -> Iterator[Case]:
     shapes += [(M, N, K) for M in ((128, 4096) if full else (128,)) for N, K in BERT]
     for M, N, K in shapes:
         yield _bgemm_case("bgemm", M, N, K)
-    for M in (1, 4, 8):
+    for M in (1, 2, 4, 8):
         yield _bgemm_case("bgemm few rows", M, 4096, 4096)
 
 
@@ -65,23 +67,65 @@ def _bgemm_case(group: str, M: int, N: int, K: int) -> Case:
     return Case(group, f"{M} x {N} x {K}", ours, {"fp32": fp32}, equal(ours, fp32), 2 * M * N * K)
 
 
+@dataclass(frozen=True)
+class Conv:
+    """A convolution of square images with "same" padding."""
+
+    size: int
+    C: int
+    O: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    batch: int = 1
+
+    @property
+    def name(self) -> str:
+        parts = [f"{self.kernel}x{self.kernel}", f"{self.size}x{self.size}x{self.C}"]
+        if self.O != self.C:
+            parts.append(f"to {self.O} channels")
+        if self.stride != 1:
+            parts.append(f"stride {self.stride}")
+        if self.groups != 1:
+            parts.append("depthwise" if self.groups == self.C else f"{self.groups} groups")
+        if self.batch != 1:
+            parts.append(f"batch {self.batch}")
+        return ", ".join(parts)
+
+
+OTHER_CONVS = (
+    Conv(56, 64, 64, kernel=5),
+    Conv(28, 128, 128, kernel=7),
+    Conv(56, 64, 128, stride=2),
+    Conv(56, 64, 128, kernel=1, stride=2),
+    Conv(56, 8, 32),
+    Conv(56, 16, 32),
+    Conv(56, 32, 32),
+    Conv(28, 128, 128, groups=4),
+    Conv(28, 128, 128, groups=32),
+    Conv(28, 128, 128, batch=64),
+)
+DEPTHWISE = (Conv(56, 128, 128, groups=128), Conv(14, 512, 512, groups=512), Conv(56, 128, 128, 3, 2, 128))
+
+
 def bconv2d_cases() -> Iterator[Case]:
-    torch.backends.quantized.engine = "x86"
     for (size, channels), out in itertools.product(CONVS, ("bits", "int32", "float")):
-        yield _bconv2d_case(size, channels, channels, 3, out)
+        yield _bconv2d_case(f"bconv2d {out}", Conv(size, channels, channels), out)
     for size, channels in CONVS:
-        yield _bconv2d_case(size, channels, channels, 1, "bits")
+        yield _bconv2d_case("bconv2d 1x1 bits", Conv(size, channels, channels, kernel=1), "bits")
+    for conv in OTHER_CONVS:
+        yield _bconv2d_case("bconv2d other bits", conv, "bits")
+    for conv, out in itertools.product(DEPTHWISE, ("bits", "float")):
+        yield _bconv2d_case(f"bconv2d depthwise {out}", conv, out)
 
 
-def _bconv2d_case(size: int, C: int, O: int, kernel: int, out: str) -> Case:
-    x = signs(1, C, size, size).contiguous(memory_format=torch.channels_last)
-    w = signs(O, C, kernel, kernel, seed=1)
-    padding = kernel // 2
-    x_words, packed = ops.pack_signs(x.permute(0, 2, 3, 1)), ops.pack_conv_weight(w)
+def _bconv2d_case(group: str, conv: Conv, out: str) -> Case:
+    stride, padding, groups, O = conv.stride, conv.kernel // 2, conv.groups, conv.O
+    x = signs(conv.batch, conv.C, conv.size, conv.size).contiguous(memory_format=torch.channels_last)
+    w = signs(O, conv.C // groups, conv.kernel, conv.kernel, seed=1)
+    x_words, packed = ops.pack_signs(x.permute(0, 2, 3, 1)), ops.pack_conv_weight(w, groups)
     w_last = w.contiguous(memory_format=torch.channels_last)
-    quantized_x = torch.quantize_per_tensor(x, 1.0, 64, torch.quint8)
-    quantized_w = torch.quantize_per_channel(w, torch.ones(O), torch.zeros(O, dtype=torch.long), 0, torch.qint8)
-    prepacked = torch.ops.quantized.conv2d_prepack(quantized_w, None, [1, 1], [padding] * 2, [1, 1], 1)
+    int8 = _int8_conv(x, w, stride, padding, groups)
     epilogues = {
         "bits": ops.Threshold(torch.zeros(1, O, dtype=torch.int32), torch.zeros((O + 31) // 32, dtype=torch.int32)),
         "int32": None,
@@ -89,21 +133,34 @@ def _bconv2d_case(size: int, C: int, O: int, kernel: int, out: str) -> Case:
     }
 
     def ours() -> Tensor:
-        return ops.bconv2d(x_words, packed, 1, padding, epilogue=epilogues[out])
+        return ops.bconv2d(x_words, packed, stride, padding, 1, groups, epilogue=epilogues[out])
 
     def fp32() -> Tensor:
-        return F.conv2d(x, w_last, padding=padding)
-
-    def int8() -> Tensor:
-        return torch.ops.quantized.conv2d(quantized_x, prepacked, 1.0, 128)
+        return F.conv2d(x, w_last, stride=stride, padding=padding, groups=groups)
 
     def expected() -> Tensor:
         y = fp32().permute(0, 2, 3, 1)
         return reference.pack_signs(y) if out == "bits" else y if out == "int32" else y * 0.5 + 1
 
-    name = f"{kernel}x{kernel}, {size}x{size}x{C} to {out}"
-    operations = 2 * O * C * kernel * kernel * size * size
-    return Case(f"bconv2d {out}", name, ours, {"fp32": fp32, "int8": int8}, equal(ours, expected), operations)
+    pixels = conv.batch * (-(-conv.size // stride)) ** 2
+    operations = 2 * O * (conv.C // groups) * conv.kernel**2 * pixels
+    return Case(
+        group, f"{conv.name} to {out}", ours, {"fp32": fp32, "int8": int8}, equal(ours, expected), operations
+    )
+
+
+def _int8_conv(x: Tensor, w: Tensor, stride: int, padding: int, groups: int) -> Callable[[], Tensor]:
+    """torch's quantized convolution, with its weights packed beforehand as ours are."""
+    torch.backends.quantized.engine = "x86"
+    O = w.shape[0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*are deprecated", category=UserWarning)
+        quantized_x = torch.quantize_per_tensor(x, 1.0, 64, torch.quint8)
+        quantized_w = torch.quantize_per_channel(w, torch.ones(O), torch.zeros(O, dtype=torch.long), 0, torch.qint8)
+    prepacked = torch.ops.quantized.conv2d_prepack(
+        quantized_w, None, [stride] * 2, [padding] * 2, [1, 1], groups
+    )
+    return lambda: torch.ops.quantized.conv2d(quantized_x, prepacked, 1.0, 128)
 
 
 def pack_cases() -> Iterator[Case]:

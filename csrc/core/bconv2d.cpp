@@ -9,17 +9,6 @@
 namespace stompp {
 namespace {
 
-// The taps of one axis, `size` of them from `start` on, that lie in [0, limit).
-inline void clip_taps(int64_t start, int64_t dilation, int64_t size, int64_t limit, int64_t* begin, int64_t* end) {
-  *begin = 0;
-  *end = size;
-  if (start >= 0 && start + (size - 1) * dilation < limit) return;
-  const int64_t first = start < 0 ? ceil_div(-start, dilation) : 0;
-  const int64_t last = start < limit ? ceil_div(limit - start, dilation) : 0;
-  *end = last < size ? last : size;
-  *begin = first < *end ? first : *end;
-}
-
 inline int64_t smallest(int64_t a, int64_t b, int64_t c) {
   const int64_t least = a < b ? a : b;
   return least < c ? least : c;
@@ -46,7 +35,8 @@ struct PixelRows {
   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
                  TapSpan* spans) const {
     int64_t ow = first % out_width, oh = first / out_width % out_height, n = first / out_width / out_height;
-    const int64_t last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w, pixel_step = shape.stride_w * pixel_bytes;
+    const int64_t last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w,
+                  pixel_step = shape.stride_w * pixel_bytes;
     int64_t span_count = 0;
     for (int64_t r = 0; r < count;) {
       const int64_t top = oh * shape.stride_h - shape.padding_h, left = ow * shape.stride_w - shape.padding_w;
@@ -55,7 +45,8 @@ struct PixelRows {
       clip_taps(top, shape.dilation_h, kernel_h, shape.height, &taps.h_begin, &taps.h_end);
       clip_taps(left, shape.dilation_w, kernel_w, shape.width, &taps.w_begin, &taps.w_end);
       const bool whole_rows = taps.w_end - taps.w_begin == kernel_w;
-      const int64_t rows = whole_rows ? smallest(count - r, out_width - ow, (last_left - left) / shape.stride_w + 1) : 1;
+      const int64_t rows =
+          whole_rows ? smallest(count - r, out_width - ow, (last_left - left) / shape.stride_w + 1) : 1;
       if (whole_rows && !copies)
         point_at_taps(origin, pixel_step, rows, taps, runs + r * runs_per_row());
       else

@@ -11,17 +11,9 @@
 #include "core/packed_weight.h"
 #include "core/parallel.h"
 #include "core/status.h"
+#include "core/taps.h"
 
 namespace stompp {
-
-// The taps [h_begin, h_end) x [w_begin, w_end) of a row that lie inside the input; the others read padding.
-struct ValidTaps {
-  int64_t h_begin, h_end, w_begin, w_end;
-
-  bool operator==(const ValidTaps& other) const {
-    return h_begin == other.h_begin && h_end == other.h_end && w_begin == other.w_begin && w_end == other.w_end;
-  }
-};
 
 // Rows beside each other that have the same valid taps.
 struct TapSpan {

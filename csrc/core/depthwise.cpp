@@ -1,58 +1,216 @@
 #include "core/depthwise.h"
 
 #include <atomic>
-#include <cstring>
 #include <memory>
 #include <new>
 
+#include "core/bit_planes.h"
 #include "core/dispatch.h"
+#include "core/taps.h"
 
 namespace stompp {
 namespace {
 
-// One output pixel: where its first tap lies, or would lie if it were inside.
-struct OutputPixel {
-  int64_t image, top, left;
-  bool interior;  // every tap is inside
+constexpr int64_t kLimitEntries = 16;
+
+// What every thread reads.
+struct Depthwise {
+  const uint32_t* x;
+  const Conv2dShape& shape;
+  const WeightShape& kernel;
+  const Implementation& implementation;
+  const Epilogue& epilogue;
+  int64_t out_height, out_width;
+  int64_t words;            // of a pixel
+  int64_t repeats;          // pixels whose weights stand side by side
+  const uint32_t* weights;  // [taps][repeats][words]
+  const uint32_t* flips;    // [repeats][words], for the threshold epilogue only
+  const uint32_t* valid;    // [repeats][words]: bits that are channels
+
+  int64_t sets() const { return epilogue.residual_words == nullptr ? 1 : 2; }
 };
 
-struct DepthwiseTaps {
-  const uint32_t* x;
-  const uint32_t* weight;
-  Conv2dShape shape;
-  WeightShape weight_shape;
-  int64_t out_height, out_width, words;
+// Pixels of one line with the same valid taps, and a range of their words: all of them, or some of a single pixel's.
+struct Part {
+  int64_t ow, pixels;
+  int64_t word, words;
 
-  OutputPixel pixel(int64_t m) const {
-    const int64_t ow = m % out_width, oh = m / out_width % out_height;
-    OutputPixel pixel = {m / out_width / out_height, oh * shape.stride_h - shape.padding_h,
-                         ow * shape.stride_w - shape.padding_w, false};
-    const int64_t bottom = pixel.top + (weight_shape.kernel_h - 1) * shape.dilation_h;
-    const int64_t right = pixel.left + (weight_shape.kernel_w - 1) * shape.dilation_w;
-    pixel.interior = pixel.top >= 0 && pixel.left >= 0 && bottom < shape.height && right < shape.width;
-    return pixel;
+  int64_t all_words() const { return pixels * words; }
+};
+
+// One thread's work, a line of output pixels at a time.
+class DepthwiseLine {
+ public:
+  explicit DepthwiseLine(const Depthwise& conv);
+  bool failed() const { return memory_ == nullptr || x_ == nullptr || dots_ == nullptr; }
+  void run(int64_t image, int64_t oh);
+
+ private:
+  void finish_part(const Part& part);
+  int64_t point_at_taps(const Part& part);
+  void copy_tap(const Part& part, const uint32_t* first, uint32_t* out) const;
+  void fill_padding(const Part& part, uint32_t* out) const;
+  const uint32_t* limits(int64_t valid_taps, const Part& part);
+  void fill_limits(int64_t valid_taps, const Part& part, uint32_t* out) const;
+  void write_bits(const Part& part, const uint32_t* limits);
+
+  struct LimitEntry {
+    int64_t valid_taps = -1, word = -1;
+  };
+
+  const Depthwise& c_;
+  const int plane_count_;
+  const int64_t plane_words_;  // of all planes
+  std::unique_ptr<uint32_t[]> memory_;
+  std::unique_ptr<const uint32_t*[]> x_;  // [taps], then the weights' [taps]
+  std::unique_ptr<int32_t[]> dots_;
+  uint32_t *planes_, *at_least_, *limits_, *copies_;
+  LimitEntry entries_[kLimitEntries];
+  int64_t next_entry_ = 0;
+  int64_t image_ = 0, oh_ = 0, top_ = 0;
+  ValidTaps valid_ = {};
+};
+
+DepthwiseLine::DepthwiseLine(const Depthwise& conv)
+    : c_(conv),
+      plane_count_(planes_for(conv.kernel.taps() + 1)),  // limits go up to taps + 1: never
+      plane_words_(plane_count_ * kPlaneWords) {
+  const int64_t limit_words = kLimitEntries * c_.sets() * plane_words_, taps = c_.kernel.taps();
+  const bool copies = c_.shape.stride_w > 1 || c_.shape.padding_value != 0;
+  const int64_t all = plane_words_ + 2 * kPlaneWords + limit_words + (copies ? taps * kPlaneWords : 0);
+  memory_.reset(new (std::nothrow) uint32_t[static_cast<size_t>(all)]);
+  x_.reset(new (std::nothrow) const uint32_t*[static_cast<size_t>(2 * taps)]);
+  dots_.reset(new (std::nothrow) int32_t[kPlaneWords * kPanelOutputs]);
+  planes_ = memory_.get();
+  at_least_ = planes_ + plane_words_;
+  limits_ = at_least_ + 2 * kPlaneWords;
+  copies_ = limits_ + limit_words;
+}
+
+void DepthwiseLine::run(int64_t image, int64_t oh) {
+  const Conv2dShape& shape = c_.shape;
+  const int64_t kernel_w = c_.kernel.kernel_w, last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w;
+  image_ = image;
+  oh_ = oh;
+  top_ = oh * shape.stride_h - shape.padding_h;
+  clip_taps(top_, shape.dilation_h, c_.kernel.kernel_h, shape.height, &valid_.h_begin, &valid_.h_end);
+  for (int64_t ow = 0; ow < c_.out_width;) {
+    const int64_t left = ow * shape.stride_w - shape.padding_w;
+    clip_taps(left, shape.dilation_w, kernel_w, shape.width, &valid_.w_begin, &valid_.w_end);
+    int64_t pixels = 1;
+    if (valid_.w_end - valid_.w_begin == kernel_w) {
+      pixels = (last_left - left) / shape.stride_w + 1;
+      if (pixels > c_.out_width - ow) pixels = c_.out_width - ow;
+      if (pixels > c_.repeats) pixels = c_.repeats;
+    }
+    for (int64_t word = 0; word < c_.words; word += kPlaneWords)
+      finish_part({ow, pixels, word, c_.words - word < kPlaneWords ? c_.words - word : kPlaneWords});
+    ow += pixels;
   }
+}
 
-  // The XORs of one word of channels at a pixel, of the taps that count; returns how many those are.
-  int64_t differences(const OutputPixel& pixel, int64_t word, uint32_t* out) const {
-    const uint32_t* w = weight + word * weight_shape.taps();
-    const uint32_t padding = shape.padding_value == -1 ? valid_bits(shape.channels, word) : 0;
-    const int64_t step = shape.dilation_w * words;
-    int64_t count = 0;
-    for (int64_t kh = 0; kh < weight_shape.kernel_h; ++kh) {
-      const int64_t h = pixel.top + kh * shape.dilation_h;
-      const int64_t row = ((pixel.image * shape.height + h) * shape.width + pixel.left) * words + word;
-      for (int64_t kw = 0; kw < weight_shape.kernel_w; ++kw, ++w) {
-        const int64_t v = pixel.left + kw * shape.dilation_w;
-        if (pixel.interior || (h >= 0 && h < shape.height && v >= 0 && v < shape.width))
-          out[count++] = x[row + kw * step] ^ *w;
-        else if (shape.padding_value != 0)
-          out[count++] = padding ^ *w;
+void DepthwiseLine::finish_part(const Part& part) {
+  const int64_t taps = point_at_taps(part), valid_taps = c_.shape.padding_value == 0 ? taps : c_.kernel.taps();
+  c_.implementation.count_taps({x_.get(), x_.get() + c_.kernel.taps(), taps, part.all_words(), plane_count_, planes_});
+  if (c_.epilogue.kind == Epilogue::Kind::kThreshold) return write_bits(part, limits(valid_taps, part));
+  c_.implementation.planes_to_dots(planes_, plane_count_, part.all_words(), static_cast<int32_t>(valid_taps),
+                                   dots_.get());
+  const int64_t n = part.word * kPanelOutputs, left = c_.shape.channels - n, whole = part.words * kPanelOutputs;
+  const int64_t row = (image_ * c_.out_height + oh_) * c_.out_width + part.ow;
+  finish(c_.epilogue, c_.implementation, {row, part.pixels, n, left < whole ? left : whole, dots_.get(), whole});
+}
+
+// Returns how many taps are to be counted: a tap of zero padding adds nothing.
+int64_t DepthwiseLine::point_at_taps(const Part& part) {
+  const Conv2dShape& shape = c_.shape;
+  const int64_t left = part.ow * shape.stride_w - shape.padding_w, taps = c_.kernel.taps();
+  int64_t count = 0;
+  for (int64_t h = 0; h < c_.kernel.kernel_h; ++h)
+    for (int64_t w = 0; w < c_.kernel.kernel_w; ++w) {
+      const bool inside = h >= valid_.h_begin && h < valid_.h_end && w >= valid_.w_begin && w < valid_.w_end;
+      if (!inside && shape.padding_value == 0) continue;
+      uint32_t* copy = copies_ + count * kPlaneWords;
+      x_[taps + count] = c_.weights + (h * c_.kernel.kernel_w + w) * c_.repeats * c_.words + part.word;
+      if (inside) {
+        const int64_t pixel = (image_ * shape.height + top_ + h * shape.dilation_h) * shape.width + left;
+        const uint32_t* first = c_.x + (pixel + w * shape.dilation_w) * c_.words + part.word;
+        const bool side_by_side = shape.stride_w == 1 || part.pixels == 1;
+        if (!side_by_side) copy_tap(part, first, copy);
+        x_[count++] = side_by_side ? first : copy;
+      } else {
+        fill_padding(part, copy);
+        x_[count++] = copy;
       }
     }
-    return count;
+  return count;
+}
+
+void DepthwiseLine::copy_tap(const Part& part, const uint32_t* first, uint32_t* out) const {
+  const int64_t step = c_.shape.stride_w * c_.words;
+  for (int64_t i = 0; i < part.pixels; ++i, first += step)
+    for (int64_t word = 0; word < part.words; ++word) *out++ = first[word];
+}
+
+void DepthwiseLine::fill_padding(const Part& part, uint32_t* out) const {
+  for (int64_t i = 0; i < part.pixels; ++i)
+    for (int64_t word = part.word; word < part.word + part.words; ++word)
+      *out++ = c_.shape.padding_value == -1 ? valid_bits(c_.shape.channels, word) : 0;
+}
+
+// The limits of as many pixels as a part may have: dot < threshold exactly where the count is at least the limit.
+const uint32_t* DepthwiseLine::limits(int64_t valid_taps, const Part& part) {
+  const int64_t size = c_.sets() * plane_words_;
+  for (int64_t i = 0; i < kLimitEntries; ++i)
+    if (entries_[i].valid_taps == valid_taps && entries_[i].word == part.word) return limits_ + i * size;
+  const int64_t entry = next_entry_++ % kLimitEntries;
+  entries_[entry].valid_taps = valid_taps;
+  entries_[entry].word = part.word;
+  fill_limits(valid_taps, part, limits_ + entry * size);
+  return limits_ + entry * size;
+}
+
+void DepthwiseLine::fill_limits(int64_t valid_taps, const Part& part, uint32_t* out) const {
+  const int64_t never = c_.kernel.taps() + 1;
+  for (int64_t set = 0; set < c_.sets(); ++set, out += plane_words_) {
+    const int32_t* thresholds = c_.epilogue.thresholds + set * c_.epilogue.N;
+    for (int64_t word = 0; word < part.words; ++word) {
+      uint32_t bits[kMaxPlanes] = {};
+      const int64_t n = (part.word + word) * kWordBits;
+      for (int64_t i = 0; i < kWordBits && n + i < c_.shape.channels; ++i) {
+        // valid_taps - 2 * count < threshold
+        const int64_t above = valid_taps - thresholds[n + i];
+        const int64_t limit = above < 0 ? 0 : above / 2 + 1 > never ? never : above / 2 + 1;
+        for (int p = 0; p < plane_count_; ++p) bits[p] |= static_cast<uint32_t>(limit >> p & 1) << i;
+      }
+      for (int p = 0; p < plane_count_; ++p) out[p * kPlaneWords + word] = bits[p];
+    }
+    for (int p = 0; p < plane_count_; ++p)
+      for (int64_t i = part.words; i < c_.repeats * part.words; ++i)
+        out[p * kPlaneWords + i] = out[p * kPlaneWords + i - part.words];
   }
-};
+}
+
+void DepthwiseLine::write_bits(const Part& part, const uint32_t* limits) {
+  const Epilogue& e = c_.epilogue;
+  for (int64_t set = 0; set < c_.sets(); ++set)
+    c_.implementation.compare_planes(
+        {planes_, limits + set * plane_words_, part.all_words(), plane_count_, at_least_ + set * kPlaneWords});
+  // A part's words follow each other in the output: it has all words of its pixels, or one pixel.
+  const int64_t at = ((image_ * c_.out_height + oh_) * c_.out_width + part.ow) * c_.words + part.word;
+  const uint32_t* flips = c_.flips + part.word;
+  const uint32_t* valid = c_.valid + part.word;
+  uint32_t* __restrict out = static_cast<uint32_t*>(e.out) + at;
+  if (e.residual_words == nullptr) {
+    for (int64_t i = 0; i < part.all_words(); ++i) out[i] = (at_least_[i] ^ flips[i]) & valid[i];
+    return;
+  }
+  const uint32_t* residual = e.residual_words + at;
+  const uint32_t* second = at_least_ + kPlaneWords;
+  for (int64_t i = 0; i < part.all_words(); ++i) {
+    const uint32_t bits = (at_least_[i] & ~residual[i]) | (second[i] & residual[i]);
+    out[i] = (bits ^ flips[i]) & valid[i];
+  }
+}
 
 }  // namespace
 
@@ -80,44 +238,44 @@ void unpack_depthwise(const uint32_t* packed, const WeightShape& shape, uint32_t
 
 Status depthwise_conv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& weight,
                         const Epilogue& epilogue, const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  const WeightShape& w = weight.shape;
-  const DepthwiseTaps taps = {x,
-                              reinterpret_cast<const uint32_t*>(weight.panels),
-                              shape,
-                              w,
-                              shape.out_height(w),
-                              shape.out_width(w),
-                              words_for(shape.channels)};
-  const int64_t M = shape.batch * taps.out_height * taps.out_width;
-  const int64_t rows = taps.out_width < kBlockRows ? taps.out_width : kBlockRows;
+  const WeightShape& kernel = weight.shape;
+  const int64_t taps = kernel.taps(), words = words_for(shape.channels);
+  const int64_t repeats = words < kPlaneWords ? kPlaneWords / words : 1;
+  const int64_t row = repeats * words;
+  const std::unique_ptr<uint32_t[]> memory(new (std::nothrow) uint32_t[static_cast<size_t>((taps + 2) * row)]);
+  if (memory == nullptr) return Status::error("out of memory");
+  uint32_t* flips = memory.get() + taps * row;
+  uint32_t* valid = flips + row;
+  const uint32_t* packed = reinterpret_cast<const uint32_t*>(weight.panels);  // [words][taps]
+  for (int64_t word = 0; word < words; ++word) {
+    const uint32_t flip = epilogue.flip_words == nullptr ? 0 : epilogue.flip_words[word];
+    for (int64_t i = word; i < row; i += words) {
+      for (int64_t tap = 0; tap < taps; ++tap) memory[tap * row + i] = packed[word * taps + tap];
+      flips[i] = flip;
+      valid[i] = valid_bits(shape.channels, word);
+    }
+  }
 
+  const Depthwise conv = {x,
+                          shape,
+                          kernel,
+                          *active_implementation(),
+                          epilogue,
+                          shape.out_height(kernel),
+                          shape.out_width(kernel),
+                          words,
+                          repeats,
+                          memory.get(),
+                          flips,
+                          valid};
   std::atomic<bool> out_of_memory{false};
-  parallel_for(pool, ceil_div(M, rows), 1, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<uint32_t[]> differences(new (std::nothrow) uint32_t[static_cast<size_t>(w.taps())]);
-    if (differences == nullptr) {
+  parallel_for(pool, shape.batch * conv.out_height, 1, [&](int64_t begin, int64_t end) {
+    DepthwiseLine line(conv);
+    if (line.failed()) {
       out_of_memory = true;
       return;
     }
-    alignas(64) int32_t values[kBlockRows * kPanelOutputs];
-    OutputPixel pixels[kBlockRows];
-    for (int64_t block = begin; block < end; ++block) {
-      for (int64_t r = 0; r < rows; ++r) pixels[r] = taps.pixel(block * rows + r);
-      for (int64_t word = 0; word < taps.words; ++word) {
-        const int64_t first = block * rows, left = shape.channels - word * kPanelOutputs;
-        Dots dots = {first,
-                     M - first < rows ? M - first : rows,
-                     word * kPanelOutputs,
-                     left < kPanelOutputs ? left : kPanelOutputs,
-                     values,
-                     kPanelOutputs};
-        for (int64_t r = 0; r < dots.rows; ++r) {
-          const int64_t count = taps.differences(pixels[r], word, differences.get());
-          implementation->sum_bits(differences.get(), count, values + r * kPanelOutputs);
-        }
-        finish(epilogue, *implementation, dots);
-      }
-    }
+    for (int64_t i = begin; i < end; ++i) line.run(i / conv.out_height, i % conv.out_height);
   });
   return out_of_memory ? Status::error("out of memory") : Status::ok();
 }

@@ -2,6 +2,9 @@
 // inlines them, and the compiler vectorizes them for that target.
 #pragma once
 
+#include <cstring>
+
+#include "core/bit_planes.h"
 #include "core/bits.h"
 #include "core/epilogue.h"
 #include "core/float_types.h"
@@ -14,18 +17,23 @@
 #define STOMPP_INLINE __attribute__((always_inline)) inline
 
 // Defines, in an implementation's namespace, the primitives that are nothing but the bodies below under its target.
-#define STOMPP_ELEMENTWISE_PRIMITIVES(target)                                                             \
-  target void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); } \
-  target void pack_planes(const Planes& planes, int64_t begin, int64_t end) {                             \
-    elementwise::pack_planes(planes, begin, end);                                                         \
-  }                                                                                                       \
-  target void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {                   \
-    elementwise::unpack_row(words, type, K, out);                                                         \
-  }                                                                                                       \
-  target void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }               \
-  target void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }             \
-  target void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {    \
-    elementwise::refresh_words(refresh, words, begin, end);                                               \
+#define STOMPP_ELEMENTWISE_PRIMITIVES(target)                                                                        \
+  target void count_taps(const TapBlock& block) { elementwise::count_taps(block); }                                  \
+  target void compare_planes(const PlaneComparison& comparison) { elementwise::compare_planes(comparison); }         \
+  target void planes_to_dots(const uint32_t* planes, int plane_count, int64_t words, int32_t start, int32_t* dots) { \
+    elementwise::planes_to_dots(planes, plane_count, words, start, dots);                                            \
+  }                                                                                                                  \
+  target void affine(const Epilogue& epilogue, const Dots& dots) { elementwise::affine(epilogue, dots); }            \
+  target void pack_planes(const Planes& planes, int64_t begin, int64_t end) {                                        \
+    elementwise::pack_planes(planes, begin, end);                                                                    \
+  }                                                                                                                  \
+  target void unpack_row(const uint32_t* words, FloatType type, int64_t K, void* out) {                              \
+    elementwise::unpack_row(words, type, K, out);                                                                    \
+  }                                                                                                                  \
+  target void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }                          \
+  target void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }                        \
+  target void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {               \
+    elementwise::refresh_words(refresh, words, begin, end);                                                          \
   }
 
 namespace stompp {
@@ -69,11 +77,94 @@ STOMPP_INLINE void backward_word(const ProgressiveRow& row, int64_t first, uint3
   for (int i = 0; i < count; ++i) Type::store(row.out, first + i, result[i]);
 }
 
-STOMPP_INLINE void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) {
-  int32_t ones[kWordBits] = {};
-  for (int64_t w = 0; w < count; ++w)
-    for (int i = 0; i < kWordBits; ++i) ones[i] += static_cast<int32_t>(words[w] >> i & 1u);
-  for (int i = 0; i < kWordBits; ++i) sums[i] = static_cast<int32_t>(count) - 2 * ones[i];
+// Eight words, in the registers of whatever target the body is compiled for. gcc unrolls loops over small arrays before
+// it vectorizes them, and then does not.
+using Words = uint32_t __attribute__((vector_size(32)));
+constexpr int kVectorWords = 8;
+
+// `count` of the eight words, without a call; the others are zero.
+STOMPP_INLINE void load_words(const uint32_t* from, int count, Words* words) {
+  if (count == kVectorWords) {
+    std::memcpy(words, from, sizeof(Words));
+    return;
+  }
+  uint32_t part[kVectorWords] = {};
+  if ((count & 4) != 0) std::memcpy(part, from, 16);
+  if ((count & 2) != 0) std::memcpy(part + (count & 4), from + (count & 4), 8);
+  if ((count & 1) != 0) part[count - 1] = from[count - 1];
+  std::memcpy(words, part, sizeof(Words));
+}
+
+// Adds up the taps of eight words, or of `count` of them, from `first` on. `count` is a constant for whole vectors.
+template <int kPlanes>
+STOMPP_INLINE void count_step(const TapBlock& block, int64_t first, int count) {
+  Words planes[kPlanes];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPlanes; ++p) planes[p] = Words{};
+  for (int64_t tap = 0; tap < block.taps; ++tap) {
+    Words carry, weights;
+    load_words(block.x[tap] + first, count, &carry);
+    load_words(block.weights[tap] + first, count, &weights);
+    carry ^= weights;
+#pragma GCC unroll 8
+    for (int p = 0; p < kPlanes; ++p) {
+      const Words both = planes[p] & carry;
+      planes[p] ^= carry;
+      carry = both;
+    }
+  }
+#pragma GCC unroll 8
+  for (int p = 0; p < kPlanes; ++p) {
+    uint32_t* out = block.planes + p * kPlaneWords + first;
+    if (p < block.plane_count) std::memcpy(out, &planes[p], static_cast<size_t>(count) * sizeof(uint32_t));
+  }
+}
+
+template <int kPlanes>
+STOMPP_INLINE void count_taps(const TapBlock& block) {
+  int64_t first = 0;
+  for (; first + kVectorWords <= block.words; first += kVectorWords) count_step<kPlanes>(block, first, kVectorWords);
+  if (first < block.words) count_step<kPlanes>(block, first, static_cast<int>(block.words - first));
+}
+
+// Kernels of 1x1 to 3x3, up to 5x5 and 7x7, and any.
+STOMPP_INLINE void count_taps(const TapBlock& block) {
+  if (block.plane_count <= 4) return count_taps<4>(block);
+  if (block.plane_count <= 6) return count_taps<6>(block);
+  count_taps<kMaxPlanes>(block);
+}
+
+STOMPP_INLINE void compare_planes(const PlaneComparison& c) {
+  for (int64_t j = 0; j < c.words; ++j) c.at_least[j] = 0xffffffffu;
+  for (int p = 0; p < c.plane_count; ++p) {
+    const uint32_t* counts = c.planes + p * kPlaneWords;
+    const uint32_t* limits = c.limits + p * kPlaneWords;
+    uint32_t* __restrict at_least = c.at_least;
+    // A higher bit decides where it differs, else what the lower ones decided stands.
+    for (int64_t j = 0; j < c.words; ++j)
+      at_least[j] = (counts[j] & ~limits[j]) | (~(counts[j] ^ limits[j]) & at_least[j]);
+  }
+}
+
+STOMPP_INLINE void planes_to_dots(const uint32_t* planes, int plane_count, int64_t words, int32_t start,
+                                  int32_t* dots) {
+  const Words lanes = {0, 1, 2, 3, 4, 5, 6, 7}, first = Words{} + static_cast<uint32_t>(start);
+  for (int64_t j = 0; j < words; ++j, dots += kWordBits) {
+    Words counts[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) counts[i] = Words{};
+    for (int p = plane_count - 1; p >= 0; --p) {
+      const Words word = Words{} + planes[p * kPlaneWords + j];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i)
+        counts[i] = counts[i] + counts[i] + (word >> (lanes + 8u * static_cast<uint32_t>(i)) & 1u);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Words result = first - (counts[i] + counts[i]);
+      std::memcpy(dots + 8 * i, &result, sizeof(result));
+    }
+  }
 }
 
 // Whether element i is below zero.

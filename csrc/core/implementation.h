@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/bit_planes.h"
 #include "core/epilogue.h"
 #include "core/float_types.h"
 #include "core/pack.h"
@@ -52,8 +53,10 @@ struct Implementation {
   // K is at most kMaxLimitK. Null where dot products are compared instead.
   void (*compare_block)(const ProductBlock& block, const BitsOut& out);
 
-  // sums[i] = the sum of +1 and -1 over `count` words' bit i, i < 32.
-  void (*sum_bits)(const uint32_t* words, int64_t count, int32_t* sums);
+  // See bit_planes.h. The last turns counts into start - 2 * count, [words][32].
+  void (*count_taps)(const TapBlock& block);
+  void (*compare_planes)(const PlaneComparison& comparison);
+  void (*planes_to_dots)(const uint32_t* planes, int plane_count, int64_t words, int32_t start, int32_t* dots);
 
   // The sign bits of K consecutive elements, as words_for(K) words with a zero tail.
   void (*pack_row)(const void* x, FloatType type, int64_t K, uint32_t* words);

@@ -15,33 +15,6 @@ bool supported() {
          __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
 }
 
-// Bit i of a word as byte i: -1 where it is set.
-STOMPP_AVX2_INLINE __m256i expand_bits(uint32_t word) {
-  const __m256i byte_of =
-      _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-  const __m256i bit_of = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201u));
-  const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(word)), byte_of);
-  return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of), bit_of);
-}
-
-STOMPP_AVX2 void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) {
-  const __m256i start = _mm256_set1_epi32(static_cast<int>(count));
-  for (int n = 0; n < 32; n += 8) store(sums + n, start);
-  while (count > 0) {
-    const int64_t chunk = count < 255 ? count : 255;  // what a byte can count
-    __m256i ones = _mm256_setzero_si256();
-    for (int64_t w = 0; w < chunk; ++w) ones = _mm256_sub_epi8(ones, expand_bits(words[w]));
-    alignas(32) uint8_t bytes[32];
-    store(bytes, ones);
-    for (int n = 0; n < 32; n += 8) {
-      const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + n)));
-      store(sums + n, _mm256_sub_epi32(load(sums + n), _mm256_add_epi32(wide, wide)));
-    }
-    words += chunk;
-    count -= chunk;
-  }
-}
-
 STOMPP_ELEMENTWISE_PRIMITIVES(STOMPP_AVX2)
 
 }  // namespace
@@ -69,7 +42,9 @@ const Implementation kImplementation = {
     prepare_rows,
     multiply_block,
     compare_block,
-    sum_bits,
+    count_taps,
+    compare_planes,
+    planes_to_dots,
     pack_row,
     pack_planes,
     unpack_row,

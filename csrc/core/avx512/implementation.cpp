@@ -29,23 +29,6 @@ STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, c
   }
 }
 
-STOMPP_AVX512 void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) {
-  __m512i low = _mm512_set1_epi32(static_cast<int>(count)), high = low;
-  while (count > 0) {
-    const int64_t chunk = count < 255 ? count : 255;  // what a byte can count
-    __m256i ones = _mm256_setzero_si256();
-    for (int64_t w = 0; w < chunk; ++w) ones = _mm256_sub_epi8(ones, _mm256_movm_epi8(words[w]));
-    const __m512i first = _mm512_maskz_cvtepu8_epi32(0xffff, _mm256_castsi256_si128(ones));
-    const __m512i second = _mm512_maskz_cvtepu8_epi32(0xffff, _mm256_extracti128_si256(ones, 1));
-    low = _mm512_sub_epi32(low, _mm512_add_epi32(first, first));
-    high = _mm512_sub_epi32(high, _mm512_add_epi32(second, second));
-    words += chunk;
-    count -= chunk;
-  }
-  _mm512_storeu_si512(sums, low);
-  _mm512_storeu_si512(sums + 16, high);
-}
-
 STOMPP_ELEMENTWISE_PRIMITIVES(STOMPP_AVX512)
 
 }  // namespace
@@ -59,7 +42,9 @@ const Implementation kImplementation = {
     prepare_whole_rows,
     multiply_block,
     compare_block,
-    sum_bits,
+    count_taps,
+    compare_planes,
+    planes_to_dots,
     pack_row,
     pack_planes,
     unpack_row,

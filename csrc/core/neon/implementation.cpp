@@ -39,8 +39,6 @@ void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
   if (tail != 0) words[whole] = elementwise::sign_word<Float32>(x, whole * kWordBits, tail);
 }
 
-void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) { elementwise::sum_bits(words, count, sums); }
-
 STOMPP_ELEMENTWISE_PRIMITIVES()
 
 }  // namespace
@@ -54,7 +52,9 @@ const Implementation kImplementation = {
     prepare_whole_rows,
     multiply_block,
     nullptr,
-    sum_bits,
+    count_taps,
+    compare_planes,
+    planes_to_dots,
     pack_row,
     pack_planes,
     unpack_row,

@@ -45,8 +45,6 @@ void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* 
   }
 }
 
-void sum_bits(const uint32_t* words, int64_t count, int32_t* sums) { elementwise::sum_bits(words, count, sums); }
-
 STOMPP_ELEMENTWISE_PRIMITIVES()
 
 }  // namespace
@@ -60,7 +58,9 @@ const Implementation kImplementation = {
     prepare_whole_rows,
     multiply_block,
     nullptr,
-    sum_bits,
+    count_taps,
+    compare_planes,
+    planes_to_dots,
     pack_row,
     pack_planes,
     unpack_row,

@@ -103,6 +103,7 @@ OTHER_CONVS = (
     Conv(56, 32, 32),
     Conv(28, 128, 128, groups=4),
     Conv(28, 128, 128, groups=32),
+    Conv(28, 128, 128, groups=16),
     Conv(28, 128, 128, batch=64),
 )
 DEPTHWISE = (Conv(56, 128, 128, groups=128), Conv(14, 512, 512, groups=512), Conv(56, 128, 128, 3, 2, 128))

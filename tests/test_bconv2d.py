@@ -115,6 +115,18 @@ def test_depthwise_with_a_channel_multiplier_is_right(implementation, padding_va
 
 
 @pytest.mark.parametrize("padding_value", PADDING_VALUES)
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_groups_of_few_channels_are_right(implementation, size, padding_value, g):
+    """Their words are shared by whole groups; the last word has only some of them."""
+    for groups in (2, 3, 32 // size, 32 // size + 1, 37):
+        x = random_signs((2, groups * size, 6, 5), g)
+        w = random_signs((groups * size, size, 3, 3), g)
+        check_conv(x, w, padding=(1, 1), groups=groups, padding_value=padding_value)
+        check_conv(x, w, (1, 2), (2, 0), (2, 1), groups, padding_value)
+        assert_same_bits(pack_conv_weight(w, groups).unpack(), w)
+
+
+@pytest.mark.parametrize("padding_value", PADDING_VALUES)
 def test_inputs_smaller_than_the_kernel_are_right_when_padded(implementation, padding_value, g):
     for size in [(1, 1), (1, 6), (6, 1), (2, 2)]:
         x, w = random_signs((1, 9, *size), g), random_signs((3, 9, 7, 7), g)

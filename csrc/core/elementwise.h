@@ -77,60 +77,77 @@ STOMPP_INLINE void backward_word(const ProgressiveRow& row, int64_t first, uint3
   for (int i = 0; i < count; ++i) Type::store(row.out, first + i, result[i]);
 }
 
-// Eight words, in the registers of whatever target the body is compiled for. gcc unrolls loops over small arrays before
-// it vectorizes them, and then does not.
+// Words in the registers of whatever target the body is compiled for. gcc unrolls loops over small arrays before it
+// vectorizes them, and then does not.
 using Words = uint32_t __attribute__((vector_size(32)));
-constexpr int kVectorWords = 8;
+using FourWords = uint32_t __attribute__((vector_size(16)));
 
-// `count` of the eight words, without a call; the others are zero.
-STOMPP_INLINE void load_words(const uint32_t* from, int count, Words* words) {
-  if (count == kVectorWords) {
-    std::memcpy(words, from, sizeof(Words));
-    return;
-  }
-  uint32_t part[kVectorWords] = {};
-  if ((count & 4) != 0) std::memcpy(part, from, 16);
-  if ((count & 2) != 0) std::memcpy(part + (count & 4), from + (count & 4), 8);
-  if ((count & 1) != 0) part[count - 1] = from[count - 1];
-  std::memcpy(words, part, sizeof(Words));
+template <class V>
+STOMPP_INLINE void load_difference(const TapBlock& block, int64_t tap, int64_t first, V* difference) {
+  V weights;
+  std::memcpy(difference, block.x[tap] + first, sizeof(V));
+  std::memcpy(&weights, block.weights[tap] + first, sizeof(V));
+  *difference ^= weights;
 }
 
-// Adds up the taps of eight words, or of `count` of them, from `first` on. `count` is a constant for whole vectors.
-template <int kPlanes>
-STOMPP_INLINE void count_step(const TapBlock& block, int64_t first, int count) {
-  Words planes[kPlanes];
+// Adds the bits of b and c to those of `sum` and leaves the carries in b.
+template <class V>
+STOMPP_INLINE void carry_save(V* sum, V* b, const V& c) {
+  const V half = *sum ^ *b;
+  *b = (*sum & *b) | (half & c);
+  *sum = half ^ c;
+}
+
+// Adds bits of value 2^kFirst to the planes; `carry` is used up.
+template <int kFirst, int kPlanes, class V>
+STOMPP_INLINE void add_bits(V* carry, V (&planes)[kPlanes]) {
 #pragma GCC unroll 8
-  for (int p = 0; p < kPlanes; ++p) planes[p] = Words{};
-  for (int64_t tap = 0; tap < block.taps; ++tap) {
-    Words carry, weights;
-    load_words(block.x[tap] + first, count, &carry);
-    load_words(block.weights[tap] + first, count, &weights);
-    carry ^= weights;
+  for (int p = kFirst; p < kPlanes; ++p) {
+    const V both = planes[p] & *carry;
+    planes[p] ^= *carry;
+    *carry = both;
+  }
+}
+
+// Adds up the taps of a V of words from `first` on: four taps at a time, whose carries meet before they go up.
+template <int kPlanes, class V>
+STOMPP_INLINE void count_step(const TapBlock& block, int64_t first) {
+  V planes[kPlanes];
 #pragma GCC unroll 8
-    for (int p = 0; p < kPlanes; ++p) {
-      const Words both = planes[p] & carry;
-      planes[p] ^= carry;
-      carry = both;
-    }
+  for (int p = 0; p < kPlanes; ++p) planes[p] = V{};
+  int64_t tap = 0;
+  for (; tap + 4 <= block.taps; tap += 4) {
+    V differ[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) load_difference(block, tap + i, first, &differ[i]);
+    carry_save(&planes[0], &differ[0], differ[1]);
+    carry_save(&planes[0], &differ[2], differ[3]);
+    carry_save(&planes[1], &differ[0], differ[2]);
+    add_bits<2>(&differ[0], planes);
+  }
+  for (; tap < block.taps; ++tap) {
+    V differ;
+    load_difference(block, tap, first, &differ);
+    add_bits<0>(&differ, planes);
   }
 #pragma GCC unroll 8
-  for (int p = 0; p < kPlanes; ++p) {
-    uint32_t* out = block.planes + p * kPlaneWords + first;
-    if (p < block.plane_count) std::memcpy(out, &planes[p], static_cast<size_t>(count) * sizeof(uint32_t));
-  }
+  for (int p = 0; p < kPlanes; ++p)
+    if (p < block.plane_count) std::memcpy(block.planes + p * kPlaneWords + first, &planes[p], sizeof(V));
 }
 
 template <int kPlanes>
 STOMPP_INLINE void count_taps(const TapBlock& block) {
   int64_t first = 0;
-  for (; first + kVectorWords <= block.words; first += kVectorWords) count_step<kPlanes>(block, first, kVectorWords);
-  if (first < block.words) count_step<kPlanes>(block, first, static_cast<int>(block.words - first));
+  for (; first + 8 <= block.words; first += 8) count_step<kPlanes, Words>(block, first);
+  for (; first + 4 <= block.words; first += 4) count_step<kPlanes, FourWords>(block, first);
+  for (; first < block.words; ++first) count_step<kPlanes, uint32_t>(block, first);
 }
 
-// Kernels of 1x1 to 3x3, up to 5x5 and 7x7, and any.
+// Depthwise kernels up to 3x3, up to 7x7, groups up to 3x3 of 8, and any.
 STOMPP_INLINE void count_taps(const TapBlock& block) {
   if (block.plane_count <= 4) return count_taps<4>(block);
   if (block.plane_count <= 6) return count_taps<6>(block);
+  if (block.plane_count <= 8) return count_taps<8>(block);
   count_taps<kMaxPlanes>(block);
 }
 

@@ -42,7 +42,7 @@ bool layout_of(uint32_t id, uint32_t k_bytes, WeightLayout* layout) {
   *layout = {static_cast<LayoutId>(id), static_cast<int64_t>(k_bytes)};
   switch (layout->id) {
     case LayoutId::kWords:
-    case LayoutId::kDepthwise:
+    case LayoutId::kSmallGroups:
       return k_bytes == 4;
     case LayoutId::kBytes:
     case LayoutId::kInterleavedBytes:
@@ -77,8 +77,8 @@ Status check_shape(const WeightShape& s) {
 }
 
 int64_t packed_bytes(const WeightShape& shape, const WeightLayout& layout) {
-  if (shape.is_depthwise())
-    return static_cast<int64_t>(sizeof(Header)) + words_for(shape.out_channels) * shape.taps() * kWordBytes;
+  if (shape.small_groups())
+    return static_cast<int64_t>(sizeof(Header)) + words_for(shape.out_channels) * shape.K() * kWordBytes;
   return static_cast<int64_t>(sizeof(Header)) + tap_sum_bytes(shape) +
          shape.groups * shape.panels_per_group() * layout.panel_bytes(shape);
 }
@@ -106,8 +106,8 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
   header.total_bytes = total;
   header.checksum = checksum_of(header);
   std::memcpy(out, &header, sizeof(header));
-  if (shape.is_depthwise()) {
-    pack_depthwise(words, shape, reinterpret_cast<uint32_t*>(out + sizeof(Header)), pool);
+  if (shape.small_groups()) {
+    pack_small_groups(words, shape, reinterpret_cast<uint32_t*>(out + sizeof(Header)), pool);
     return Status::ok();
   }
 
@@ -142,8 +142,8 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
 
 Status unpack_weight_words(const PackedWeight& weight, uint32_t* words, const Parallel& pool) {
   const WeightShape& shape = weight.shape;
-  if (shape.is_depthwise()) {
-    unpack_depthwise(reinterpret_cast<const uint32_t*>(weight.panels), shape, words, pool);
+  if (shape.small_groups()) {
+    unpack_small_groups(reinterpret_cast<const uint32_t*>(weight.panels), shape, words, pool);
     return Status::ok();
   }
   const int64_t taps = shape.taps(), row_words = words_for(shape.in_channels);
@@ -179,7 +179,7 @@ Status view_packed(const uint8_t* data, int64_t bytes, const WeightShape& expect
   if (!status.is_ok()) return status;
   WeightLayout layout;
   if (header.panel_outputs != kPanelOutputs || !layout_of(header.layout, header.k_bytes, &layout) ||
-      (layout.id == LayoutId::kDepthwise) != shape.is_depthwise())
+      (layout.id == LayoutId::kSmallGroups) != shape.small_groups())
     return Status::error("packed weight: unknown layout");
   if (header.total_bytes != bytes || packed_bytes(shape, layout) != bytes)
     return Status::error("packed weight: its size does not match its header");
@@ -189,7 +189,7 @@ Status view_packed(const uint8_t* data, int64_t bytes, const WeightShape& expect
   weight->shape = shape;
   weight->layout = layout;
   weight->tap_sums = reinterpret_cast<const int32_t*>(data + sizeof(Header));
-  weight->panels = data + sizeof(Header) + (shape.is_depthwise() ? 0 : tap_sum_bytes(shape));
+  weight->panels = data + sizeof(Header) + (shape.small_groups() ? 0 : tap_sum_bytes(shape));
   return Status::ok();
 }
 

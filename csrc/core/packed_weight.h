@@ -31,7 +31,11 @@ struct WeightShape {
   int64_t taps() const { return kernel_h * kernel_w; }
   int64_t K() const { return in_channels * taps(); }
   int64_t tap_bytes() const { return bytes_for(in_channels); }
-  bool is_depthwise() const { return in_channels == 1 && groups == out_channels && groups > 1; }
+  // Depthwise, or groups of 2, 4 or 8 channels in and out: a word of channels holds whole groups.
+  bool small_groups() const {
+    const bool fits = in_channels == 1 || in_channels == 2 || in_channels == 4 || in_channels == 8;
+    return groups > 1 && fits && in_channels == group_outputs();
+  }
   int64_t group_outputs() const { return out_channels / groups; }
   int64_t panels_per_group() const { return ceil_div(group_outputs(), kPanelOutputs); }
 };
@@ -42,9 +46,9 @@ struct WeightShape {
 //   kInterleavedBytes  kr = 1; outputs 0, 16, 1, 17 .. 15, 31: as 16-bit words, even and odd bytes are 16 outputs in a
 //                      row each
 //   kLongs             kr = 8; outputs 0, 1, 2 .. 31
-//   kDepthwise         depthwise weights of every implementation: no tap sums and no panels, but words of 32 channels,
-//                      [words_for(channels)][taps]
-enum class LayoutId : uint32_t { kWords = 1, kBytes = 2, kInterleavedBytes = 3, kLongs = 4, kDepthwise = 5 };
+//   kSmallGroups       small groups, in every implementation: no tap sums and no panels, but words of 32 channels; see
+//                      depthwise.h
+enum class LayoutId : uint32_t { kWords = 1, kBytes = 2, kInterleavedBytes = 3, kLongs = 4, kSmallGroups = 5 };
 
 struct WeightLayout {
   LayoutId id;
@@ -75,7 +79,7 @@ int64_t packed_bytes(const WeightShape& shape, const WeightLayout& layout);
 
 // The layout that a weight of this shape has where `layout` is wanted.
 inline WeightLayout layout_for(const WeightShape& shape, const WeightLayout& layout) {
-  return shape.is_depthwise() ? WeightLayout{LayoutId::kDepthwise, kWordBytes} : layout;
+  return shape.small_groups() ? WeightLayout{LayoutId::kSmallGroups, kWordBytes} : layout;
 }
 
 // Portable words [out_channels][taps][words_for(in_channels)] to `out` of packed_bytes() bytes. Tail bits are ignored.

@@ -145,9 +145,7 @@ def _bconv2d_case(group: str, conv: Conv, out: str) -> Case:
 
     pixels = conv.batch * (-(-conv.size // stride)) ** 2
     operations = 2 * O * (conv.C // groups) * conv.kernel**2 * pixels
-    return Case(
-        group, f"{conv.name} to {out}", ours, {"fp32": fp32, "int8": int8}, equal(ours, expected), operations
-    )
+    return Case(group, f"{conv.name} to {out}", ours, {"fp32": fp32, "int8": int8}, equal(ours, expected), operations)
 
 
 def _int8_conv(x: Tensor, w: Tensor, stride: int, padding: int, groups: int) -> Callable[[], Tensor]:
@@ -158,9 +156,7 @@ def _int8_conv(x: Tensor, w: Tensor, stride: int, padding: int, groups: int) -> 
         warnings.filterwarnings("ignore", message=".*are deprecated", category=UserWarning)
         quantized_x = torch.quantize_per_tensor(x, 1.0, 64, torch.quint8)
         quantized_w = torch.quantize_per_channel(w, torch.ones(O), torch.zeros(O, dtype=torch.long), 0, torch.qint8)
-    prepacked = torch.ops.quantized.conv2d_prepack(
-        quantized_w, None, [stride] * 2, [padding] * 2, [1, 1], groups
-    )
+    prepacked = torch.ops.quantized.conv2d_prepack(quantized_w, None, [stride] * 2, [padding] * 2, [1, 1], groups)
     return lambda: torch.ops.quantized.conv2d(quantized_x, prepacked, 1.0, 128)
 
 

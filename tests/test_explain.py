@@ -49,7 +49,10 @@ def test_float_layers_say_why():
     for name in ("conv1", "fc", "blocks.1.downsample.0"):
         assert rows[name].implementation == "torch"
         assert rows[name].reason == "kept in float by prepare"
-    assert rows["bn1"].reason == "stands next to a float layer"
+    assert rows["pool"].reason == "stands next to a float layer"
+    (norm,) = [row for row in rows.values() if row.kernel == "pack_outside"]
+    assert (norm.nbytes, norm.float_nbytes) == (2 * 4 * 5, 4 * 4 * 5)
+    assert "BatchNorm" in norm.reason
     unpack = [row for row in rows.values() if row.kernel == "unpack_signs"]
     assert [row.reason for row in unpack] == ["a float module reads these signs"]
 

@@ -25,6 +25,7 @@ from stompp_kernels.ops import (
     bconv2d,
     bgemm,
     pack_conv_weight,
+    pack_outside,
     pack_signs,
     pack_weight,
     reference,
@@ -68,6 +69,51 @@ def test_every_16_bit_pattern_packs_as_torch_compares_it(implementation, dtype):
     # In rows of 31 the patterns also go through the code for tails.
     x = x[: len(x) // 31 * 31].view(-1, 31)
     assert reference.bits_from_words(pack_signs(x), 31).equal(x < 0)
+
+
+@given(
+    K=st.integers(1, 300),
+    rows=st.sampled_from([(), (1,), (3,), (2, 3), (0,)]),
+    dtype=st.sampled_from(SHORT_FLOATS),
+    seed=st.integers(0, 999),
+)
+def test_values_outside_limits_equal_the_reference(implementation, K, rows, dtype, seed):
+    g = generator(seed)
+    x, low, high = random_floats((*rows, K), g, dtype), random_floats((K,), g), random_floats((K,), g)
+    assert_same_bits(pack_outside(x, low, high), reference.pack_outside(x, low, high))
+
+
+@pytest.mark.parametrize("dtype", SHORT_FLOATS)
+@pytest.mark.parametrize("shape", [(3, 45), (2, 3, 5, 67), (2, 5, 9, 33)])
+def test_values_outside_limits_are_found_in_any_strides(implementation, dtype, shape, g):
+    x = random_floats(shape, g, dtype)
+    low, high = random_floats(shape[-1:], g), random_floats((2 * shape[-1],), g)[::2]
+    expected = reference.pack_outside(x, low, high)
+    for name, form in strided_forms(x):
+        assert_same_bits(pack_outside(form, low, high), expected, name)
+
+
+@pytest.mark.parametrize("dtype", SHORT_FLOATS)
+def test_infinite_limits_are_never_reached_and_NaN_is_never_outside(implementation, dtype):
+    x = special_values(dtype).repeat(40)
+    low, high = torch.full((len(x),), -math.inf), torch.full((len(x),), math.inf)
+    assert not pack_outside(x, low, high).any()
+    always = reference.bits_from_words(pack_outside(x, high, low), len(x))
+    assert always.equal(~x.isnan())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "error", "message"),
+    [
+        (torch.zeros(4), torch.zeros(5), ValueError, r"low must have shape \[5\], got \[4\]"),
+        (torch.zeros(5), torch.zeros(5, 1), ValueError, "high must have shape"),
+        (torch.zeros(5).double(), torch.zeros(5), TypeError, "low must be torch.float32"),
+        (torch.zeros(5), None, TypeError, "high must be a tensor"),
+    ],
+)
+def test_bad_limits_are_named(implementation, low, high, error, message):
+    with pytest.raises(error, match=message):
+        pack_outside(torch.zeros(2, 5), low, high)
 
 
 def test_bits_are_little_endian_and_least_significant_first(implementation):

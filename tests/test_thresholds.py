@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from stompp_kernels.conversion.thresholds import fold_threshold
+from stompp_kernels.conversion.thresholds import fold_limits, fold_threshold
 from stompp_kernels.ops.reference import bits_from_words
 
 CPU = torch.device("cpu")
@@ -146,3 +146,20 @@ def test_many_channels_use_every_word_of_flips():
     threshold = check(norm, torch.ones(n), torch.zeros(n), 300, True, True)
     assert torch.equal(bits_from_words(threshold.flip_words, n), values[0] < 0)
     assert threshold.flip_words[2] >> 6 == 0, "zero tail"
+
+
+FLOAT_EDGES = [0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0, 3.4028234663852886e38, -3.4028234663852886e38]
+
+
+@given(gamma=GAMMAS, beta=BIASES, mean=MEANS, variance=st.floats(1e-6, 1e6))
+def test_limits_of_a_norm_are_those_of_its_sign(gamma, beta, mean, variance):
+    norm = norm_of([gamma], [beta], [mean], [variance], True)
+    low, high = fold_limits(lambda x: norm(x.reshape(1, 1, 1, 1)).reshape(1), 1, torch.device("cpu"))
+    g = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.tensor(FLOAT_EDGES), mean + 3 * torch.randn(500, generator=g) * variance**0.5])
+    edge = low if torch.isfinite(low) else high
+    if torch.isfinite(edge):  # the very values around the change
+        up, down = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+        x = torch.cat([x, edge, torch.nextafter(edge, up), torch.nextafter(edge, down)])
+    expected = norm(x.reshape(1, 1, 1, -1)).reshape(-1) < 0
+    assert torch.equal((x < low) | (x > high), expected)

@@ -45,6 +45,7 @@ def conv_arguments(g, groups=2):
 def sample_arguments(g):
     """Arguments for every op: {name: [(args), ...]}."""
     x, w = random_floats((3, 40), g), random_signs((5, 40), g)
+    limit = torch.rand(40, generator=g)
     conv_w = random_signs((6, 20, 3, 2), g)
     words, mask = random_words((3,), 40, g), random_words((), 120, g)
     u, grad = (random_floats((3, 40), g, specials=0) for _ in range(2))  # opcheck: NaN is not NaN
@@ -64,6 +65,7 @@ def sample_arguments(g):
 
     return {
         "pack_signs": [(x,), (x.half().T,), (x.bfloat16()[0],)],
+        "pack_outside": [(x, -limit, limit), (x.bfloat16(), limit, -limit), (x.half(), limit, limit)],
         "unpack_signs": [(words, 40, dtype) for dtype in FLOATS],
         "pack_weight": [(w,)],
         "pack_conv_weight": [(conv_w, 1), (conv_w, 3)],

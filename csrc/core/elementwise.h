@@ -195,7 +195,7 @@ STOMPP_INLINE bool is_negative<Float32>(const void* x, int64_t i) {
   return Float32::load(x, i) < 0.0f;
 }
 
-// Words of `count` neighbouring pixels from `pixel` on: bit k of word w is the sign in plane 32 w + k.
+// Words of `count` neighbouring pixels from `pixel` on: bit k of word w is that of plane 32 w + k.
 template <class Type>
 STOMPP_INLINE void pack_pixels(const Planes& planes, int64_t pixel, int count) {
   for (int64_t w = 0; w < words_for(planes.K); ++w) {
@@ -204,9 +204,43 @@ STOMPP_INLINE void pack_pixels(const Planes& planes, int64_t pixel, int count) {
     uint32_t words[kPlanePixels] = {};
     for (int k = 0; k < bits; ++k) {
       const int64_t plane = (w * kWordBits + k) * planes.stride + pixel;
-      for (int i = 0; i < count; ++i) words[i] |= static_cast<uint32_t>(is_negative<Type>(planes.x, plane + i)) << k;
+      if (planes.limits.low == nullptr) {
+        for (int i = 0; i < count; ++i) words[i] |= static_cast<uint32_t>(is_negative<Type>(planes.x, plane + i)) << k;
+        continue;
+      }
+      const float low = planes.limits.low[w * kWordBits + k], high = planes.limits.high[w * kWordBits + k];
+      for (int i = 0; i < count; ++i) {
+        const float value = Type::load(planes.x, plane + i);
+        words[i] |= static_cast<uint32_t>((value < low) | (value > high)) << k;
+      }
     }
     for (int i = 0; i < count; ++i) planes.words[(pixel + i) * words_for(planes.K) + w] = words[i];
+  }
+}
+
+// `count` values from `first` on, of a type that is not fp64.
+STOMPP_INLINE void load_floats(const void* x, FloatType type, int64_t first, int64_t count, float* values) {
+  if (type == FloatType::kFloat32)
+    for (int64_t i = 0; i < count; ++i) values[i] = Float32::load(x, first + i);
+  else if (type == FloatType::kFloat16)
+    for (int64_t i = 0; i < count; ++i) values[i] = Float16::load(x, first + i);
+  else
+    for (int64_t i = 0; i < count; ++i) values[i] = BFloat16::load(x, first + i);
+}
+
+STOMPP_INLINE uint32_t outside_word(const void* x, FloatType type, const Limits& limits, int64_t first, int64_t count) {
+  float values[kWordBits];
+  load_floats(x, type, first, count, values);
+  uint32_t word = 0;
+  for (int64_t i = 0; i < count; ++i)
+    word |= static_cast<uint32_t>((values[i] < limits.low[first + i]) | (values[i] > limits.high[first + i])) << i;
+  return word;
+}
+
+STOMPP_INLINE void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words) {
+  for (int64_t i = 0; i < words_for(K); ++i) {
+    const int64_t left = K - i * kWordBits;
+    words[i] = outside_word(x, type, limits, i * kWordBits, left < kWordBits ? left : kWordBits);
   }
 }
 

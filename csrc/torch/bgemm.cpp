@@ -39,8 +39,7 @@ Tensor bgemm_affine_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, 
 Tensor bgemm_threshold_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& thresholds,
                            const Tensor& flip_words, const std::optional<Tensor>& residual_words) {
   const Product product("bgemm_threshold", a_words, weight, N, K);
-  return with_threshold("bgemm_threshold", product.out_sizes, {thresholds, flip_words, residual_words},
-                        product);
+  return with_threshold("bgemm_threshold", product.out_sizes, {thresholds, flip_words, residual_words}, product);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 STABLE_TORCH_LIBRARY(stompp, m) {
   m.def("pack_signs(Tensor x) -> Tensor");
+  m.def("pack_outside(Tensor x, Tensor low, Tensor high) -> Tensor");
   m.def("unpack_signs(Tensor words, int K, ScalarType dtype) -> Tensor");
   m.def("pack_weight(Tensor w) -> Tensor");
   m.def("pack_conv_weight(Tensor w, int groups) -> Tensor");

@@ -45,23 +45,42 @@ std::optional<PlaneView> plane_view(const Tensor& x) {
   return view.pixels >= 16 ? std::optional<PlaneView>(view) : std::nullopt;
 }
 
-Tensor pack_signs_cpu(const Tensor& x) {
-  const FloatType type = short_float_type("pack_signs", "x", x.scalar_type());
-  check(x.dim() >= 1, "pack_signs: x must have at least one dimension");
+Tensor pack(const char* op, const Tensor& x, const Limits& limits) {
+  const FloatType type = short_float_type(op, "x", x.scalar_type());
   const std::optional<PlaneView> planes = x.is_contiguous() ? std::nullopt : plane_view(x);
   const Tensor dense = planes.has_value() ? x : row_major(x);
   std::vector<int64_t> sizes = sizes_of(x);
   const int64_t K = sizes.back();
-  check(K >= 1, "pack_signs: the last dimension of x must not be empty");
   sizes.back() = words_for(K);
   Tensor words = new_tensor(sizes, ScalarType::Int);
   uint32_t* out = static_cast<uint32_t*>(words.data_ptr());
   if (planes.has_value())
     check(pack_signs_planes(x.data_ptr(), type, planes->images, planes->image_stride, planes->pixels, K, planes->stride,
-                            out, torch_pool()));
+                            limits, out, torch_pool()));
   else
-    check(pack_signs(dense.data_ptr(), type, x.numel() / K, K, out, torch_pool()));
+    check(pack_signs(dense.data_ptr(), type, x.numel() / K, K, limits, out, torch_pool()));
   return words;
+}
+
+void check_last_dimension(const char* op, const Tensor& x) {
+  check(x.dim() >= 1, op, ": x must have at least one dimension");
+  check(x.size(x.dim() - 1) >= 1, op, ": the last dimension of x must not be empty");
+}
+
+Tensor pack_signs_cpu(const Tensor& x) {
+  check_last_dimension("pack_signs", x);
+  return pack("pack_signs", x, {});
+}
+
+Tensor pack_outside_cpu(const Tensor& x, const Tensor& low, const Tensor& high) {
+  check_last_dimension("pack_outside", x);
+  check_dtype("pack_outside", "low", low, ScalarType::Float, "float32");
+  check_dtype("pack_outside", "high", high, ScalarType::Float, "float32");
+  check_shape("pack_outside", "low", low, {x.size(x.dim() - 1)});
+  check_shape("pack_outside", "high", high, {x.size(x.dim() - 1)});
+  const Tensor dense_low = dense_of(low), dense_high = dense_of(high);
+  return pack("pack_outside", x,
+              {static_cast<const float*>(dense_low.data_ptr()), static_cast<const float*>(dense_high.data_ptr())});
 }
 
 Tensor unpack_signs_cpu(const Tensor& words, int64_t K, ScalarType dtype) {
@@ -124,6 +143,7 @@ WeightArgument weight_argument(const char* op, const Tensor& weight, const Weigh
 STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
   using namespace stompp::binding;
   m.impl("pack_signs", TORCH_BOX(&pack_signs_cpu));
+  m.impl("pack_outside", TORCH_BOX(&pack_outside_cpu));
   m.impl("unpack_signs", TORCH_BOX(&unpack_signs_cpu));
   m.impl("pack_weight", TORCH_BOX(&pack_weight_cpu));
   m.impl("pack_conv_weight", TORCH_BOX(&pack_conv_weight_cpu));

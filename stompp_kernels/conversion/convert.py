@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from stompp_kernels.conversion.thresholds import fold_threshold
+from stompp_kernels.conversion.thresholds import fold_limits, fold_threshold
 from stompp_kernels.nn import (
     BinaryConv2d,
     BinaryLayer,
     BinaryLinear,
+    PackBatchNorm,
     PackedConv2d,
     PackedLinear,
     PackSigns,
@@ -141,6 +142,32 @@ class _Converter:
             self.bits[value, images] = self._add(user, name, PackSigns(images), value)
         return self.bits[value, images]
 
+    def _normalized_bits(self, value: fx.Node, user: fx.Node, images: bool) -> fx.Node | None:
+        """The sign bits of a BatchNorm's output, from its input in one pass; None if it is no such node."""
+        norm = self._module(value)
+        if not isinstance(norm, _BATCH_NORMS) or norm.running_mean is None or list(value.users) != [user]:
+            return None
+        # [B, C, L] has its channels in the middle.
+        if images != isinstance(norm, nn.BatchNorm2d) or (not images and not self._is_features(user)):
+            return None
+        shape = (1, norm.num_features, 1, 1) if images else (1, norm.num_features)
+
+        def function(x: Tensor) -> Tensor:
+            return norm(x.reshape(shape)).reshape(-1)
+
+        packer = PackBatchNorm(norm.num_features, images)
+        with torch.no_grad():
+            packer.low, packer.high = fold_limits(function, norm.num_features, norm.running_mean.device)
+        source = value.args[0]
+        assert isinstance(source, fx.Node)
+        return self._add(user, f"{_flat(user)}_pack", packer, source)
+
+    def _is_features(self, node: fx.Node) -> bool:
+        """Whether an activation is [B, K]."""
+        module = self._module(node)
+        assert isinstance(module, ProgressiveActivation) and module.mask_shape is not None
+        return len(module.mask_shape) == 1
+
     def _pack_layer(self, node: fx.Node, layer: BinaryLayer) -> None:
         """A committed layer reads bits and writes floats; _pack_activation may yet make it write bits."""
         value = node.args[0]
@@ -160,7 +187,7 @@ class _Converter:
             value = node.args[0]
             assert isinstance(value, fx.Node)
             images = self.images[node] = self._is_image(node)
-            self.bits[node, images] = self._bits_of(value, node, images)
+            self.bits[node, images] = self._normalized_bits(value, node, images) or self._bits_of(value, node, images)
             return
         layer = chain.layer.meta["layer"]
         images = self.images[node] = isinstance(layer, BinaryConv2d)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from stompp_kernels.native import active_implementation
-from stompp_kernels.nn import PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.table import table
 
@@ -71,6 +71,10 @@ def _explain(name: str, module: nn.Module) -> LayerExplanation:
         return LayerExplanation(name, kernel, active_implementation(), module.nbytes, float_nbytes, reason)
     if isinstance(module, PackSigns):
         return LayerExplanation(name, "pack_signs", active_implementation(), 0, 0, "float input of a binary layer")
+    if isinstance(module, PackBatchNorm):
+        nbytes = sum(t.numel() * t.element_size() for t in module.buffers())
+        reason = "BatchNorm and sign of a float input folded to one comparison"
+        return LayerExplanation(name, "pack_outside", active_implementation(), nbytes, 2 * nbytes, reason)
     if isinstance(module, UnpackSigns):
         return LayerExplanation(name, "unpack_signs", active_implementation(), 0, 0, "a float module reads these signs")
     nbytes = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))

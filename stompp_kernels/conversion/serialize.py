@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor, fx, nn
 
-from stompp_kernels.nn import PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import Affine, PackedWeight, Threshold
 from stompp_kernels.ops.reference import words_for
@@ -59,6 +59,7 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode"),
     nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: ("output_size",),
+    PackBatchNorm: ("channels", "images"),
     PackSigns: ("images",),
     UnpackSigns: ("channels", "images"),
 }

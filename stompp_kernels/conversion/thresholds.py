@@ -1,8 +1,8 @@
-"""Folding of per-channel float arithmetic followed by a sign into integer thresholds.
+"""Folding of per-channel float arithmetic followed by a sign into thresholds.
 
 The fold does not derive a formula and trust its rounding. It evaluates the very modules that the float network runs, on
-integers, and bisects for the one where the sign changes. That is exact for any function that is monotone in the
-accumulator, as BatchNorm, scales and biases are in floating point too (rounding keeps order).
+integers or floats, and bisects for the one where the sign changes. That is exact for any function that is monotone in
+its input, as BatchNorm, scales and biases are in floating point too (rounding keeps order).
 """
 
 from __future__ import annotations
@@ -61,10 +61,42 @@ def _fold_row(
     at_low, at_high = negative(low), negative(high)
     constant = at_low == at_high
     flip = ~at_low & at_high
-    # Invariant: negative(low) == at_low, negative(high) == at_high; the change lies between.
+    _, high = _bisect(negative, at_low, low, high)
+    threshold = torch.where(constant, torch.where(at_low, _ALWAYS, _NEVER), high)
+    return threshold, flip, constant
+
+
+def _bisect(negative: Callable[[Tensor], Tensor], at_low: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Neighbours between which each channel's sign changes, where it does; at_low is negative(low)."""
     while bool((high - low > 1).any()):
         middle = (low + high) // 2
         like_low = negative(middle) == at_low
         low, high = torch.where(like_low, middle, low), torch.where(like_low, high, middle)
-    threshold = torch.where(constant, torch.where(at_low, _ALWAYS, _NEVER), high)
-    return threshold, flip, constant
+    return low, high
+
+
+def fold_limits(function: Callable[[Tensor], Tensor], channels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(low, high) for which ``(x < low) | (x > high)`` equals ``function(x) < 0`` for every finite float32.
+
+    Args:
+        function: maps float32 [channels] to float [channels]; monotone in each channel.
+    """
+
+    def negative(order: Tensor) -> Tensor:
+        return function(_float_at(order)) < 0
+
+    largest = int(torch.tensor(torch.finfo(torch.float32).max).view(torch.int32))
+    low = torch.full((channels,), -largest - 1, dtype=torch.int64, device=device)
+    high = torch.full((channels,), largest, dtype=torch.int64, device=device)
+    at_low, at_high = negative(low), negative(high)
+    last, first = _bisect(negative, at_low, low, high)
+    inf = torch.inf
+    below = torch.where(at_low, torch.where(at_high, inf, _float_at(first)), -inf)
+    above = torch.where(at_high, torch.where(at_low, -inf, _float_at(last)), inf)
+    return below, above
+
+
+def _float_at(order: Tensor) -> Tensor:
+    """The float32 whose bits, as a signed integer that rises with the float, are ``order``: -1 is -0.0, 0 is 0.0."""
+    bits = torch.where(order < 0, -(2**31) - 1 - order, order)
+    return bits.to(torch.int32).view(torch.float32)

@@ -4,12 +4,13 @@ from stompp_kernels.nn.activation import ProgressiveActivation
 from stompp_kernels.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear
 from stompp_kernels.nn.functional import float_simulation
 from stompp_kernels.nn.masked import Stage
-from stompp_kernels.nn.packed import PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn.packed import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 
 __all__ = [
     "BinaryConv2d",
     "BinaryLayer",
     "BinaryLinear",
+    "PackBatchNorm",
     "PackSigns",
     "PackedConv2d",
     "PackedLinear",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.ops import Affine, PackedWeight, Threshold, bconv2d, bgemm, pack_signs, unpack_signs
+from stompp_kernels.ops import Affine, PackedWeight, Threshold, bconv2d, bgemm, pack_outside, pack_signs, unpack_signs
 
 
 class PackSigns(nn.Module):
@@ -27,6 +27,25 @@ class PackSigns(nn.Module):
 
     def extra_repr(self) -> str:
         return f"images={self.images}"
+
+
+class PackBatchNorm(nn.Module):
+    """BatchNorm, sign and packing in one pass: [B, C, H, W] to [B, H, W, C_words], or [B, C] to [B, C_words].
+
+    Buffers: ``low`` and ``high`` float32 [C], see :func:`stompp_kernels.ops.pack_outside`.
+    """
+
+    def __init__(self, channels: int, images: bool) -> None:
+        super().__init__()
+        self.channels, self.images = channels, images
+        self.register_buffer("low", torch.full((channels,), -torch.inf))
+        self.register_buffer("high", torch.full((channels,), torch.inf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pack_outside(x.permute(0, 2, 3, 1) if self.images else x, self.low, self.high)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, images={self.images}"
 
 
 class UnpackSigns(nn.Module):

@@ -4,7 +4,7 @@ from stompp_kernels.ops import schemas  # noqa: F401  (defines torch.ops.stompp,
 from stompp_kernels.ops.bconv2d import bconv2d
 from stompp_kernels.ops.bgemm import bgemm
 from stompp_kernels.ops.epilogue import Affine, Threshold
-from stompp_kernels.ops.pack import PackedWeight, pack_conv_weight, pack_signs, pack_weight, unpack_signs
+from stompp_kernels.ops.pack import PackedWeight, pack_conv_weight, pack_outside, pack_signs, pack_weight, unpack_signs
 from stompp_kernels.ops.progressive import progressive
 from stompp_kernels.ops.refresh_mask import count_frozen, full_mask, refresh_mask_
 
@@ -17,6 +17,7 @@ __all__ = [
     "count_frozen",
     "full_mask",
     "pack_conv_weight",
+    "pack_outside",
     "pack_signs",
     "pack_weight",
     "progressive",

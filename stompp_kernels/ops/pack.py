@@ -52,6 +52,38 @@ def _check_floats(x: Tensor, check_nan: bool) -> None:
         raise ValueError("x must not contain NaN (check_nan=True), got some")
 
 
+def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Bits that say where ``x`` is below ``low`` or above ``high``.
+
+    BatchNorm is monotone in each channel, so its sign is such a comparison: ``x < low`` where it rises (``high`` is
+    infinite), ``x > high`` where it falls. NaN gives 0, which is +1.
+
+    Args:
+        x: float32, float16 or bfloat16, shape [..., K], any strides; compared as float32.
+        low, high: float32 [K].
+
+    Returns:
+        int32 words, shape [..., ceil(K/32)].
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    if not native.kernels_check(x):
+        _check_limits(x, low, high)
+    try:
+        return _ops.pack_outside.default(x, low, high)
+    except Exception:
+        _check_limits(x, low, high)
+        raise
+
+
+def _check_limits(x: Tensor, low: Tensor, high: Tensor) -> None:
+    _check_floats(x, check_nan=False)
+    for name, limits in (("low", low), ("high", high)):
+        check_tensor(name, limits, (torch.float32,))
+        check_shape(name, limits, x.shape[-1:])
+
+
 def unpack_signs(words: Tensor, K: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The inverse of :func:`pack_signs`: int32 [..., ceil(K/32)] to +1 / -1 of ``dtype``, shape [..., K].
 
@@ -184,6 +216,11 @@ def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> in
 
 @torch.library.register_fake("stompp::pack_signs")
 def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32)
+
+
+@torch.library.register_fake("stompp::pack_outside")
+def _(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32)
 
 

@@ -47,6 +47,11 @@ def pack_signs(x: Tensor) -> Tensor:
     return _words_from_bits(x < 0)
 
 
+def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    value = x.to(torch.float32)
+    return _words_from_bits((value < low) | (value > high))
+
+
 def unpack_signs(words: Tensor, K: int, dtype: torch.dtype) -> Tensor:
     return torch.where(bits_from_words(words, K), -1.0, 1.0).to(dtype)
 

@@ -21,6 +21,7 @@ _THRESHOLD = "Tensor thresholds, Tensor flip_words, Tensor? residual_words"
 
 SCHEMAS = {
     "pack_signs": "(Tensor x) -> Tensor",
+    "pack_outside": "(Tensor x, Tensor low, Tensor high) -> Tensor",
     "unpack_signs": "(Tensor words, int K, ScalarType dtype) -> Tensor",
     "pack_weight": "(Tensor w) -> Tensor",
     "pack_conv_weight": "(Tensor w, int groups) -> Tensor",

@@ -48,7 +48,7 @@ void fill_signs(Buffer<float>& values, Random& random) {
 
 Buffer<uint32_t> pack(Buffer<float>& values, int64_t K) {
   Buffer<uint32_t> words(values.size / K * words_for(K));
-  CHECK(pack_signs(values.get(), FloatType::kFloat32, values.size / K, K, words.get(), pool(2)).is_ok(), "pack");
+  CHECK(pack_signs(values.get(), FloatType::kFloat32, values.size / K, K, {}, words.get(), pool(2)).is_ok(), "pack");
   return words;
 }
 

@@ -27,6 +27,7 @@ void multiply_one_row(const ProductBlock& block, const DotsOut& out);
 void compare_one_row(const ProductBlock& block, const BitsOut& out);
 
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
+void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words);
 
 }  // namespace avx2
 }  // namespace stompp

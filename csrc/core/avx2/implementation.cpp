@@ -46,6 +46,7 @@ const Implementation kImplementation = {
     compare_planes,
     planes_to_dots,
     pack_row,
+    pack_outside,
     pack_planes,
     unpack_row,
     less_than,

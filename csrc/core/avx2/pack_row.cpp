@@ -35,6 +35,18 @@ STOMPP_AVX2 inline uint32_t sign_word_16(const uint16_t* x, uint16_t minus_infin
   return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
 }
 
+// Which of 32 values lie below or above their limits; false for NaN.
+STOMPP_AVX2 inline uint32_t outside_word(const float* x, const float* low, const float* high) {
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) {
+    const __m256 value = _mm256_loadu_ps(x + 8 * i);
+    const __m256 below = _mm256_cmp_ps(value, _mm256_loadu_ps(low + 8 * i), _CMP_LT_OQ);
+    const __m256 above = _mm256_cmp_ps(value, _mm256_loadu_ps(high + 8 * i), _CMP_GT_OQ);
+    word |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_or_ps(below, above))) << (8 * i);
+  }
+  return word;
+}
+
 }  // namespace
 
 STOMPP_AVX2 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
@@ -48,6 +60,18 @@ STOMPP_AVX2 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* wo
     for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_16(values + i * kWordBits, minus_infinity);
   }
   if (tail != 0) words[whole] = elementwise::sign_word(x, type, whole * kWordBits, tail);
+}
+
+STOMPP_AVX2 void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words) {
+  const int64_t whole = K / kWordBits, tail = K % kWordBits;
+  float values[kWordBits];
+  for (int64_t i = 0; i < whole; ++i) {
+    const int64_t first = i * kWordBits;
+    const float* row = static_cast<const float*>(x) + first;
+    if (type != FloatType::kFloat32) elementwise::load_floats(x, type, first, kWordBits, values);
+    words[i] = outside_word(type == FloatType::kFloat32 ? row : values, limits.low + first, limits.high + first);
+  }
+  if (tail != 0) words[whole] = elementwise::outside_word(x, type, limits, whole * kWordBits, tail);
 }
 
 }  // namespace avx2

@@ -19,6 +19,7 @@ extern const Implementation kImplementation;
 void multiply_block(const ProductBlock& block, const DotsOut& out);
 void compare_block(const ProductBlock& block, const BitsOut& out);
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
+void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words);
 
 }  // namespace avx512
 }  // namespace stompp

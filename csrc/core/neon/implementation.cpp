@@ -39,6 +39,10 @@ void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
   if (tail != 0) words[whole] = elementwise::sign_word<Float32>(x, whole * kWordBits, tail);
 }
 
+void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words) {
+  elementwise::pack_outside(x, type, limits, K, words);
+}
+
 STOMPP_ELEMENTWISE_PRIMITIVES()
 
 }  // namespace
@@ -56,6 +60,7 @@ const Implementation kImplementation = {
     compare_planes,
     planes_to_dots,
     pack_row,
+    pack_outside,
     pack_planes,
     unpack_row,
     less_than,

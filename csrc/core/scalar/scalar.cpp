@@ -45,6 +45,10 @@ void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* 
   }
 }
 
+void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words) {
+  elementwise::pack_outside(x, type, limits, K, words);
+}
+
 STOMPP_ELEMENTWISE_PRIMITIVES()
 
 }  // namespace
@@ -62,6 +66,7 @@ const Implementation kImplementation = {
     compare_planes,
     planes_to_dots,
     pack_row,
+    pack_outside,
     pack_planes,
     unpack_row,
     less_than,

@@ -158,7 +158,8 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   if (implementation == nullptr) return no_implementation();
   Status status = check_conv2d(shape, weight.shape);
   if (!status.is_ok()) return status;
-  if (weight.shape.small_groups()) return depthwise_conv2d(x, shape, weight, epilogue, pool);
+  if (choose_kernel(weight.shape, 0, {}) == KernelChoice::kBitPlanes)
+    return depthwise_conv2d(x, shape, weight, epilogue, pool);
   std::unique_ptr<uint8_t[]> storage;
   PackedWeight readable;
   status = in_layout_of(*implementation, weight, &storage, &readable, pool);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <new>
 
+#include "core/choose.h"
 #include "core/epilogue.h"
 #include "core/implementation.h"
 #include "core/packed_weight.h"
@@ -104,12 +105,13 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
   const int64_t k_bytes = weight.layout.row_bytes(shape);
   const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
   const BlockGrid grid(M, shape, pool.threads);
+  const ProductKernel& kernel = product_kernel(implementation, shape, M);
   const bool compares =
-      epilogue.kind == Epilogue::Kind::kThreshold && implementation.compare_block != nullptr && shape.K() <= kMaxLimitK;
+      epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && shape.K() <= kMaxLimitK;
 
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
-    const detail::BlockMemory memory(implementation.scratch_bytes(k_bytes), source.runs_per_row(), source.copy_bytes());
+    const detail::BlockMemory memory(kernel.scratch_bytes(k_bytes), source.runs_per_row(), source.copy_bytes());
     if (memory.failed()) {
       out_of_memory = true;
       return;
@@ -132,7 +134,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         if (row_block != ready_block || group != ready_group) {
           span_count = source.gather(first_row, rows, group, memory.runs, memory.copies, spans);
           block.rows = {memory.runs, source.runs_per_row(), source.run_bytes(), rows, k_bytes};
-          implementation.prepare_rows(block.rows, block.scratch);
+          kernel.prepare_rows(block.rows, block.scratch);
           ready_block = row_block;
           ready_group = group;
         }
@@ -145,7 +147,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         if (left >= whole) dots.count = whole;
         start.set(spans, span_count, dots.n, dots.count);
         if (compares) {
-          implementation.compare_block(block, {start.limits, epilogue.residual_words == nullptr ? 1 : 2, bits});
+          kernel.compare(block, {start.limits, epilogue.residual_words == nullptr ? 1 : 2, bits});
           finish_bits(epilogue, dots, bits);
           continue;
         }
@@ -154,7 +156,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
           dots.values = static_cast<int32_t*>(epilogue.out) + first_row * epilogue.N + dots.n;
           dots.stride = epilogue.N;
         }
-        implementation.multiply_block(block, {start.starts, dots.values, dots.stride});
+        kernel.multiply(block, {start.starts, dots.values, dots.stride});
         if (!in_place) finish(epilogue, implementation, dots);
       }
     }

@@ -14,12 +14,13 @@
 
 namespace stompp {
 
+constexpr int64_t kFewRows = 8;
 constexpr int64_t kBlockPanels = 4;  // panels that share one pass over the rows of a block
 
 // One block of rows against consecutive panels of one group.
 struct ProductBlock {
   RowBlock rows;
-  void* scratch;          // as prepare_rows left it for these rows
+  void* scratch;          // as the kernel's prepare_rows left it for these rows
   const uint8_t* panels;  // [panel_count][k_bytes * kPanelOutputs]
   int64_t panel_count;    // 1 .. kBlockPanels
 };
@@ -39,19 +40,26 @@ struct BitsOut {
 };
 constexpr int32_t kMaxLimitK = 32767;  // counts up to K can be compared as 16-bit integers
 
-struct Implementation {
-  const char* name;
-  const char* description;
-  bool (*supported)();  // the processor and the operating system have what it needs
-  WeightLayout layout;  // the panel order that multiply_block reads
-
+// One way to compute a product of blocks of rows.
+struct ProductKernel {
   // Bytes of 64-byte aligned scratch memory that a product over k_bytes needs, and its part that depends on the rows
   // only: written once for a block of rows, then read with every panel. The products may write to the rest.
   int64_t (*scratch_bytes)(int64_t k_bytes);
   void (*prepare_rows)(const RowBlock& rows, void* scratch);
-  void (*multiply_block)(const ProductBlock& block, const DotsOut& out);
+  void (*multiply)(const ProductBlock& block, const DotsOut& out);
   // K is at most kMaxLimitK. Null where dot products are compared instead.
-  void (*compare_block)(const ProductBlock& block, const BitsOut& out);
+  void (*compare)(const ProductBlock& block, const BitsOut& out);
+};
+
+struct Implementation {
+  const char* name;
+  const char* description;
+  bool (*supported)();  // the processor and the operating system have what it needs
+  WeightLayout layout;  // the panel order that its kernels read
+
+  // For any block of rows, for up to kFewRows of them, and for one. The last two may be all null: choose.h says which
+  // runs.
+  ProductKernel blocks, few_rows, one_row;
 
   // See bit_planes.h. The last turns counts into start - 2 * count, [words][32].
   void (*count_taps)(const TapBlock& block);

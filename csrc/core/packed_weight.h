@@ -28,15 +28,15 @@ struct WeightShape {
   int64_t kernel_w;
   int64_t groups;
 
-  int64_t taps() const { return kernel_h * kernel_w; }
-  int64_t K() const { return in_channels * taps(); }
+  constexpr int64_t taps() const { return kernel_h * kernel_w; }
+  constexpr int64_t K() const { return in_channels * taps(); }
   int64_t tap_bytes() const { return bytes_for(in_channels); }
   // Depthwise, or groups of 2, 4 or 8 channels in and out: a word of channels holds whole groups.
-  bool small_groups() const {
+  constexpr bool small_groups() const {
     const bool fits = in_channels == 1 || in_channels == 2 || in_channels == 4 || in_channels == 8;
     return groups > 1 && fits && in_channels == group_outputs();
   }
-  int64_t group_outputs() const { return out_channels / groups; }
+  constexpr int64_t group_outputs() const { return out_channels / groups; }
   int64_t panels_per_group() const { return ceil_div(group_outputs(), kPanelOutputs); }
 };
 

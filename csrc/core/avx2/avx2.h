@@ -14,18 +14,23 @@ namespace avx2 {
 
 extern const Implementation kImplementation;
 
-int64_t scratch_bytes(int64_t k_bytes);
-void prepare_rows(const RowBlock& rows, void* scratch);
+// Three ways to compute a product; see implementation.h and choose.h.
+int64_t block_scratch_bytes(int64_t k_bytes);
+void prepare_block(const RowBlock& rows, void* scratch);
 void multiply_block(const ProductBlock& block, const DotsOut& out);
 void compare_block(const ProductBlock& block, const BitsOut& out);
-void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits);
 
-// The same for blocks of one row, with scratch memory of their own kind.
+int64_t few_rows_scratch_bytes(int64_t k_bytes);
+void prepare_few_rows(const RowBlock& rows, void* scratch);
+void multiply_few_rows(const ProductBlock& block, const DotsOut& out);
+void compare_few_rows(const ProductBlock& block, const BitsOut& out);
+
 int64_t one_row_scratch_bytes(int64_t k_bytes);
 void prepare_one_row(const RowBlock& rows, void* scratch);
 void multiply_one_row(const ProductBlock& block, const DotsOut& out);
 void compare_one_row(const ProductBlock& block, const BitsOut& out);
 
+void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits);
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
 void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words);
 

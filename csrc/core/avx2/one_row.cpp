@@ -51,9 +51,6 @@ STOMPP_AVX2_INLINE __m256i differ(const uint32_t* row, const uint8_t* panel, int
   return _mm256_xor_si256(_mm256_set1_epi32(static_cast<int>(row[k])), load(panel + k * kPanelOutputs));
 }
 
-// Weights are read once, from far away: ahead of what the hardware prefetches within a page.
-constexpr int64_t kPrefetchBytes = 4096;
-
 STOMPP_AVX2_INLINE void prefetch_group(const uint8_t* panel, int64_t k) {
   for (int64_t line = 0; line < kGroupBytes * kPanelOutputs; line += 64)
     _mm_prefetch(reinterpret_cast<const char*>(panel + k * kPanelOutputs + kPrefetchBytes + line), _MM_HINT_T0);

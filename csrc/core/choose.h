@@ -1,0 +1,39 @@
+// Which kernel a product runs on: a function of its shape and of what the instruction set has. The bounds were measured
+// by benchmarks/kernels.py.
+#pragma once
+
+#include <cstdint>
+
+#include "core/implementation.h"
+#include "core/packed_weight.h"
+
+namespace stompp {
+
+enum class KernelChoice { kBlocks, kFewRows, kOneRow, kBitPlanes };
+
+struct KernelFeatures {
+  bool few_rows, one_row;
+};
+
+constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, const KernelFeatures& has) {
+  if (weight.small_groups()) return KernelChoice::kBitPlanes;
+  if (rows == 1 && has.one_row) return KernelChoice::kOneRow;
+  // Its counts have 16 bits.
+  if (rows <= kFewRows && weight.K() <= kMaxLimitK && has.few_rows) return KernelChoice::kFewRows;
+  return KernelChoice::kBlocks;
+}
+
+inline const ProductKernel& product_kernel(const Implementation& implementation, const WeightShape& weight,
+                                           int64_t rows) {
+  const KernelFeatures has = {implementation.few_rows.multiply != nullptr, implementation.one_row.multiply != nullptr};
+  switch (choose_kernel(weight, rows, has)) {
+    case KernelChoice::kOneRow:
+      return implementation.one_row;
+    case KernelChoice::kFewRows:
+      return implementation.few_rows;
+    default:
+      return implementation.blocks;
+  }
+}
+
+}  // namespace stompp

@@ -6,7 +6,6 @@ What one more repetition of a product costs is counted; packing the weights is n
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,29 +13,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.compiled import ROOT, compile_program
 from stompp_kernels.measure import write_json
 from stompp_kernels.table import table
 
-ROOT = Path(__file__).parents[1]
 CASES = (
     ("bgemm", 1024, 1024, 1024),
     ("bgemm", 256, 256, 4096),
     ("bgemm", 128, 768, 768),
     ("bgemm", 1, 4096, 4096),
+    ("bgemm", 4, 4096, 4096),
     ("bconv2d", 56, 64, 64, 3),
     ("bconv2d", 28, 128, 128, 3),
     ("bconv2d", 14, 256, 256, 3),
     ("bconv2d", 7, 512, 512, 3),
 )
-
-
-def build(folder: Path) -> Path:
-    """Compiles the core and instructions.cpp as the library is compiled."""
-    program = folder / "instructions"
-    sources = [ROOT / "benchmarks" / "instructions.cpp", *sorted(ROOT.glob("csrc/core/**/*.cpp"))]
-    flags = ["-std=c++17", "-O3", "-DNDEBUG", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([*os.environ.get("CXX", "c++").split(), *flags, *sources, "-o", program], check=True)
-    return program
 
 
 def count(program: Path, case: tuple[str | int, ...], repeats: int, folder: Path) -> tuple[int, str, float]:
@@ -57,7 +48,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        program = build(folder)
+        program = compile_program("instructions", folder)
         for case in CASES:
             (once, implementation, units), (twice, _, _) = (count(program, case, n, folder) for n in (1, 2))
             shape = " x ".join(map(str, case[1:]))

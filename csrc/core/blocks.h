@@ -108,6 +108,9 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
   const ProductKernel& kernel = product_kernel(implementation, shape, M);
   const bool compares =
       epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && shape.K() <= kMaxLimitK;
+  const bool scales = epilogue.kind == Epilogue::Kind::kAffine && kernel.scale != nullptr &&
+                      epilogue.residual == nullptr && epilogue.out_type == FloatType::kFloat32 &&
+                      shape.K() <= kMaxLimitK;
 
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
@@ -149,6 +152,11 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         if (compares) {
           kernel.compare(block, {start.limits, epilogue.residual_words == nullptr ? 1 : 2, bits});
           finish_bits(epilogue, dots, bits);
+          continue;
+        }
+        if (scales && left >= whole) {
+          float* out = static_cast<float*>(epilogue.out) + first_row * epilogue.N + dots.n;
+          kernel.scale(block, {start.starts, epilogue.scale + dots.n, epilogue.bias + dots.n, out, epilogue.N});
           continue;
         }
         const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;

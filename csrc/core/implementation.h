@@ -32,6 +32,15 @@ struct DotsOut {
   int64_t stride;  // from one row of dots to the next
 };
 
+// Out: (starts - 2 * pop) * scale + bias, each operation rounded on its own.
+struct AffineOut {
+  const int32_t* const* starts;  // as in DotsOut
+  const float* scale;            // [panel_count * kPanelOutputs]
+  const float* bias;
+  float* out;
+  int64_t stride;  // from one row of outputs to the next
+};
+
 // Out: bit i of bits[set][row][panel] = pop(row ^ weight i) > limit i, for each of one or two sets of limits.
 struct BitsOut {
   const int16_t* const* limits;  // of each row, [set_count][kBlockPanels * kPanelOutputs]
@@ -47,8 +56,9 @@ struct ProductKernel {
   int64_t (*scratch_bytes)(int64_t k_bytes);
   void (*prepare_rows)(const RowBlock& rows, void* scratch);
   void (*multiply)(const ProductBlock& block, const DotsOut& out);
-  // K is at most kMaxLimitK. Null where dot products are compared instead.
+  // Null where the epilogue reads dot products instead. K is at most kMaxLimitK.
   void (*compare)(const ProductBlock& block, const BitsOut& out);
+  void (*scale)(const ProductBlock& block, const AffineOut& out);
 };
 
 struct Implementation {

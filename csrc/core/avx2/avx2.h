@@ -19,11 +19,13 @@ int64_t block_scratch_bytes(int64_t k_bytes);
 void prepare_block(const RowBlock& rows, void* scratch);
 void multiply_block(const ProductBlock& block, const DotsOut& out);
 void compare_block(const ProductBlock& block, const BitsOut& out);
+void scale_block(const ProductBlock& block, const AffineOut& out);
 
 int64_t few_rows_scratch_bytes(int64_t k_bytes);
 void prepare_few_rows(const RowBlock& rows, void* scratch);
 void multiply_few_rows(const ProductBlock& block, const DotsOut& out);
 void compare_few_rows(const ProductBlock& block, const BitsOut& out);
+void scale_few_rows(const ProductBlock& block, const AffineOut& out);
 
 int64_t one_row_scratch_bytes(int64_t k_bytes);
 void prepare_one_row(const RowBlock& rows, void* scratch);

@@ -110,6 +110,7 @@ STOMPP_AVX2 void prepare_few_rows(const RowBlock& rows, void* scratch) {
 
 void multiply_few_rows(const ProductBlock& block, const DotsOut& out) { multiply(block, DotsSink{out}); }
 void compare_few_rows(const ProductBlock& block, const BitsOut& out) { multiply(block, BitsSink{out}); }
+void scale_few_rows(const ProductBlock& block, const AffineOut& out) { multiply(block, AffineSink{out}); }
 
 }  // namespace avx2
 }  // namespace stompp

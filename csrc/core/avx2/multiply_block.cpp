@@ -104,9 +104,15 @@ STOMPP_AVX2 void multiply_panels(const ProductBlock& block, const DotsOut& out) 
   }
 }
 
+static_assert(kMaxLimitK <= 8 * kSumBytes, "one section below");
+
+template <int kPanels>
+STOMPP_AVX2 void multiply_panels(const ProductBlock& block, const AffineOut& out) {
+  multiply_section<kPanels>(block, 0, block.rows.k_bytes, AffineSink{out});
+}
+
 template <int kPanels>
 STOMPP_AVX2 void multiply_panels(const ProductBlock& block, const BitsOut& out) {
-  static_assert(kMaxLimitK <= 8 * kSumBytes, "one section");
   multiply_section<kPanels>(block, 0, block.rows.k_bytes, BitsSink{out});
 }
 
@@ -137,6 +143,7 @@ STOMPP_AVX2 void prepare_block(const RowBlock& rows, void* scratch) {
 
 void multiply_block(const ProductBlock& block, const DotsOut& out) { multiply(block, out); }
 void compare_block(const ProductBlock& block, const BitsOut& out) { multiply(block, out); }
+void scale_block(const ProductBlock& block, const AffineOut& out) { multiply(block, out); }
 
 }  // namespace avx2
 }  // namespace stompp

@@ -117,6 +117,12 @@ STOMPP_AVX2_INLINE void expand_pairs(const RowBlock& rows, uint16_t* offsets) {
   }
 }
 
+// Eight dot products.
+STOMPP_AVX2_INLINE __m256i dots_of(__m128i counts, const int32_t* starts) {
+  const __m256i wide = _mm256_cvtepu16_epi32(counts);
+  return _mm256_sub_epi32(load(starts), _mm256_add_epi32(wide, wide));
+}
+
 // Takes the counts of row r of a block and the outputs of its panel p, 16 and 16.
 struct DotsSink {
   const DotsOut& out;
@@ -126,10 +132,25 @@ struct DotsSink {
     int32_t* dots = out.dots + r * out.stride + p * kPanelOutputs;
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half, starts += 16, dots += 16) {
-      const __m256i low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(counts[half]));
-      const __m256i high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(counts[half], 1));
-      store(dots, _mm256_sub_epi32(load(starts), _mm256_add_epi32(low, low)));
-      store(dots + 8, _mm256_sub_epi32(load(starts + 8), _mm256_add_epi32(high, high)));
+      store(dots, dots_of(_mm256_castsi256_si128(counts[half]), starts));
+      store(dots + 8, dots_of(_mm256_extracti128_si256(counts[half], 1), starts + 8));
+    }
+  }
+};
+
+struct AffineSink {
+  const AffineOut& out;
+
+  STOMPP_AVX2_INLINE void take8(int64_t r, int64_t n, __m128i counts) const {
+    const __m256 dots = _mm256_cvtepi32_ps(dots_of(counts, out.starts[r] + n));
+    const __m256 scaled = _mm256_mul_ps(dots, _mm256_loadu_ps(out.scale + n));
+    _mm256_storeu_ps(out.out + r * out.stride + n, _mm256_add_ps(scaled, _mm256_loadu_ps(out.bias + n)));
+  }
+  STOMPP_AVX2_INLINE void take(int64_t r, int64_t p, const __m256i (&counts)[2]) const {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      take8(r, p * kPanelOutputs + 16 * half, _mm256_castsi256_si128(counts[half]));
+      take8(r, p * kPanelOutputs + 16 * half + 8, _mm256_extracti128_si256(counts[half], 1));
     }
   }
 };

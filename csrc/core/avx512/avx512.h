@@ -18,6 +18,7 @@ extern const Implementation kImplementation;
 
 void multiply_block(const ProductBlock& block, const DotsOut& out);
 void compare_block(const ProductBlock& block, const BitsOut& out);
+void scale_block(const ProductBlock& block, const AffineOut& out);
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
 void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words);
 

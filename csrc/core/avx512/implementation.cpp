@@ -38,7 +38,7 @@ const Implementation kImplementation = {
     "64-bit XOR and popcount of 8 outputs at a time",
     supported,
     {LayoutId::kLongs, 8},
-    {whole_rows_bytes, prepare_whole_rows, multiply_block, compare_block},
+    {whole_rows_bytes, prepare_whole_rows, multiply_block, compare_block, scale_block},
     {},
     {},
     count_taps,

@@ -33,6 +33,23 @@ struct DotsSink {
   }
 };
 
+struct AffineSink {
+  const AffineOut& out;
+
+  STOMPP_AVX512_INLINE void take(int64_t r, int64_t p, const __m512i (&counts)[kVectors]) const {
+    const int64_t n = p * kPanelOutputs;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const __m256i pops = _mm512_maskz_cvtepi64_epi32(0xff, counts[v]);
+      const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(out.starts[r] + n + 8 * v));
+      const __m256 dots = _mm256_cvtepi32_ps(_mm256_sub_epi32(start, _mm256_add_epi32(pops, pops)));
+      const __m256 scaled = _mm256_mul_ps(dots, _mm256_loadu_ps(out.scale + n + 8 * v));
+      _mm256_storeu_ps(out.out + r * out.stride + n + 8 * v,
+                       _mm256_add_ps(scaled, _mm256_loadu_ps(out.bias + n + 8 * v)));
+    }
+  }
+};
+
 struct BitsSink {
   const BitsOut& out;
 
@@ -95,6 +112,7 @@ STOMPP_AVX512 void multiply(const ProductBlock& block, const Sink& sink) {
 
 void multiply_block(const ProductBlock& block, const DotsOut& out) { multiply(block, DotsSink{out}); }
 void compare_block(const ProductBlock& block, const BitsOut& out) { multiply(block, BitsSink{out}); }
+void scale_block(const ProductBlock& block, const AffineOut& out) { multiply(block, AffineSink{out}); }
 
 }  // namespace avx512
 }  // namespace stompp

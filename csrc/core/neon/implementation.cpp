@@ -52,7 +52,7 @@ const Implementation kImplementation = {
     "byte XOR and popcount of 16 outputs at a time",
     supported,
     {LayoutId::kBytes, 1},
-    {whole_rows_bytes, prepare_whole_rows, multiply_block, nullptr},
+    {whole_rows_bytes, prepare_whole_rows, multiply_block, nullptr, nullptr},
     {},
     {},
     count_taps,

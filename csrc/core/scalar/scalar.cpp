@@ -58,7 +58,7 @@ const Implementation kImplementation = {
     "portable C++, 32-bit XNOR + popcount",
     supported,
     {LayoutId::kWords, kWordBytes},
-    {whole_rows_bytes, prepare_whole_rows, multiply_block, nullptr},
+    {whole_rows_bytes, prepare_whole_rows, multiply_block, nullptr, nullptr},
     {},
     {},
     count_taps,

@@ -10,7 +10,7 @@ struct Convolution {
   Convolution(const char* op, const Tensor& x_words, const Tensor& weight_bytes, Ints weight_shape, Ints stride,
               Ints padding, Ints dilation, int64_t groups, int64_t padding_value)
       : x(words_of(op, "x_words", x_words)) {
-    check(x.dim() == 4, op, ": x_words must be [N, H, W, C_words], got ", shape_string(x));
+    check(x.dim() == 4, op, ": x_words must be [N, H, W, C_words], got ", ShapeOf{x});
     check(weight_shape.size() == 4, op, ": weight_shape must be [O, I/groups, kh, kw]");
     check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, op,
           ": stride, padding and dilation need two values each");
@@ -18,7 +18,7 @@ struct Convolution {
     const WeightShape logical = {weight_shape[0], weight_shape[1], weight_shape[2], weight_shape[3], groups};
     weight = weight_argument(op, weight_bytes, logical);
     const int64_t channels = logical.in_channels * groups;
-    check(x.size(3) == words_for(channels), op, ": x_words has shape ", shape_string(x),
+    check(x.size(3) == words_for(channels), op, ": x_words has shape ", ShapeOf{x},
           ", whose last dimension must be ceil(C / 32) for C = ", channels, " channels");
     shape = {x.size(0),
              x.size(1),

@@ -11,7 +11,7 @@ struct Product {
       : a(words_of(op, "a_words", a_words)),
         weight(weight_argument(op, weight_bytes, {N, K, 1, 1, 1})),
         out_sizes(sizes_of(a_words)) {
-    check(a.dim() >= 1 && a.size(a.dim() - 1) == words_for(K), op, ": a_words has shape ", shape_string(a),
+    check(a.dim() >= 1 && a.size(a.dim() - 1) == words_for(K), op, ": a_words has shape ", ShapeOf{a},
           ", whose last dimension must be ceil(K / 32) for K = ", K);
     out_sizes.back() = N;
   }

@@ -88,7 +88,7 @@ Tensor unpack_signs_cpu(const Tensor& words, int64_t K, ScalarType dtype) {
   check(type.has_value(), "unpack_signs: dtype must be a floating-point type");
   const Tensor dense = words_of("unpack_signs", "words", words);
   check(words.dim() >= 1 && K >= 1 && words.size(words.dim() - 1) == words_for(K), "unpack_signs: words have shape ",
-        shape_string(words), ", whose last dimension must be ceil(K / 32) for K = ", K);
+        ShapeOf{words}, ", whose last dimension must be ceil(K / 32) for K = ", K);
   std::vector<int64_t> sizes = sizes_of(words);
   sizes.back() = K;
   Tensor out = new_tensor(sizes, dtype);
@@ -116,12 +116,12 @@ Tensor unpack_weight_words_cpu(const Tensor& weight, Ints shape_argument, int64_
 }
 
 Tensor pack_weight_cpu(const Tensor& w) {
-  check(w.dim() == 2, "pack_weight: w must be [N, K], got ", shape_string(w));
+  check(w.dim() == 2, "pack_weight: w must be [N, K], got ", ShapeOf{w});
   return pack_weight_words_cpu(pack_signs_cpu(w), w.sizes(), 1);
 }
 
 Tensor pack_conv_weight_cpu(const Tensor& w, int64_t groups) {
-  check(w.dim() == 4, "pack_conv_weight: w must be [O, I/groups, kh, kw], got ", shape_string(w));
+  check(w.dim() == 4, "pack_conv_weight: w must be [O, I/groups, kh, kw], got ", ShapeOf{w});
   const Tensor channels_last = torch::stable::transpose(torch::stable::transpose(w, 1, 2), 2, 3);
   return pack_weight_words_cpu(pack_signs_cpu(channels_last), w.sizes(), groups);
 }
@@ -130,7 +130,7 @@ Tensor pack_conv_weight_cpu(const Tensor& w, int64_t groups) {
 
 WeightArgument weight_argument(const char* op, const Tensor& weight, const WeightShape& expected) {
   check_dtype(op, "weight", weight, ScalarType::Byte, "uint8, made by pack_weight or pack_conv_weight");
-  check(weight.dim() == 1, op, ": weight must be one-dimensional packed bytes, got ", shape_string(weight));
+  check(weight.dim() == 1, op, ": weight must be one-dimensional packed bytes, got ", ShapeOf{weight});
   WeightArgument argument = {dense_of(weight), {}};
   const Status status = view_packed(static_cast<const uint8_t*>(argument.data.data_ptr()), argument.data.numel(),
                                     expected, &argument.view);

@@ -123,7 +123,7 @@ void refresh_mask_cpu(const Tensor& mask_words, int64_t n, double p, double r, i
   check_dtype("refresh_mask_", "mask_words", mask_words, ScalarType::Int, "int32");
   check(n >= 0 && mask_words.is_contiguous() && mask_words.numel() == words_for(n),
         "refresh_mask_: mask_words must be contiguous and hold ceil(n / 32) words for n = ", n, ", got ",
-        shape_string(mask_words));
+        ShapeOf{mask_words});
   check(tensor_id >= 0 && tensor_id <= 0xffffffffll, "refresh_mask_: tensor_id must fit 32 bits, got ", tensor_id);
   RefreshMask refresh;
   check(make_refresh(n, p, r, static_cast<uint64_t>(seed), static_cast<uint32_t>(tensor_id),

@@ -77,12 +77,15 @@ inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return std::vector<int64_t>(sizes.begin(), sizes.end());
 }
 
-inline std::string shape_string(const Tensor& tensor) {
-  std::ostringstream out;
+// A tensor's shape in a message; formatted only where the message is.
+struct ShapeOf {
+  const Tensor& tensor;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const ShapeOf& shape) {
   out << "[";
-  for (int64_t i = 0; i < tensor.dim(); ++i) out << (i == 0 ? "" : ", ") << tensor.size(i);
-  out << "]";
-  return out.str();
+  for (int64_t i = 0; i < shape.tensor.dim(); ++i) out << (i == 0 ? "" : ", ") << shape.tensor.size(i);
+  return out << "]";
 }
 
 inline void check_shape(const char* op, const char* argument, const Tensor& tensor,
@@ -90,7 +93,7 @@ inline void check_shape(const char* op, const char* argument, const Tensor& tens
   if (sizes_of(tensor) == wanted) return;
   std::ostringstream out;
   for (size_t i = 0; i < wanted.size(); ++i) out << (i == 0 ? "" : ", ") << wanted[i];
-  check(false, op, ": ", argument, " has shape ", shape_string(tensor), ", expected [", out.str(), "]");
+  check(false, op, ": ", argument, " has shape ", ShapeOf{tensor}, ", expected [", out.str(), "]");
 }
 
 // Without the cost of a call through the dispatcher for what is contiguous already.

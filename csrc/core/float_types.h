@@ -20,30 +20,30 @@ inline To bit_cast(From from) {
   return to;
 }
 
+inline uint32_t select(bool condition, uint32_t yes, uint32_t no) {
+  const uint32_t mask = 0u - static_cast<uint32_t>(condition);
+  return (yes & mask) | (no & ~mask);
+}
+
+// Both without branches, so that loops of them are vectorized.
 inline float half_to_float(uint16_t h) {
-  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
-  const uint32_t magnitude = h & 0x7fffu;
-  if (magnitude >= 0x7c00u) return bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-  if (magnitude < 0x0400u) {  // zero or subnormal: a multiple of 2^-24, exact in fp32
-    const float value = static_cast<float>(magnitude) * 5.9604644775390625e-8f;
-    return bit_cast<float>(sign | bit_cast<uint32_t>(value));
-  }
-  return bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, magnitude = h & 0x7fffu;
+  // Below 2^-14: zero or subnormal, a multiple of 2^-24, exact in fp32.
+  const uint32_t small =
+      bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 5.9604644775390625e-8f);
+  const uint32_t normal = (magnitude << 13) + (112u << 23), infinite = 0x7f800000u | (magnitude & 0x3ffu) << 13;
+  const uint32_t finite = select(magnitude < 0x0400u, small, normal);
+  return bit_cast<float>(sign | select(magnitude >= 0x7c00u, infinite, finite));
 }
 
 inline uint16_t float_to_half(float f) {
-  uint32_t x = bit_cast<uint32_t>(f);
-  const uint32_t sign = (x >> 16) & 0x8000u;
-  x &= 0x7fffffffu;
-  if (x > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
-  if (x >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and above round to infinity
-  if (x < 0x38800000u) {
-    // Below 2^-14 the unit of a half is 2^-24, which is the fp32 unit at 0.5: the addition does the rounding.
-    const float shifted = bit_cast<float>(x) + 0.5f;
-    return static_cast<uint16_t>(sign | (bit_cast<uint32_t>(shifted) - 0x3f000000u));
-  }
-  x += 0xfffu + ((x >> 13) & 1u);
-  return static_cast<uint16_t>(sign | ((x - (112u << 23)) >> 13));
+  const uint32_t bits = bit_cast<uint32_t>(f), sign = (bits >> 16) & 0x8000u, x = bits & 0x7fffffffu;
+  // Below 2^-14 the unit of a half is 2^-24, which is the fp32 unit at 0.5: the addition does the rounding.
+  const uint32_t small = bit_cast<uint32_t>(bit_cast<float>(x) + 0.5f) - 0x3f000000u;
+  const uint32_t normal = (x + 0xfffu + ((x >> 13) & 1u) - (112u << 23)) >> 13;
+  const uint32_t finite = select(x < 0x38800000u, small, normal);
+  const uint32_t bounded = select(x >= 0x477ff000u, 0x7c00u, finite);  // 65520 and above round to infinity
+  return static_cast<uint16_t>(sign | select(x > 0x7f800000u, 0x7e00u, bounded));
 }
 
 inline float bfloat16_to_float(uint16_t b) { return bit_cast<float>(static_cast<uint32_t>(b) << 16); }

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import RESULTS, Case, run, save, summary
+from benchmarks.timing import RESULTS, Case, quietest, run, save, scaling, summary
 from stompp_kernels import native, ops
 from stompp_kernels.ops import reference
 
@@ -161,16 +161,17 @@ def _int8_conv(x: Tensor, w: Tensor, stride: int, padding: int, groups: int) -> 
 
 
 def pack_cases() -> Iterator[Case]:
+    """Beside packing alone stands a copy of the same floats, which reads as much and writes more."""
+    shape = (16, 128, 64, 64)
     for name, x in (
-        ("fp32 channels_last", torch.randn(16, 128, 64, 64).contiguous(memory_format=torch.channels_last)),
+        ("fp32 channels_last", torch.randn(shape).contiguous(memory_format=torch.channels_last)),
         (
             "bf16 channels_last",
-            torch.randn(16, 128, 64, 64, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last),
+            torch.randn(shape, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last),
         ),
-        ("fp32 NCHW", torch.randn(16, 128, 64, 64)),
+        ("fp32 NCHW", torch.randn(shape)),
     ):
-        copy = torch.empty_like(x)
-        nhwc = x.permute(0, 2, 3, 1)
+        copy, nhwc = torch.empty_like(x), x.permute(0, 2, 3, 1)
 
         def ours(nhwc: Tensor = nhwc) -> Tensor:
             return ops.pack_signs(nhwc)
@@ -183,6 +184,39 @@ def pack_cases() -> Iterator[Case]:
 
         nbytes = x.numel() * x.element_size()
         yield Case("pack_signs", name, ours, {"copy": memcpy}, equal(ours, expected), bytes=nbytes)
+
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    words, nbytes = ops.pack_signs(x.permute(0, 2, 3, 1)), 4 * x.numel()
+
+    def unpack() -> Tensor:
+        return ops.unpack_signs(words, shape[1])
+
+    def fill() -> Tensor:
+        return torch.full(shape, 1.0)
+
+    def unpacked() -> Tensor:
+        return reference.unpack_signs(words, shape[1], torch.float32)
+
+    yield Case("unpack_signs", "fp32", unpack, {"fill": fill}, equal(unpack, unpacked), bytes=nbytes)
+
+    norm = torch.nn.BatchNorm2d(shape[1]).eval()
+    low, high = torch.zeros(shape[1]), torch.full((shape[1],), torch.inf)  # of a norm that was not trained
+
+    def fused() -> Tensor:
+        return ops.pack_outside(x.permute(0, 2, 3, 1), low, high)
+
+    def separate() -> Tensor:
+        with torch.no_grad():
+            return ops.pack_signs(norm(x).permute(0, 2, 3, 1))
+
+    yield Case(
+        "BatchNorm + sign + pack",
+        "fp32 channels_last",
+        fused,
+        {"two passes": separate},
+        equal(fused, separate),
+        bytes=nbytes,
+    )
 
 
 def progressive_cases(full: bool) -> Iterator[Case]:
@@ -220,16 +254,19 @@ def main() -> int:
     parser.add_argument(
         "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, one after the other"
     )
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each case")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each case and round")
+    parser.add_argument("--rounds", type=int, default=3, help="of all cases; see timing.quietest")
     parser.add_argument("--quick", action="store_true", help="small sizes only")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     arguments = parser.parse_args()
     rows = []
-    for threads in arguments.threads:
-        full = not arguments.quick
+    full = not arguments.quick
+    for _, threads in itertools.product(range(arguments.rounds), arguments.threads):
         for cases in (bgemm_cases(full), bconv2d_cases(), pack_cases(), progressive_cases(full)):
             rows += run(cases, threads, arguments.seconds)
+    rows = quietest(rows)
     print("\n" + summary(rows))
+    print("\n" + scaling(rows))
     command = "python -m benchmarks.cpu " + " ".join(sys.argv[1:])
     print(save(f"cpu_{native.active_implementation()}", command.strip(), rows, arguments.output))
     return 0

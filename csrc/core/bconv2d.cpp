@@ -29,14 +29,14 @@ struct PixelRows {
 
   int64_t runs_per_row() const { return kernel_h * kernel_w / run_taps; }
   int64_t run_bytes() const { return run_taps * tap_bytes; }
-  int64_t copy_bytes() const { return pads || copies ? kBlockRows * row_bytes() : 0; }
+  int64_t memory_bytes() const { return pads || copies ? kBlockRows * row_bytes() : 0; }
   int64_t row_bytes() const { return kernel_h * kernel_w * tap_bytes; }
 
   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
                  TapSpan* spans) const {
     int64_t ow = first % out_width, oh = first / out_width % out_height, n = first / out_width / out_height;
-    const int64_t last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w,
-                  pixel_step = shape.stride_w * pixel_bytes;
+    const int64_t last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w;
+    const int64_t pixel_step = shape.stride_w * pixel_bytes;
     int64_t span_count = 0;
     for (int64_t r = 0; r < count;) {
       const int64_t top = oh * shape.stride_h - shape.padding_h, left = ow * shape.stride_w - shape.padding_w;
@@ -88,7 +88,7 @@ struct PixelRows {
       const bool inside = h >= taps.h_begin && h < taps.h_end;
       for (int64_t w = 0; w < kernel_w; ++w, out += tap_bytes) {
         const bool valid = inside && w >= taps.w_begin && w < taps.w_end;
-        stompp::copy_bytes(out, valid ? x + origin + w * tap_step : padding, tap_bytes);
+        copy_bytes(out, valid ? x + origin + w * tap_step : padding, tap_bytes);
       }
     }
   }

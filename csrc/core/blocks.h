@@ -93,8 +93,8 @@ class RowStarts {
 // RowSource says where a row's bits lie:
 //   int64_t runs_per_row() const
 //   int64_t run_bytes() const
-//   int64_t copy_bytes() const   memory that gather wants for rows that it has to copy
-//   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* copies,
+//   int64_t memory_bytes() const   what gather wants for rows that it has to copy
+//   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
 //                  TapSpan* spans) const
 //       points at the runs of rows first .. first + count - 1 of a group, and returns how many spans they are.
 //       Padded taps, which gather makes +1, are valid where they are to count.
@@ -114,7 +114,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
 
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
-    const detail::BlockMemory memory(kernel.scratch_bytes(k_bytes), source.runs_per_row(), source.copy_bytes());
+    const detail::BlockMemory memory(kernel.scratch_bytes(k_bytes), source.runs_per_row(), source.memory_bytes());
     if (memory.failed()) {
       out_of_memory = true;
       return;

@@ -122,6 +122,65 @@ def test_gradients_are_the_methods_formula(implementation, surrogate, dtype, g):
     assert u_grad.double().equal(method_gradient(u, grad, torch.ones(500).bool(), surrogate))
 
 
+@given(
+    shape=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    dtype=st.sampled_from(FLOATS),
+    kind=st.sampled_from(["none", "own", "batch_shared"]),
+    surrogate=st.sampled_from(SURROGATES[:3]),
+    seed=st.integers(0, 999),
+)
+def test_gates_equal_the_reference(implementation, shape, dtype, kind, surrogate, seed):
+    g = generator(seed)
+    u, grad = random_floats(shape, g, dtype), random_floats(shape, g, dtype)
+    arguments = (*mask_for(kind, shape, g)[:1], surrogate, kind == "batch_shared")
+    for name, view in strided_forms(u):
+        out, gate = torch.ops.stompp.progressive_gated(view, *arguments)
+        expected_out, expected_gate = reference.progressive_gated(view, *arguments)
+        assert_same_bits(out, expected_out, name)
+        assert_same_bits(gate, expected_gate, name)
+        backward = torch.ops.stompp.progressive_gate_backward(grad, gate, out.stride(), arguments[2])
+        assert_same_bits(backward, reference.progressive_backward(grad, u, *arguments), name)
+        assert_same_bits(backward, reference.progressive_gate_backward(grad, gate, out.stride(), arguments[2]), name)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_backward_keeps_one_bit_an_element(implementation, dtype, surrogate, g):
+    u = random_floats((64, 100), g, dtype).requires_grad_()
+    words = random_words((), 100, g)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes), lambda t: t):
+        progressive(u, words, surrogate, batch_shared=True)
+    gate = 64 * 4 * 4  # 100 bits are 4 words
+    assert sum(saved) == (u.nbytes + words.nbytes if surrogate == "approx_sign" else gate)
+
+
+def test_no_gate_is_made_where_no_gradient_flows(implementation, g):
+    u = random_floats((40,), g).requires_grad_()
+    with torch.no_grad():
+        out = progressive(u, random_words((), 40, g))
+    assert out.grad_fn is None
+    assert progressive(u.detach(), None).grad_fn is None
+
+
+def test_gates_that_do_not_fit_are_refused(implementation, g):
+    grad, gate = torch.ones(3, 40), random_words((1,), 120, g)
+    backward = torch.ops.stompp.progressive_gate_backward
+    for arguments, message in [
+        ((grad, gate[:, :3], [40, 1], False), "gate has shape"),
+        ((grad, gate, [40, 1], True), "gate has shape"),
+        ((grad, gate, [1], False), "strides must be as many"),
+        ((grad, gate, [80, 2], False), "strides must be those of dense"),
+        ((grad, random_words((3,), 40, g), [1, 3], True), "batch outermost"),
+        ((grad.int(), gate, [40, 1], False), "floating-point"),
+        ((grad, gate.float(), [40, 1], False), "int32"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            backward(*arguments)
+    with pytest.raises(RuntimeError, match="approx_sign has no gate"):
+        torch.ops.stompp.progressive_gated(grad, None, "approx_sign", False)
+
+
 def test_the_default_surrogate_is_ste_free(implementation):
     u = torch.tensor([0.5, -0.5], requires_grad=True)
     progressive(u, torch.tensor([1], dtype=torch.int32)).sum().backward()

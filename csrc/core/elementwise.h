@@ -32,6 +32,7 @@
   }                                                                                                                  \
   target void progressive_forward(const ProgressiveRow& row) { elementwise::forward(row); }                          \
   target void progressive_backward(const ProgressiveRow& row) { elementwise::backward(row); }                        \
+  target void gate_backward(const GateRow& row) { elementwise::gate_backward(row); }                                 \
   target void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {               \
     elementwise::refresh_words(refresh, words, begin, end);                                                          \
   }
@@ -42,11 +43,23 @@ namespace elementwise {
 // `count` entries from `first` on, of which bit i of `frozen` says whether entry i is. Called with a constant count for
 // whole words. Loads and stores are loops of their own around local arrays: the buffers might alias, and only so can
 // the arithmetic between be vectorized.
-template <class Type>
+template <class Type, bool kGate>
 STOMPP_INLINE void forward_word(const ProgressiveRow& row, int64_t first, uint32_t frozen, int count) {
   using Float = typename Type::Compute;
   Float u[kWordBits], result[kWordBits];
   for (int i = 0; i < count; ++i) u[i] = Type::load(row.u, first + i);
+  if (kGate) {
+    uint32_t inside = 0;
+    for (int i = 0; i < count; ++i) {
+      const Float magnitude = u[i] < Float(0) ? -u[i] : u[i];
+      inside |= magnitude <= Float(1) ? uint32_t{1} << i : 0u;
+    }
+    const uint32_t all = count == kWordBits ? 0xffffffffu : (uint32_t{1} << count) - 1u;
+    const uint32_t committed = row.surrogate == Surrogate::kNone       ? 0
+                               : row.surrogate == Surrogate::kIdentity ? all
+                                                                       : inside;
+    row.gate[first / kWordBits] = (frozen & committed) | (~frozen & inside);
+  }
   for (int i = 0; i < count; ++i) {
     const Float sign = u[i] < Float(0) ? Float(-1) : Float(1);
     const Float low = u[i] < Float(-1) ? Float(-1) : u[i];  // NaN fails both comparisons and stays
@@ -268,12 +281,46 @@ STOMPP_INLINE uint32_t frozen_word(const ProgressiveRow& row, int64_t index) {
   return row.mask == nullptr ? 0xffffffffu : row.mask[index];
 }
 
-template <class Type>
+template <class Type, bool kGate>
 STOMPP_INLINE void forward(const ProgressiveRow& row) {
   const int64_t whole = row.count / kWordBits;
-  for (int64_t w = 0; w < whole; ++w) forward_word<Type>(row, w * kWordBits, frozen_word(row, w), kWordBits);
+  for (int64_t w = 0; w < whole; ++w) forward_word<Type, kGate>(row, w * kWordBits, frozen_word(row, w), kWordBits);
   const int tail = static_cast<int>(row.count % kWordBits);
-  if (tail != 0) forward_word<Type>(row, whole * kWordBits, frozen_word(row, whole), tail);
+  if (tail != 0) forward_word<Type, kGate>(row, whole * kWordBits, frozen_word(row, whole), tail);
+}
+
+template <class Type>
+STOMPP_INLINE void forward(const ProgressiveRow& row) {
+  row.gate == nullptr ? forward<Type, false>(row) : forward<Type, true>(row);
+}
+
+// A gradient is copied bit for bit, or is 0: integers of the type's size do.
+template <class Bits>
+STOMPP_INLINE void gate_word(const GateRow& row, int64_t first, uint32_t gate, int count) {
+  Bits grad[kWordBits], result[kWordBits];
+  const size_t bytes = static_cast<size_t>(count) * sizeof(Bits);
+  std::memcpy(grad, static_cast<const char*>(row.grad) + first * static_cast<int64_t>(sizeof(Bits)), bytes);
+  for (int i = 0; i < count; ++i) result[i] = (gate >> i & 1u) != 0 ? grad[i] : Bits{0};
+  std::memcpy(static_cast<char*>(row.out) + first * static_cast<int64_t>(sizeof(Bits)), result, bytes);
+}
+
+template <class Bits>
+STOMPP_INLINE void gate_backward(const GateRow& row) {
+  const int64_t whole = row.count / kWordBits;
+  for (int64_t w = 0; w < whole; ++w) gate_word<Bits>(row, w * kWordBits, row.gate[w], kWordBits);
+  const int tail = static_cast<int>(row.count % kWordBits);
+  if (tail != 0) gate_word<Bits>(row, whole * kWordBits, row.gate[whole], tail);
+}
+
+STOMPP_INLINE void gate_backward(const GateRow& row) {
+  switch (size_of(row.type)) {
+    case 2:
+      return gate_backward<uint16_t>(row);
+    case 4:
+      return gate_backward<uint32_t>(row);
+    default:
+      return gate_backward<uint64_t>(row);
+  }
 }
 
 template <class Type, Surrogate kSurrogate>

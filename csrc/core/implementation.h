@@ -98,6 +98,7 @@ struct Implementation {
   // `count` elements of one row of a mask; see progressive.h.
   void (*progressive_forward)(const ProgressiveRow& row);
   void (*progressive_backward)(const ProgressiveRow& row);
+  void (*gate_backward)(const GateRow& row);
 
   // Words [begin, end) of a mask of n entries; see refresh_mask.h.
   void (*refresh_words)(const struct RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end);

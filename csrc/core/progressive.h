@@ -1,5 +1,6 @@
 // The progressive op: u' = M*sign(u) + (1 - M)*clip(u, -1, 1), with a mask of bits (1 = frozen) or none (all frozen).
-// Gradient: soft entries pass g where |u| <= 1; frozen ones follow the surrogate.
+// Gradient: soft entries pass g where |u| <= 1; frozen ones follow the surrogate. But for approx_sign a gradient passes
+// or it does not: the forward pass can write that as a gate, a bit an entry, and the backward pass then reads no u.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,15 @@ struct Progressive {
   int64_t batch, n;
   const uint32_t* mask = nullptr;  // words_for(n), shared by the batch; nullptr: every entry is frozen
   Surrogate surrogate = Surrogate::kNone;
+  uint32_t* gate = nullptr;  // forward, where wanted: [batch][words_for(n)], not for approx_sign
+};
+
+struct GateBackward {
+  const void* grad;      // [batch][n]
+  const uint32_t* gate;  // [batch][words_for(n)]
+  void* out;             // [batch][n]: grad where the gate's bit is 1, else 0
+  FloatType type;
+  int64_t batch, n;
 };
 
 // What an implementation sees: `count` entries whose mask begins on a word.
@@ -31,9 +41,19 @@ struct ProgressiveRow {
   int64_t count;
   const uint32_t* mask;
   Surrogate surrogate;
+  uint32_t* gate;
+};
+
+struct GateRow {
+  const void* grad;
+  const uint32_t* gate;
+  void* out;
+  FloatType type;
+  int64_t count;
 };
 
 Status progressive_forward(const Progressive& args, const Parallel& pool);
 Status progressive_backward(const Progressive& args, const Parallel& pool);
+Status gate_backward(const GateBackward& args, const Parallel& pool);
 
 }  // namespace stompp

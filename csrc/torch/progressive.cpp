@@ -20,15 +20,21 @@ Surrogate surrogate_named(const std::string& name) {
 
 // Dimensions from the outermost to the innermost in memory, those of size 1 left out; empty optional unless the
 // elements fill their memory without gaps or overlaps.
-std::optional<std::vector<int64_t>> memory_order(const Tensor& u) {
+std::optional<std::vector<int64_t>> memory_order(const std::vector<int64_t>& sizes,
+                                                 const std::vector<int64_t>& strides) {
   std::vector<int64_t> order;
-  for (int64_t i = 0; i < u.dim(); ++i)
-    if (u.size(i) != 1) order.push_back(i);
-  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return u.stride(a) > u.stride(b); });
+  for (size_t i = 0; i < sizes.size(); ++i)
+    if (sizes[i] != 1) order.push_back(static_cast<int64_t>(i));
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return strides[a] > strides[b]; });
   int64_t expected = 1;
-  for (size_t i = order.size(); i-- > 0; expected *= u.size(order[i]))
-    if (u.stride(order[i]) != expected) return std::nullopt;
+  for (size_t i = order.size(); i-- > 0; expected *= sizes[order[i]])
+    if (strides[order[i]] != expected) return std::nullopt;
   return order;
+}
+
+std::vector<int64_t> strides_of(const Tensor& tensor) {
+  const auto strides = tensor.strides();
+  return std::vector<int64_t>(strides.begin(), strides.end());
 }
 
 // The mask's bits, row-major over `sizes`, in the order in which the elements lie in memory.
@@ -63,59 +69,95 @@ Tensor in_order_of(const Tensor& like, const Tensor& tensor) {
   return ordered;
 }
 
-Tensor run(const Tensor& u, const std::optional<Tensor>& grad, const std::optional<Tensor>& mask_words,
-           const std::string& surrogate, bool batch_shared) {
-  const std::optional<FloatType> type = float_type(u.scalar_type());
-  check(type.has_value(), "progressive: u must be a floating-point tensor");
-  // A dense u keeps its strides, so channels_last stays; with a shared mask the batch has to be outermost.
-  std::optional<std::vector<int64_t>> order = memory_order(u);
-  const bool has_batch = batch_shared && u.dim() >= 1 && u.size(0) != 1;
-  if (order.has_value() && has_batch && u.numel() > 0 && order->front() != 0) order.reset();
-  const Tensor dense = order.has_value() ? u : row_major(u);
-  Progressive args = {};
-  args.u = dense.data_ptr();
-  args.type = *type;
-  args.batch = 1;
-  args.n = u.numel();
-  args.surrogate = surrogate_named(surrogate);
-  if (batch_shared) {
-    check(u.dim() >= 1, "progressive: a mask shared by the batch needs a u with a batch dimension");
-    args.batch = u.size(0);
-    args.n = args.batch == 0 ? 0 : u.numel() / args.batch;
-  }
-  std::optional<Tensor> mask;
-  std::vector<uint32_t> permuted_mask;
-  if (mask_words.has_value() && u.numel() > 0) {
+// An op's arguments, checked, in the order in which the elements of its result lie in memory: a dense u keeps its
+// strides, so channels_last stays; with a shared mask the batch has to be outermost.
+struct Arguments {
+  Arguments(const Tensor& u, const std::optional<Tensor>& mask_words, const std::string& surrogate, bool batch_shared) {
+    const std::optional<FloatType> type = float_type(u.scalar_type());
+    check(type.has_value(), "progressive: u must be a floating-point tensor");
+    check(!batch_shared || u.dim() >= 1, "progressive: a mask shared by the batch needs a u with a batch dimension");
+    std::optional<std::vector<int64_t>> order = memory_order(sizes_of(u), strides_of(u));
+    const bool has_batch = batch_shared && u.size(0) != 1;
+    if (order.has_value() && has_batch && u.numel() > 0 && order->front() != 0) order.reset();
+    dense = order.has_value() ? u : row_major(u);
+    values.u = dense->data_ptr();
+    values.type = *type;
+    values.batch = batch_shared ? u.size(0) : 1;
+    values.n = !batch_shared ? u.numel() : values.batch == 0 ? 0 : u.numel() / values.batch;
+    values.surrogate = surrogate_named(surrogate);
+    if (!mask_words.has_value() || u.numel() == 0) return;
     mask = words_of("progressive", "mask_words", *mask_words);
-    check_shape("progressive", "mask_words", *mask, {words_for(args.n)});
-    args.mask = word_pointer(*mask);
-    if (order.has_value() && !std::is_sorted(order->begin(), order->end())) {
-      if (has_batch) order->erase(order->begin());
-      permuted_mask = permute_mask(args.mask, sizes_of(u), *order);
-      args.mask = permuted_mask.data();
-    }
+    check_shape("progressive", "mask_words", *mask, {words_for(values.n)});
+    values.mask = word_pointer(*mask);
+    if (!order.has_value() || std::is_sorted(order->begin(), order->end())) return;
+    if (has_batch) order->erase(order->begin());
+    permuted_mask = permute_mask(values.mask, sizes_of(u), *order);
+    values.mask = permuted_mask.data();
   }
-  std::optional<Tensor> dense_grad;
-  if (grad.has_value()) {
-    check(grad->scalar_type() == u.scalar_type(), "progressive: grad and u must have one dtype");
-    check_shape("progressive", "grad", *grad, sizes_of(u));
-    dense_grad = in_order_of(dense, *grad);
-    args.grad = dense_grad->data_ptr();
+
+  Tensor new_result() {
+    Tensor out = with_huge_pages(torch::stable::empty_like(*dense));
+    values.out = out.data_ptr();
+    return out;
   }
-  Tensor out = with_huge_pages(torch::stable::empty_like(dense));
-  args.out = out.data_ptr();
-  check(grad.has_value() ? progressive_backward(args, torch_pool()) : progressive_forward(args, torch_pool()));
-  return out;
-}
+
+  Progressive values = {};
+  std::optional<Tensor> dense, mask;
+  std::vector<uint32_t> permuted_mask;
+};
 
 Tensor progressive_cpu(const Tensor& u, const std::optional<Tensor>& mask_words, const std::string& surrogate,
                        bool batch_shared) {
-  return run(u, std::nullopt, mask_words, surrogate, batch_shared);
+  Arguments arguments(u, mask_words, surrogate, batch_shared);
+  Tensor out = arguments.new_result();
+  check(progressive_forward(arguments.values, torch_pool()));
+  return out;
+}
+
+std::tuple<Tensor, Tensor> progressive_gated_cpu(const Tensor& u, const std::optional<Tensor>& mask_words,
+                                                 const std::string& surrogate, bool batch_shared) {
+  Arguments arguments(u, mask_words, surrogate, batch_shared);
+  check(arguments.values.surrogate != Surrogate::kApproxSign, "progressive_gated: approx_sign has no gate of one bit");
+  Tensor out = arguments.new_result();
+  Tensor gate = new_tensor({arguments.values.batch, words_for(arguments.values.n)}, ScalarType::Int);
+  arguments.values.gate = static_cast<uint32_t*>(gate.data_ptr());
+  check(progressive_forward(arguments.values, torch_pool()));
+  return {out, gate};
 }
 
 Tensor progressive_backward_cpu(const Tensor& grad, const Tensor& u, const std::optional<Tensor>& mask_words,
                                 const std::string& surrogate, bool batch_shared) {
-  return run(u, grad, mask_words, surrogate, batch_shared);
+  Arguments arguments(u, mask_words, surrogate, batch_shared);
+  check(grad.scalar_type() == u.scalar_type(), "progressive: grad and u must have one dtype");
+  check_shape("progressive", "grad", grad, sizes_of(u));
+  const Tensor ordered = in_order_of(*arguments.dense, grad);
+  arguments.values.grad = ordered.data_ptr();
+  Tensor out = arguments.new_result();
+  check(progressive_backward(arguments.values, torch_pool()));
+  return out;
+}
+
+Tensor gate_backward_cpu(const Tensor& grad, const Tensor& gate, Ints strides, bool batch_shared) {
+  const std::optional<FloatType> type = float_type(grad.scalar_type());
+  check(type.has_value(), "progressive_gate_backward: grad must be a floating-point tensor");
+  const std::vector<int64_t> sizes = sizes_of(grad), wanted(strides.begin(), strides.end());
+  check(wanted.size() == sizes.size(),
+        "progressive_gate_backward: strides must be as many as grad has dimensions, got ", wanted.size());
+  const std::optional<std::vector<int64_t>> order = memory_order(sizes, wanted);
+  const bool has_batch = batch_shared && !sizes.empty() && sizes[0] != 1;
+  check(
+      grad.numel() == 0 || (order.has_value() && (!has_batch || order->front() == 0)),
+      "progressive_gate_backward: strides must be those of dense elements, the batch outermost where it shares a mask");
+  check(!batch_shared || !sizes.empty(), "progressive_gate_backward: a shared mask needs a batch dimension");
+  const int64_t batch = batch_shared ? sizes[0] : 1;
+  const int64_t n = !batch_shared ? grad.numel() : batch == 0 ? 0 : grad.numel() / batch;
+  const Tensor words = words_of("progressive_gate_backward", "gate", gate);
+  check_shape("progressive_gate_backward", "gate", words, {batch, words_for(n)});
+
+  Tensor out = new_tensor(sizes, wanted, grad.scalar_type());
+  const Tensor ordered = in_order_of(out, grad);
+  check(gate_backward({ordered.data_ptr(), word_pointer(words), out.data_ptr(), *type, batch, n}, torch_pool()));
+  return out;
 }
 
 void refresh_mask_cpu(const Tensor& mask_words, int64_t n, double p, double r, int64_t seed, int64_t tensor_id,
@@ -137,6 +179,8 @@ void refresh_mask_cpu(const Tensor& mask_words, int64_t n, double p, double r, i
 STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
   using namespace stompp::binding;
   m.impl("progressive", TORCH_BOX(&progressive_cpu));
+  m.impl("progressive_gated", TORCH_BOX(&progressive_gated_cpu));
   m.impl("progressive_backward", TORCH_BOX(&progressive_backward_cpu));
+  m.impl("progressive_gate_backward", TORCH_BOX(&gate_backward_cpu));
   m.impl("refresh_mask_", TORCH_BOX(&refresh_mask_cpu));
 }

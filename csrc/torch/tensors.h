@@ -121,16 +121,20 @@ inline Tensor with_huge_pages(Tensor fresh) {
   return fresh;
 }
 
-// A contiguous CPU tensor of undefined values. Small products take microseconds: no call by name through torch's
-// dispatcher, as torch::stable::new_empty makes.
-inline Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType type) {
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
+// A CPU tensor of undefined values, contiguous without strides. Small products take microseconds: no call by name
+// through torch's dispatcher, as torch::stable::new_empty makes.
+inline Tensor new_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType type) {
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), aoti_torch_device_type_cpu(), 0, &handle));
   return with_huge_pages(Tensor(handle));
+}
+
+inline Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType type) {
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
+  return new_tensor(sizes, strides, type);
 }
 
 // A weight argument: packed bytes and the shape they must have been packed for.

@@ -41,7 +41,10 @@ def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str = "none", b
     if mask_words is not None:
         check_tensor("mask_words", mask_words, (torch.int32,))
         check_shape("mask_words", mask_words, (words_for((u.shape[1:] if batch_shared else u.shape).numel()),))
-    return _ops.progressive(u, mask_words, surrogate, batch_shared)
+    # One bit an element is all that backward needs, but for approx_sign, which scales by u.
+    if surrogate != "approx_sign" and u.requires_grad and torch.is_grad_enabled():
+        return _ops.progressive_gated.default(u, mask_words, surrogate, batch_shared)[0]
+    return _ops.progressive.default(u, mask_words, surrogate, batch_shared)
 
 
 @torch.library.register_fake("stompp::progressive")
@@ -49,9 +52,22 @@ def _(u, mask_words, surrogate, batch_shared):
     return torch.empty_like(u, memory_format=result_format(u, batch_shared))
 
 
+@torch.library.register_fake("stompp::progressive_gated")
+def _(u, mask_words, surrogate, batch_shared):
+    rows = u.shape[0] if batch_shared else 1
+    n = (u.shape[1:] if batch_shared else u.shape).numel()
+    gate = u.new_empty((rows, words_for(n)), dtype=torch.int32)
+    return torch.empty_like(u, memory_format=result_format(u, batch_shared)), gate
+
+
 @torch.library.register_fake("stompp::progressive_backward")
 def _(grad, u, mask_words, surrogate, batch_shared):
     return torch.empty_like(u, memory_format=result_format(u, batch_shared))
+
+
+@torch.library.register_fake("stompp::progressive_gate_backward")
+def _(grad, gate, strides, batch_shared):
+    return grad.new_empty_strided(grad.shape, strides)
 
 
 def _save(ctx, inputs, output):
@@ -65,9 +81,22 @@ def _backward(ctx, grad):
     return _ops.progressive_backward(grad, u, mask_words, ctx.surrogate, ctx.batch_shared), None, None, None
 
 
+def _save_gate(ctx, inputs, output):
+    out, gate = output
+    ctx.save_for_backward(gate)
+    ctx.strides, ctx.batch_shared = out.stride(), inputs[3]
+
+
+def _gate_backward(ctx, grad, grad_of_gate):
+    (gate,) = ctx.saved_tensors
+    return _ops.progressive_gate_backward(grad, gate, ctx.strides, ctx.batch_shared), None, None, None
+
+
 def _no_second_backward(ctx, grad):
     raise RuntimeError("progressive can be differentiated once; its gradient has no gradient of its own")
 
 
 torch.library.register_autograd("stompp::progressive", _backward, setup_context=_save)
-torch.library.register_autograd("stompp::progressive_backward", _no_second_backward)
+torch.library.register_autograd("stompp::progressive_gated", _gate_backward, setup_context=_save_gate)
+for _name in ("progressive_backward", "progressive_gate_backward"):
+    torch.library.register_autograd(f"stompp::{_name}", _no_second_backward)

@@ -205,6 +205,34 @@ def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shar
     return torch.empty_like(u, memory_format=result_format(u, batch_shared)).copy_(result)
 
 
+def progressive_gated(
+    u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool
+) -> tuple[Tensor, Tensor]:
+    """The gate's bits stand in the order in which the elements of the result lie in memory: a row of words for each
+    element of a batch that shares a mask, else one row."""
+    out = progressive(u, mask_words, surrogate, batch_shared)
+    inside = u.abs() <= 1
+    committed = {"none": torch.zeros_like(inside), "identity": torch.ones_like(inside), "clip": inside}[surrogate]
+    gate = torch.empty_like(out, dtype=torch.bool).copy_(
+        torch.where(_frozen(u, mask_words, batch_shared), committed, inside)
+    )
+    return out, _words_from_bits(_rows_in_memory(gate, batch_shared))
+
+
+def progressive_gate_backward(grad: Tensor, gate: Tensor, strides: Sequence[int], batch_shared: bool) -> Tensor:
+    result = torch.empty_strided(grad.shape, strides, dtype=grad.dtype, device=grad.device).copy_(grad)
+    rows = _rows_in_memory(result, batch_shared)
+    rows.masked_fill_(~bits_from_words(gate, rows.shape[1]), 0)
+    return result
+
+
+def _rows_in_memory(dense: Tensor, batch_shared: bool) -> Tensor:
+    """A view of dense elements in their order in memory, [B, n] or [1, n]."""
+    batch = dense.shape[0] if batch_shared else 1
+    n = dense.numel() // batch if batch else 0
+    return dense.as_strided((batch, n), (n, 1))
+
+
 def progressive_backward(
     grad: Tensor, u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool
 ) -> Tensor:

@@ -34,6 +34,8 @@ SCHEMAS = {
     "bconv2d_affine": f"({_CONV}, {_AFFINE}) -> Tensor",
     "bconv2d_threshold": f"({_CONV}, {_THRESHOLD}) -> Tensor",
     "progressive": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor",
+    "progressive_gated": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> (Tensor, Tensor)",
+    "progressive_gate_backward": "(Tensor grad, Tensor gate, SymInt[] strides, bool batch_shared) -> Tensor",
     "progressive_backward": ("(Tensor grad, Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor"),
     "refresh_mask_": ("(Tensor(a!) mask_words, int n, float p, float r, int seed, int tensor_id, int step) -> ()"),
 }

@@ -300,6 +300,15 @@ TEST(progressive_follows_its_formula) {
       const float sign = u[i] < 0 ? -1.0f : 1.0f, clip = std::min(1.0f, std::max(-1.0f, u[i]));
       CHECK(out[i] == (bit(mask.get(), i % n) ? sign : clip), "forward " + std::to_string(i));
     }
+    Buffer<uint32_t> gate(batch * words_for(n));
+    args.gate = gate.get();
+    args.surrogate = Surrogate::kClip;
+    CHECK(progressive_forward(args, pool(2)).is_ok(), "forward with a gate");
+    CHECK(gate_backward({grad.get(), gate.get(), out.get(), FloatType::kFloat32, batch, n}, pool(2)).is_ok(), "gate");
+    for (int64_t i = 0; i < u.size; ++i)
+      CHECK(out[i] == (std::fabs(u[i]) <= 1.0f ? grad[i] : 0.0f), "gate " + std::to_string(i));
+    args.surrogate = Surrogate::kApproxSign;
+    args.gate = nullptr;
     args.grad = grad.get();
     CHECK(progressive_backward(args, pool(2)).is_ok(), "backward");
     for (int64_t i = 0; i < u.size; ++i) {

@@ -52,6 +52,7 @@ const Implementation kImplementation = {
     affine,
     progressive_forward,
     progressive_backward,
+    gate_backward,
     refresh_words,
 };
 

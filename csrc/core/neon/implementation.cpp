@@ -66,6 +66,7 @@ const Implementation kImplementation = {
     affine,
     progressive_forward,
     progressive_backward,
+    gate_backward,
     refresh_words,
 };
 

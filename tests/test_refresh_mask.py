@@ -246,10 +246,21 @@ def test_the_raw_op_refuses_what_it_cannot_do(implementation):
             op(*arguments)
 
 
-def test_a_refresh_between_forward_and_backward_is_noticed():
+@pytest.mark.parametrize("surrogate", ["none", "identity", "clip"])
+def test_a_refresh_between_forward_and_backward_changes_no_gradient(surrogate):
+    u = torch.randn(64, requires_grad=True)
+    mask = random_words((), 64, torch.Generator().manual_seed(0))
+    expected = reference.progressive_backward(torch.ones(64), u.detach(), mask.clone(), surrogate, False)
+    y = progressive(u, mask, surrogate)
+    refresh_mask_(mask, 64, 1.0, 1.0, 0, 0, 1)
+    y.sum().backward()
+    assert_same_bits(u.grad, expected)
+
+
+def test_a_refresh_between_forward_and_backward_is_noticed_where_the_mask_is_kept():
     u = torch.randn(64, requires_grad=True)
     mask = torch.zeros(2, dtype=torch.int32)
-    y = progressive(u, mask, "none")
+    y = progressive(u, mask, "approx_sign")
     refresh_mask_(mask, 64, 1.0, 1.0, 0, 0, 1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()

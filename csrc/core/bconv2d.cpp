@@ -9,11 +9,6 @@
 namespace stompp {
 namespace {
 
-inline int64_t smallest(int64_t a, int64_t b, int64_t c) {
-  const int64_t least = a < b ? a : b;
-  return least < c ? least : c;
-}
-
 // Rows of the implicit matrix: an output pixel's row is its taps side by side. Rows whose taps are inside are read
 // where the pixels lie; the others, and taps of single bytes, are copied.
 struct PixelRows {
@@ -35,7 +30,6 @@ struct PixelRows {
   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
                  TapSpan* spans) const {
     int64_t ow = first % out_width, oh = first / out_width % out_height, n = first / out_width / out_height;
-    const int64_t last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w;
     const int64_t pixel_step = shape.stride_w * pixel_bytes;
     int64_t span_count = 0;
     for (int64_t r = 0; r < count;) {
@@ -45,8 +39,9 @@ struct PixelRows {
       clip_taps(top, shape.dilation_h, kernel_h, shape.height, &taps.h_begin, &taps.h_end);
       clip_taps(left, shape.dilation_w, kernel_w, shape.width, &taps.w_begin, &taps.w_end);
       const bool whole_rows = taps.w_end - taps.w_begin == kernel_w;
+      const int64_t most = count - r < out_width - ow ? count - r : out_width - ow;
       const int64_t rows =
-          whole_rows ? smallest(count - r, out_width - ow, (last_left - left) / shape.stride_w + 1) : 1;
+          whole_rows ? whole_windows(left, shape.stride_w, shape.dilation_w, kernel_w, shape.width, most) : 1;
       if (whole_rows && !copies)
         point_at_taps(origin, pixel_step, rows, taps, runs + r * runs_per_row());
       else

@@ -7,6 +7,13 @@ constexpr int64_t kLine = 64;
 constexpr int64_t kDotBytes = kBlockRows * kBlockPanels * kPanelOutputs * static_cast<int64_t>(sizeof(int32_t));
 static_assert(kDotBytes % kLine == 0, "what follows the dot products begins on a cache line");
 
+// dot < threshold, for the dot product start - 2 * pop, exactly where pop > limit.
+int16_t limit_of(int32_t start, int32_t threshold) {
+  const int64_t twice = static_cast<int64_t>(start) - threshold;
+  const int64_t limit = twice >= 0 ? twice / 2 : -((1 - twice) / 2);  // rounded down
+  return static_cast<int16_t>(limit < -1 ? -1 : limit > kMaxLimitK ? kMaxLimitK : limit);
+}
+
 }  // namespace
 
 BlockGrid::BlockGrid(int64_t M, const WeightShape& shape, int threads) {
@@ -46,13 +53,6 @@ BlockMemory::BlockMemory(int64_t scratch_bytes, int64_t runs_per_row, int64_t co
   copies = start + copy_offset;
 }
 
-// dot < threshold, for the dot product start - 2 * pop, exactly where pop > limit.
-int16_t limit_of(int32_t start, int32_t threshold) {
-  const int64_t twice = static_cast<int64_t>(start) - threshold;
-  const int64_t limit = twice >= 0 ? twice / 2 : -((1 - twice) / 2);  // rounded down
-  return static_cast<int16_t>(limit < -1 ? -1 : limit > kMaxLimitK ? kMaxLimitK : limit);
-}
-
 void RowStarts::fill(const ValidTaps& valid, RowStart* entry) const {
   const WeightShape& shape = weight_.shape;
   entry->valid = valid;
@@ -64,7 +64,7 @@ void RowStarts::fill(const ValidTaps& valid, RowStart* entry) const {
       for (int64_t i = 0; i < count_; ++i) entry->starts[i] -= tap[i];
     }
   if (!with_limits_) return;
-  for (int64_t set = 0; set < (epilogue_.residual_words == nullptr ? 1 : 2); ++set) {
+  for (int64_t set = 0; set < epilogue_.threshold_sets(); ++set) {
     const int32_t* thresholds = epilogue_.thresholds + set * epilogue_.N + n_;
     for (int64_t i = 0; i < count_; ++i) entry->limits[set][i] = limit_of(entry->starts[i], thresholds[i]);
     for (int64_t i = count_; i < kUnitOutputs; ++i) entry->limits[set][i] = kMaxLimitK;

@@ -150,7 +150,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         if (left >= whole) dots.count = whole;
         start.set(spans, span_count, dots.n, dots.count);
         if (compares) {
-          kernel.compare(block, {start.limits, epilogue.residual_words == nullptr ? 1 : 2, bits});
+          kernel.compare(block, {start.limits, epilogue.threshold_sets(), bits});
           finish_bits(epilogue, dots, bits);
           continue;
         }

@@ -29,7 +29,6 @@ struct Depthwise {
   const uint32_t* valid;    // [repeats][words]: bits that are channels
 
   int64_t products() const { return kernel.K(); }  // of an output
-  int64_t sets() const { return epilogue.residual_words == nullptr ? 1 : 2; }
 };
 
 // Pixels of one line with the same valid taps, and a range of their words: all of them, or some of a single pixel's.
@@ -64,7 +63,7 @@ class DepthwiseLine {
   const int plane_count_;
   const int64_t plane_words_;  // of all planes
   std::unique_ptr<uint32_t[]> memory_;
-  std::unique_ptr<const uint32_t*[]> x_;  // [taps], then the weights' [taps]
+  std::unique_ptr<const uint32_t*[]> x_;  // [products], then the weights' [products]
   std::unique_ptr<int32_t[]> dots_;
   uint32_t *planes_, *at_least_, *limits_, *copies_;
   LimitEntry entries_[kLimitEntries];
@@ -77,7 +76,7 @@ DepthwiseLine::DepthwiseLine(const Depthwise& conv)
     : c_(conv),
       plane_count_(planes_for(conv.products() + 1)),  // limits go up to that: never
       plane_words_(plane_count_ * kPlaneWords) {
-  const int64_t limit_words = kLimitEntries * c_.sets() * plane_words_, products = c_.products();
+  const int64_t limit_words = kLimitEntries * c_.epilogue.threshold_sets() * plane_words_, products = c_.products();
   const bool copies = c_.shape.stride_w > 1 || c_.shape.padding_value != 0;
   const int64_t all = plane_words_ + 2 * kPlaneWords + limit_words + (copies ? products * kPlaneWords : 0);
   memory_.reset(new (std::nothrow) uint32_t[static_cast<size_t>(all)]);
@@ -91,7 +90,7 @@ DepthwiseLine::DepthwiseLine(const Depthwise& conv)
 
 void DepthwiseLine::run(int64_t image, int64_t oh) {
   const Conv2dShape& shape = c_.shape;
-  const int64_t kernel_w = c_.kernel.kernel_w, last_left = shape.width - 1 - (kernel_w - 1) * shape.dilation_w;
+  const int64_t kernel_w = c_.kernel.kernel_w;
   image_ = image;
   oh_ = oh;
   top_ = oh * shape.stride_h - shape.padding_h;
@@ -101,9 +100,8 @@ void DepthwiseLine::run(int64_t image, int64_t oh) {
     clip_taps(left, shape.dilation_w, kernel_w, shape.width, &valid_.w_begin, &valid_.w_end);
     int64_t pixels = 1;
     if (valid_.w_end - valid_.w_begin == kernel_w) {
-      pixels = (last_left - left) / shape.stride_w + 1;
-      if (pixels > c_.out_width - ow) pixels = c_.out_width - ow;
-      if (pixels > c_.repeats) pixels = c_.repeats;
+      const int64_t most = c_.out_width - ow < c_.repeats ? c_.out_width - ow : c_.repeats;
+      pixels = whole_windows(left, shape.stride_w, shape.dilation_w, kernel_w, shape.width, most);
     }
     for (int64_t word = 0; word < c_.words; word += kPlaneWords)
       finish_part({ow, pixels, word, c_.words - word < kPlaneWords ? c_.words - word : kPlaneWords});
@@ -167,7 +165,7 @@ void DepthwiseLine::fill_padding(const Part& part, uint32_t* out) const {
 
 // The limits of as many pixels as a part may have: dot < threshold exactly where the count is at least the limit.
 const uint32_t* DepthwiseLine::limits(int64_t products, const Part& part) {
-  const int64_t size = c_.sets() * plane_words_;
+  const int64_t size = c_.epilogue.threshold_sets() * plane_words_;
   for (int64_t i = 0; i < kLimitEntries; ++i)
     if (entries_[i].products == products && entries_[i].word == part.word) return limits_ + i * size;
   const int64_t entry = next_entry_++ % kLimitEntries;
@@ -179,7 +177,7 @@ const uint32_t* DepthwiseLine::limits(int64_t products, const Part& part) {
 
 void DepthwiseLine::fill_limits(int64_t products, const Part& part, uint32_t* out) const {
   const int64_t never = c_.products() + 1;
-  for (int64_t set = 0; set < c_.sets(); ++set, out += plane_words_) {
+  for (int64_t set = 0; set < c_.epilogue.threshold_sets(); ++set, out += plane_words_) {
     const int32_t* thresholds = c_.epilogue.thresholds + set * c_.epilogue.N;
     for (int64_t word = 0; word < part.words; ++word) {
       uint32_t bits[kMaxPlanes] = {};
@@ -200,7 +198,7 @@ void DepthwiseLine::fill_limits(int64_t products, const Part& part, uint32_t* ou
 
 void DepthwiseLine::write_bits(const Part& part, const uint32_t* limits) {
   const Epilogue& e = c_.epilogue;
-  for (int64_t set = 0; set < c_.sets(); ++set)
+  for (int64_t set = 0; set < c_.epilogue.threshold_sets(); ++set)
     c_.implementation.compare_planes(
         {planes_, limits + set * plane_words_, part.all_words(), plane_count_, at_least_ + set * kPlaneWords});
   // A part's words follow each other in the output: it has all words of its pixels, or one pixel.

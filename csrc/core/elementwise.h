@@ -54,9 +54,8 @@ STOMPP_INLINE void forward_word(const ProgressiveRow& row, int64_t first, uint32
       const Float magnitude = u[i] < Float(0) ? -u[i] : u[i];
       inside |= magnitude <= Float(1) ? uint32_t{1} << i : 0u;
     }
-    const uint32_t all = count == kWordBits ? 0xffffffffu : (uint32_t{1} << count) - 1u;
     const uint32_t committed = row.surrogate == Surrogate::kNone       ? 0
-                               : row.surrogate == Surrogate::kIdentity ? all
+                               : row.surrogate == Surrogate::kIdentity ? valid_bits(count, 0)
                                                                        : inside;
     row.gate[first / kWordBits] = (frozen & committed) | (~frozen & inside);
   }

@@ -50,7 +50,7 @@ int64_t panel_outputs(const Dots& dots, int64_t i) {
 void threshold_panel(const Epilogue& e, const Implementation& implementation, const Dots& dots, int64_t i) {
   const int64_t n = dots.n + i, count = panel_outputs(dots, i);
   uint32_t bits[2][kBlockRows];
-  for (int64_t set = 0; set < (e.residual_words == nullptr ? 1 : 2); ++set) {
+  for (int64_t set = 0; set < e.threshold_sets(); ++set) {
     int32_t thresholds[kPanelOutputs] = {};
     std::memcpy(thresholds, e.thresholds + set * e.N + n, static_cast<size_t>(count) * sizeof(int32_t));
     implementation.less_than(dots.values + i, dots.stride, dots.rows, thresholds, bits[set]);

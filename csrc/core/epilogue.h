@@ -34,6 +34,8 @@ struct Epilogue {
   const int32_t* thresholds = nullptr;   // [1][N], or [2][N] with residual_words
   const uint32_t* flip_words = nullptr;  // [words_for(N)]
   const uint32_t* residual_words = nullptr;
+
+  int64_t threshold_sets() const { return residual_words == nullptr ? 1 : 2; }
 };
 
 // Accumulators of outputs [n, n + count) of some rows.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
@@ -62,6 +63,12 @@ if library is None:
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def wants_triton() -> bool:
+    """Whether to load the Triton kernels: torch is built for NVIDIA GPUs, or Triton is told to interpret them."""
+    wanted = torch.version.cuda is not None or os.environ.get("TRITON_INTERPRET") == "1"
+    return wanted and importlib.util.find_spec("triton") is not None
 
 
 def kernels_check(x: Any) -> bool:

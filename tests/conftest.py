@@ -1,6 +1,7 @@
 """Fixtures of all tests. Inputs are seeded and hypothesis is derandomized: a run repeats."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,11 @@ if importlib.util.find_spec("stompp_kernels") is None:  # `pytest` in a checkout
 
 import pytest
 import torch
+
+# Before the kernels are imported. With a GPU they run there, in the tests marked `gpu`.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from helpers import IMPLEMENTATIONS, generator
 from hypothesis import HealthCheck, settings
 
@@ -23,6 +29,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("stompp")
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
 @pytest.fixture

@@ -110,8 +110,8 @@ def grid(**choices):
 
 
 def run_python(code, *arguments, **environment):
-    """Runs code in a fresh interpreter that finds this package; STOMPP_CPU is not inherited."""
-    variables = {name: value for name, value in os.environ.items() if name != "STOMPP_CPU"}
+    """Runs code in a fresh interpreter that finds this package; what the tests' own was forced to is not inherited."""
+    variables = {name: value for name, value in os.environ.items() if name not in ("STOMPP_CPU", "TRITON_INTERPRET")}
     package_parent = str(Path(stompp_kernels.__file__).resolve().parent.parent)
     paths = [package_parent, str(Path(__file__).resolve().parent), variables.get("PYTHONPATH", "")]
     variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

@@ -16,7 +16,8 @@ from helpers import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stompp_kernels.ops import full_mask, progressive, reference
+from stompp_kernels import native
+from stompp_kernels.ops import draw_state, full_mask, progressive, progressive_drawn, reference
 
 SURROGATES = ("none", "identity", "clip", "approx_sign")
 AWKWARD_SIZES = (1, 31, 32, 33, 8191, 8192, 8193)
@@ -153,6 +154,74 @@ def test_backward_keeps_one_bit_an_element(implementation, dtype, surrogate, g):
         progressive(u, words, surrogate, batch_shared=True)
     gate = 64 * 4 * 4  # 100 bits are 4 words
     assert sum(saved) == (u.nbytes + words.nbytes if surrogate == "approx_sign" else gate)
+
+
+@given(
+    shape=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    dtype=st.sampled_from(FLOATS),
+    surrogate=st.sampled_from(SURROGATES),
+    p=st.sampled_from([0.0, 0.3, 1.0]),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    step=st.integers(0, 2**63 - 1),
+)
+def test_drawn_masks_equal_the_reference(implementation, shape, dtype, surrogate, p, seed, step):
+    g = generator(step % 999)
+    u, grad = random_floats(shape, g, dtype), random_floats(shape, g, dtype)
+    draw = draw_state(p, seed, 2**32 - 1 - step % 5, step)
+    for name, view in strided_forms(u):
+        out, bits = torch.ops.stompp.progressive_drawn(view, draw, surrogate)
+        expected_out, expected_bits = reference.progressive_drawn(view, draw, surrogate)
+        assert_same_bits(out, expected_out, name)
+        assert_same_bits(bits, expected_bits, name)
+        assert out.stride() == expected_out.stride(), name
+        leaf = view.detach().requires_grad_()
+        progressive_drawn(leaf, draw, surrogate).backward(grad)
+        # The same mask, stored: in the order of the memory of u'.
+        row = torch.empty_strided(shape, out.stride(), dtype=dtype).copy_(view).as_strided((u.numel(),), (1,))
+        words = reference.progressive_drawn(row, draw, "approx_sign")[1][0]
+        grad_row = torch.empty_strided(shape, out.stride(), dtype=dtype).copy_(grad).as_strided((u.numel(),), (1,))
+        expected = reference.progressive_backward(grad_row, row, words, surrogate, False)
+        assert_same_bits(leaf.grad, expected.as_strided(shape, out.stride()), name)
+
+
+def test_drawn_masks_freeze_a_fraction_p_of_the_entries(implementation):
+    u = torch.full((64, 1000), 0.5)
+    frozen = [progressive_drawn(u, draw_state(0.3, 1, 2, step)) == 1 for step in range(3)]
+    for mask in frozen:
+        assert abs(mask.float().mean() - 0.3) < 0.01
+    # Fresh ones every step, and for every sample.
+    assert abs((frozen[0] & frozen[1]).float().mean() - 0.09) < 0.01
+    assert abs((frozen[0][0] & frozen[0][1]).float().mean() - 0.09) < 0.05
+
+
+def test_a_drawn_mask_has_the_bits_of_a_refresh_that_redraws_everything(implementation):
+    u = torch.full((1000,), 0.5)
+    words = torch.zeros(32, dtype=torch.int32)
+    torch.ops.stompp.refresh_mask_(words, 1000, 0.3, 1.0, 5, 6, 7)
+    assert_same_bits(progressive_drawn(u, draw_state(0.3, 5, 6, 7)), progressive(u, words))
+
+
+def test_draws_out_of_range_are_refused(implementation):
+    u = torch.ones(40)
+    for arguments, message in [
+        ((1.5, 0, 0, 0), "p must be"),
+        ((0.5, 2**63, 0, 0), "seed must be"),
+        ((0.5, 0, 2**32, 0), "tensor_id must fit"),
+        ((0.5, 0, 0, -1), "step must be"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            draw_state(*arguments)
+    with pytest.raises(ValueError, match=r"draw must have shape \[4\]"):
+        progressive_drawn(u, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(TypeError, match="draw must be"):
+        progressive_drawn(u, torch.zeros(4))
+
+
+@pytest.mark.skipif(native.library is None, reason="the checks of the compiled library are tested")
+def test_the_kernel_refuses_draws_out_of_range(implementation):
+    for values, message in [([0, -1, 0, 0], "id"), ([0, 0, -1, 0], "step"), ([0, 0, 0, 2**32 + 1], "probability")]:
+        with pytest.raises(RuntimeError, match=message):
+            progressive_drawn(torch.ones(40), torch.tensor(values))
 
 
 def test_no_gate_is_made_where_no_gradient_flows(implementation, g):

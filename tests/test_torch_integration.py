@@ -19,10 +19,12 @@ from stompp_kernels.ops import (
     Threshold,
     bconv2d,
     bgemm,
+    draw_state,
     pack_conv_weight,
     pack_signs,
     pack_weight,
     progressive,
+    progressive_drawn,
     reference,
     refresh_mask_,
     unpack_signs,
@@ -95,6 +97,11 @@ def sample_arguments(g):
             (image.clone().requires_grad_(), random_words((), 60, g), "clip", False),
             (image, random_words((), 30, g), "clip", True),
             (u.T, random_words((), 3, g), "none", True),
+        ],
+        "progressive_drawn": [
+            (u.clone().requires_grad_(), draw_state(0.4, -7, 3, 2**33), "none"),
+            (u.half().T, draw_state(1.0, 7, 2**32 - 1, 0), "identity"),
+            (image.clone().requires_grad_(), draw_state(0.5, 1, 2, 3), "approx_sign"),
         ],
         "progressive_gate_backward": [
             (grad, random_words((1,), 120, g), grad.stride(), False),
@@ -199,6 +206,9 @@ def every_op(g):
     def masked(u, mask):
         return progressive(u * 2, mask, "approx_sign").square() + progressive(u, None, "clip")
 
+    def drawn(u, draw):
+        return progressive_drawn(u * 2, draw, "approx_sign").square() + progressive_drawn(u, draw, "clip")
+
     def refreshed(mask):
         refresh_mask_(mask, 120, 0.3, 2.0, 1, 2, 3)
         return pack_signs(unpack_signs(mask, 120)) ^ mask, mask + 0
@@ -208,6 +218,7 @@ def every_op(g):
         (convolution, (image,)),
         (packing, (w, conv_w)),
         (masked, (random_floats((3, 40), g, specials=0), random_words((), 120, g))),
+        (drawn, (random_floats((3, 40), g, specials=0), draw_state(0.4, 1, 2, 3))),
         (refreshed, (random_words((), 120, g),)),
     ]
 
@@ -215,11 +226,11 @@ def every_op(g):
 def compare_compiled(function, arguments, **options):
     def run(f):
         copies = [a.clone() for a in arguments]
-        if function.__name__ == "masked":
+        if function.__name__ in ("masked", "drawn"):
             copies[0].requires_grad_()
         out = f(*copies)
         outputs = [out] if isinstance(out, torch.Tensor) else list(out)
-        if function.__name__ == "masked":
+        if function.__name__ in ("masked", "drawn"):
             out.sum().backward()
             outputs.append(copies[0].grad)
         return [*outputs, *copies]
@@ -231,7 +242,7 @@ def compare_compiled(function, arguments, **options):
     return compiled
 
 
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", range(6))
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_functions_are_one_graph_with_the_same_bits(implementation, index, dynamic, g):
     compare_compiled(*every_op(g)[index], backend="aot_eager", dynamic=dynamic)
@@ -266,6 +277,22 @@ def test_a_new_mask_does_not_recompile(g):
     for _ in range(3):
         mask = random_words((), 120, g)
         assert_same_bits(function(u, mask), progressive(u, mask, "clip"))
+    assert len(compiled_graphs) == 1
+
+
+def test_a_new_probability_does_not_recompile(g):
+    compiled_graphs = []
+
+    def count(graph, _):
+        compiled_graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    function = torch.compile(lambda u, draw: progressive_drawn(u, draw, "clip"), backend=count, fullgraph=True)
+    u = random_floats((3, 40), g)
+    for step in range(4):
+        draw = draw_state(step / 4, 1, 2, step)
+        assert_same_bits(function(u, draw), progressive_drawn(u, draw, "clip"))
     assert len(compiled_graphs) == 1
 
 

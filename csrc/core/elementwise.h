@@ -55,9 +55,10 @@ STOMPP_INLINE void forward_word(const ProgressiveRow& row, int64_t first, uint32
       inside |= magnitude <= Float(1) ? uint32_t{1} << i : 0u;
     }
     const uint32_t committed = row.surrogate == Surrogate::kNone       ? 0
-                               : row.surrogate == Surrogate::kIdentity ? valid_bits(count, 0)
+                               : row.surrogate == Surrogate::kIdentity ? 0xffffffffu
                                                                        : inside;
-    row.gate[first / kWordBits] = (frozen & committed) | (~frozen & inside);
+    const uint32_t gate = row.surrogate == Surrogate::kApproxSign ? frozen : (frozen & committed) | (~frozen & inside);
+    row.gate[first / kWordBits] = gate & valid_bits(count, 0);
   }
   for (int i = 0; i < count; ++i) {
     const Float sign = u[i] < Float(0) ? Float(-1) : Float(1);
@@ -276,7 +277,29 @@ STOMPP_INLINE void unpack_word(void* out, int64_t first, uint32_t word, int coun
   for (int i = 0; i < count; ++i) Type::store(out, first + i, (word >> i & 1u) != 0 ? Float(-1) : Float(1));
 }
 
+// The 32 random words of the entries of mask word `index`, against two limits.
+STOMPP_INLINE void random_below(const RandomStream& stream, int64_t index, uint64_t limit, uint64_t other_limit,
+                                uint32_t* below, uint32_t* below_other) {
+  constexpr int kGroups = static_cast<int>(kWordBits) / 4;
+  *below = *below_other = 0;
+  for (int group = 0; group < kGroups; ++group) {
+    uint32_t random[4] = {static_cast<uint32_t>(index * kGroups + group), static_cast<uint32_t>(stream.seed >> 32),
+                          static_cast<uint32_t>(stream.step), static_cast<uint32_t>(stream.step >> 32)};
+    philox4x32_10(random, static_cast<uint32_t>(stream.seed), stream.tensor_id);
+    for (int lane = 0; lane < 4; ++lane) {
+      *below |= static_cast<uint32_t>(random[lane] < limit) << (group * 4 + lane);
+      *below_other |= static_cast<uint32_t>(random[lane] < other_limit) << (group * 4 + lane);
+    }
+  }
+}
+
 STOMPP_INLINE uint32_t frozen_word(const ProgressiveRow& row, int64_t index) {
+  if (row.drawn != nullptr) {
+    const uint64_t limit = row.drawn->one_below;
+    uint32_t frozen, same;
+    random_below(row.drawn->stream, row.first_word + index, limit, limit, &frozen, &same);
+    return frozen;
+  }
   return row.mask == nullptr ? 0xffffffffu : row.mask[index];
 }
 
@@ -393,18 +416,9 @@ STOMPP_INLINE void backward(const ProgressiveRow& row) {
 }
 
 STOMPP_INLINE void refresh_words(const RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end) {
-  constexpr int kGroups = static_cast<int>(kWordBits) / 4;
   for (int64_t w = begin; w < end; ++w) {
-    uint32_t ones = 0, redrawn = 0;
-    for (int group = 0; group < kGroups; ++group) {
-      uint32_t random[4] = {static_cast<uint32_t>(w * kGroups + group), static_cast<uint32_t>(refresh.seed >> 32),
-                            static_cast<uint32_t>(refresh.step), static_cast<uint32_t>(refresh.step >> 32)};
-      philox4x32_10(random, static_cast<uint32_t>(refresh.seed), refresh.tensor_id);
-      for (int lane = 0; lane < 4; ++lane) {
-        ones |= static_cast<uint32_t>(random[lane] < refresh.one_below) << (group * 4 + lane);
-        redrawn |= static_cast<uint32_t>(random[lane] < refresh.redraw_below) << (group * 4 + lane);
-      }
-    }
+    uint32_t ones, redrawn;
+    random_below(refresh.stream, w, refresh.one_below, refresh.redraw_below, &ones, &redrawn);
     words[w] = ((words[w] & ~redrawn) | ones) & valid_bits(refresh.n, w);
   }
 }

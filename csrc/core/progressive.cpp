@@ -36,6 +36,8 @@ Status run(const Progressive& args, void (*Implementation::*kernel)(const Progre
     row.mask = args.mask == nullptr ? nullptr : args.mask + word;
     row.surrogate = args.surrogate;
     row.gate = args.gate == nullptr ? nullptr : args.gate + batch * words_for(args.n) + word;
+    row.drawn = args.drawn;
+    row.first_word = word;
     (implementation->*kernel)(row);
   });
   return Status::ok();

@@ -7,6 +7,7 @@
 
 #include "core/float_types.h"
 #include "core/parallel.h"
+#include "core/refresh_mask.h"
 #include "core/status.h"
 
 namespace stompp {
@@ -21,7 +22,8 @@ struct Progressive {
   int64_t batch, n;
   const uint32_t* mask = nullptr;  // words_for(n), shared by the batch; nullptr: every entry is frozen
   Surrogate surrogate = Surrogate::kNone;
-  uint32_t* gate = nullptr;  // forward, where wanted: [batch][words_for(n)], not for approx_sign
+  uint32_t* gate = nullptr;          // forward, where wanted: [batch][words_for(n)]; for approx_sign it takes the mask
+  const DrawnMask* drawn = nullptr;  // forward of one row: its mask is drawn, not read
 };
 
 struct GateBackward {
@@ -42,6 +44,8 @@ struct ProgressiveRow {
   const uint32_t* mask;
   Surrogate surrogate;
   uint32_t* gate;
+  const DrawnMask* drawn;
+  int64_t first_word;  // of the mask
 };
 
 struct GateRow {

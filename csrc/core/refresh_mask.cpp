@@ -11,7 +11,7 @@ Status make_refresh(int64_t n, double p, double r, uint64_t seed, uint32_t tenso
   if (!(p >= 0.0 && p <= 1.0)) return Status::error("refresh_mask_: p must be in [0, 1]");
   if (!(r >= 1.0)) return Status::error("refresh_mask_: r must be at least 1");
   const double redraw = 4294967296.0 / r;
-  *refresh = {n, static_cast<uint64_t>(p * redraw), static_cast<uint64_t>(redraw), seed, tensor_id, step};
+  *refresh = {n, static_cast<uint64_t>(p * redraw), static_cast<uint64_t>(redraw), {seed, tensor_id, step}};
   return Status::ok();
 }
 

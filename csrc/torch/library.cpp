@@ -30,6 +30,7 @@ STABLE_TORCH_LIBRARY(stompp, m) {
       "Tensor? residual_words) -> Tensor");
   m.def("progressive(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor");
   m.def("progressive_gated(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> (Tensor, Tensor)");
+  m.def("progressive_drawn(Tensor u, Tensor draw, str surrogate) -> (Tensor, Tensor)");
   m.def("progressive_gate_backward(Tensor grad, Tensor gate, SymInt[] strides, bool batch_shared) -> Tensor");
   m.def("progressive_backward(Tensor grad, Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor");
   m.def("refresh_mask_(Tensor(a!) mask_words, int n, float p, float r, int seed, int tensor_id, int step) -> ()");

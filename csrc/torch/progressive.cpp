@@ -1,6 +1,7 @@
 #include "core/progressive.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "core/refresh_mask.h"
@@ -114,15 +115,43 @@ Tensor progressive_cpu(const Tensor& u, const std::optional<Tensor>& mask_words,
   return out;
 }
 
-std::tuple<Tensor, Tensor> progressive_gated_cpu(const Tensor& u, const std::optional<Tensor>& mask_words,
-                                                 const std::string& surrogate, bool batch_shared) {
-  Arguments arguments(u, mask_words, surrogate, batch_shared);
-  check(arguments.values.surrogate != Surrogate::kApproxSign, "progressive_gated: approx_sign has no gate of one bit");
+std::tuple<Tensor, Tensor> with_gate(Arguments& arguments) {
   Tensor out = arguments.new_result();
   Tensor gate = new_tensor({arguments.values.batch, words_for(arguments.values.n)}, ScalarType::Int);
   arguments.values.gate = static_cast<uint32_t*>(gate.data_ptr());
   check(progressive_forward(arguments.values, torch_pool()));
   return {out, gate};
+}
+
+std::tuple<Tensor, Tensor> progressive_gated_cpu(const Tensor& u, const std::optional<Tensor>& mask_words,
+                                                 const std::string& surrogate, bool batch_shared) {
+  Arguments arguments(u, mask_words, surrogate, batch_shared);
+  check(arguments.values.surrogate != Surrogate::kApproxSign, "progressive_gated: approx_sign has no gate of one bit");
+  return with_gate(arguments);
+}
+
+// draw: int64 [4], the seed, the tensor's id, the step and the probability in units of 2^-32.
+DrawnMask drawn_mask(const Tensor& draw) {
+  check_dtype("progressive_drawn", "draw", draw, ScalarType::Long, "int64");
+  check_shape("progressive_drawn", "draw", draw, {4});
+  const Tensor dense = row_major(draw);
+  int64_t values[4];
+  std::memcpy(values, dense.data_ptr(), sizeof(values));
+  const auto [seed, tensor_id, step, one_below] = values;
+  check(tensor_id >= 0 && tensor_id <= 0xffffffffll,
+        "progressive_drawn: draw[1], the tensor's id, must fit 32 bits, got ", tensor_id);
+  check(step >= 0, "progressive_drawn: draw[2], the step, must be at least 0, got ", step);
+  check(one_below >= 0 && one_below <= (1ll << 32),
+        "progressive_drawn: draw[3], the probability times 2^32, must be 0 to 2^32, got ", one_below);
+  return {static_cast<uint64_t>(one_below),
+          {static_cast<uint64_t>(seed), static_cast<uint32_t>(tensor_id), static_cast<uint64_t>(step)}};
+}
+
+std::tuple<Tensor, Tensor> progressive_drawn_cpu(const Tensor& u, const Tensor& draw, const std::string& surrogate) {
+  Arguments arguments(u, std::nullopt, surrogate, false);
+  const DrawnMask drawn = drawn_mask(draw);
+  arguments.values.drawn = &drawn;
+  return with_gate(arguments);
 }
 
 Tensor progressive_backward_cpu(const Tensor& grad, const Tensor& u, const std::optional<Tensor>& mask_words,
@@ -180,6 +209,7 @@ STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
   using namespace stompp::binding;
   m.impl("progressive", TORCH_BOX(&progressive_cpu));
   m.impl("progressive_gated", TORCH_BOX(&progressive_gated_cpu));
+  m.impl("progressive_drawn", TORCH_BOX(&progressive_drawn_cpu));
   m.impl("progressive_backward", TORCH_BOX(&progressive_backward_cpu));
   m.impl("progressive_gate_backward", TORCH_BOX(&gate_backward_cpu));
   m.impl("refresh_mask_", TORCH_BOX(&refresh_mask_cpu));

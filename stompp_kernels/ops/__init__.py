@@ -5,8 +5,8 @@ from stompp_kernels.ops.bconv2d import bconv2d
 from stompp_kernels.ops.bgemm import bgemm
 from stompp_kernels.ops.epilogue import Affine, Threshold
 from stompp_kernels.ops.pack import PackedWeight, pack_conv_weight, pack_outside, pack_signs, pack_weight, unpack_signs
-from stompp_kernels.ops.progressive import progressive
-from stompp_kernels.ops.refresh_mask import count_frozen, full_mask, refresh_mask_
+from stompp_kernels.ops.progressive import progressive, progressive_drawn
+from stompp_kernels.ops.refresh_mask import count_frozen, draw_state, full_mask, refresh_mask_
 
 __all__ = [
     "Affine",
@@ -15,12 +15,14 @@ __all__ = [
     "bconv2d",
     "bgemm",
     "count_frozen",
+    "draw_state",
     "full_mask",
     "pack_conv_weight",
     "pack_outside",
     "pack_signs",
     "pack_weight",
     "progressive",
+    "progressive_drawn",
     "refresh_mask_",
     "unpack_signs",
 ]

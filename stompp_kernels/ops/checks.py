@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stompp_kernels.ops.reference import result_format, words_for
+
 SHORT_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 FLOATS = (*SHORT_FLOATS, torch.float64)
 SURROGATES = ("none", "identity", "clip", "approx_sign")
@@ -29,6 +31,83 @@ def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def check_short_floats(x: Any) -> None:
+    """That x can be packed: [..., K] of a type that signs are packed from."""
+    check_tensor("x", x, SHORT_FLOATS)
+    if x.dim() == 0 or x.shape[-1] == 0:
+        raise ValueError(f"x must have a last dimension of at least 1, got shape {list(x.shape)}")
+
+
+def check_limits(x: Any, low: Any, high: Any) -> None:
+    """That low and high are limits of x's channels."""
+    check_short_floats(x)
+    for name, limits in (("low", low), ("high", high)):
+        check_tensor(name, limits, (torch.float32,))
+        check_shape(name, limits, x.shape[-1:])
+
+
+def check_progressive(u: Any, mask_words: Any, surrogate: str, batch_shared: bool) -> None:
+    """The arguments of the progressive op."""
+    check_tensor("u", u, FLOATS)
+    check_choice("surrogate", surrogate, SURROGATES)
+    if batch_shared and u.dim() == 0:
+        raise ValueError("u must have a batch dimension when the mask is shared by the batch, got a scalar")
+    if mask_words is not None:
+        check_tensor("mask_words", mask_words, (torch.int32,))
+        check_shape("mask_words", mask_words, (words_for((u.shape[1:] if batch_shared else u.shape).numel()),))
+
+
+def check_draw(draw: Any) -> None:
+    """The state of a mask that is drawn in the op; its values are checked where they are read on the CPU."""
+    check_tensor("draw", draw, (torch.int64,))
+    check_shape("draw", draw, (4,))
+
+
+def check_gradient(grad: Any, u: Tensor) -> None:
+    """That grad is a gradient of u's shape and type."""
+    check_tensor("grad", grad, (u.dtype,))
+    check_shape("grad", grad, u.shape)
+
+
+def check_gate(grad: Tensor, gate: Any, like: Tensor, batch_shared: bool) -> None:
+    """That the gate has a bit for each element of ``like``: dense, of grad's shape, its batch outermost if shared."""
+    if batch_shared and grad.dim() == 0:
+        raise ValueError("grad must have a batch dimension when the mask is shared by the batch, got a scalar")
+    if grad.numel() > 0 and result_format(like, batch_shared) is not torch.preserve_format:
+        raise ValueError(
+            "strides must be those of dense elements, the batch outermost where it shares a mask, "
+            f"got {list(like.stride())} for shape {list(like.shape)}"
+        )
+    rows = grad.shape[0] if batch_shared else 1
+    check_tensor("gate", gate, (torch.int32,))
+    check_shape("gate", gate, (rows, words_for((grad.shape[1:] if batch_shared else grad.shape).numel())))
+
+
+def check_refresh(mask_words: Any, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
+    """The arguments of a mask's refresh."""
+    check_tensor("mask_words", mask_words, (torch.int32,))
+    if n < 0:
+        raise ValueError(f"n must be at least 0, got {n}")
+    check_shape("mask_words", mask_words, (words_for(n),))
+    if not mask_words.is_contiguous():
+        raise ValueError(f"mask_words must be contiguous, got strides {mask_words.stride()}")
+    check_stream(p, seed, tensor_id, step)
+    if not r >= 1.0:
+        raise ValueError(f"r must be at least 1, got {r}")
+
+
+def check_stream(p: float, seed: int, tensor_id: int, step: int) -> None:
+    """A probability and what names the random words of a tensor at a step."""
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p must be in [0, 1], got {p}")
+    if not 0 <= tensor_id < 1 << 32:
+        raise ValueError(f"tensor_id must fit 32 bits, got {tensor_id}")
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise ValueError(f"seed must be in [-2^63, 2^63), got {seed}")
+    if not 0 <= step < 1 << 63:
+        raise ValueError(f"step must be in [0, 2^63), got {step}")
 
 
 def pair(name: str, value: int | Sequence[int], at_least: int) -> tuple[int, int]:

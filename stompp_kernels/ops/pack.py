@@ -15,8 +15,16 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import FLOATS, SHORT_FLOATS, check_shape, check_tensor
+from stompp_kernels.ops.checks import (
+    FLOATS,
+    SHORT_FLOATS,
+    check_limits,
+    check_shape,
+    check_short_floats,
+    check_tensor,
+)
 from stompp_kernels.ops.reference import words_for
+from stompp_kernels.ops.schemas import kernels_for
 
 _ops = torch.ops.stompp
 
@@ -38,16 +46,14 @@ def pack_signs(x: Tensor, check_nan: bool = False) -> Tensor:
     if check_nan or not native.kernels_check(x):
         _check_floats(x, check_nan)
     try:
-        return _ops.pack_signs.default(x)
+        return kernels_for(x).pack_signs.default(x)
     except Exception:
         _check_floats(x, check_nan)
         raise
 
 
 def _check_floats(x: Tensor, check_nan: bool) -> None:
-    check_tensor("x", x, SHORT_FLOATS)
-    if x.dim() == 0 or x.shape[-1] == 0:
-        raise ValueError(f"x must have a last dimension of at least 1, got shape {list(x.shape)}")
+    check_short_floats(x)
     if check_nan and bool(x.isnan().any()):
         raise ValueError("x must not contain NaN (check_nan=True), got some")
 
@@ -69,19 +75,12 @@ def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         TypeError, ValueError: an argument is not as above.
     """
     if not native.kernels_check(x):
-        _check_limits(x, low, high)
+        check_limits(x, low, high)
     try:
-        return _ops.pack_outside.default(x, low, high)
+        return kernels_for(x).pack_outside.default(x, low, high)
     except Exception:
-        _check_limits(x, low, high)
+        check_limits(x, low, high)
         raise
-
-
-def _check_limits(x: Tensor, low: Tensor, high: Tensor) -> None:
-    _check_floats(x, check_nan=False)
-    for name, limits in (("low", low), ("high", high)):
-        check_tensor(name, limits, (torch.float32,))
-        check_shape(name, limits, x.shape[-1:])
 
 
 def unpack_signs(words: Tensor, K: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stompp_kernels.ops.checks import FLOATS, SURROGATES, check_choice, check_shape, check_tensor
+from stompp_kernels.ops.checks import check_draw, check_progressive
 from stompp_kernels.ops.reference import result_format, words_for
-
-_ops = torch.ops.stompp
+from stompp_kernels.ops.schemas import kernels_for, triton
 
 
 def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str = "none", batch_shared: bool = False) -> Tensor:
@@ -34,17 +33,32 @@ def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str = "none", b
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    check_tensor("u", u, FLOATS)
-    check_choice("surrogate", surrogate, SURROGATES)
-    if batch_shared and u.dim() == 0:
-        raise ValueError("u must have a batch dimension when the mask is shared by the batch, got a scalar")
-    if mask_words is not None:
-        check_tensor("mask_words", mask_words, (torch.int32,))
-        check_shape("mask_words", mask_words, (words_for((u.shape[1:] if batch_shared else u.shape).numel()),))
+    check_progressive(u, mask_words, surrogate, batch_shared)
+    ops = kernels_for(u)
     # One bit an element is all that backward needs, but for approx_sign, which scales by u.
     if surrogate != "approx_sign" and u.requires_grad and torch.is_grad_enabled():
-        return _ops.progressive_gated.default(u, mask_words, surrogate, batch_shared)[0]
-    return _ops.progressive.default(u, mask_words, surrogate, batch_shared)
+        return ops.progressive_gated.default(u, mask_words, surrogate, batch_shared)[0]
+    return ops.progressive.default(u, mask_words, surrogate, batch_shared)
+
+
+def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str = "none") -> Tensor:
+    """:func:`progressive` with a mask of u's shape that is drawn inside the op and stored nowhere.
+
+    Entry i is frozen where random word i of the stream is below p * 2^32. Entries are counted in the order in which the
+    elements of the result lie in memory, so contiguous and channels_last inputs draw different masks.
+
+    Args:
+        u: float32, float16, bfloat16 or float64, any shape.
+        draw: int64 [4] on u's device, see :func:`stompp_kernels.ops.draw_state`.
+        surrogate: as of :func:`progressive`.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+        RuntimeError: a value of ``draw`` is out of range, on the CPU.
+    """
+    check_progressive(u, None, surrogate, False)
+    check_draw(draw)
+    return kernels_for(u).progressive_drawn.default(u, draw, surrogate)[0]
 
 
 @torch.library.register_fake("stompp::progressive")
@@ -54,10 +68,12 @@ def _(u, mask_words, surrogate, batch_shared):
 
 @torch.library.register_fake("stompp::progressive_gated")
 def _(u, mask_words, surrogate, batch_shared):
-    rows = u.shape[0] if batch_shared else 1
-    n = (u.shape[1:] if batch_shared else u.shape).numel()
-    gate = u.new_empty((rows, words_for(n)), dtype=torch.int32)
-    return torch.empty_like(u, memory_format=result_format(u, batch_shared)), gate
+    return torch.empty_like(u, memory_format=result_format(u, batch_shared)), _gate_fake(u, batch_shared)
+
+
+@torch.library.register_fake("stompp::progressive_drawn")
+def _(u, draw, surrogate):
+    return torch.empty_like(u, memory_format=result_format(u, False)), _gate_fake(u, False)
 
 
 @torch.library.register_fake("stompp::progressive_backward")
@@ -70,33 +86,68 @@ def _(grad, gate, strides, batch_shared):
     return grad.new_empty_strided(grad.shape, strides)
 
 
-def _save(ctx, inputs, output):
-    u, mask_words, surrogate, batch_shared = inputs
-    ctx.save_for_backward(u, mask_words)
-    ctx.surrogate, ctx.batch_shared = surrogate, batch_shared
-
-
-def _backward(ctx, grad):
-    u, mask_words = ctx.saved_tensors
-    return _ops.progressive_backward(grad, u, mask_words, ctx.surrogate, ctx.batch_shared), None, None, None
-
-
-def _save_gate(ctx, inputs, output):
-    out, gate = output
-    ctx.save_for_backward(gate)
-    ctx.strides, ctx.batch_shared = out.stride(), inputs[3]
-
-
-def _gate_backward(ctx, grad, grad_of_gate):
-    (gate,) = ctx.saved_tensors
-    return _ops.progressive_gate_backward(grad, gate, ctx.strides, ctx.batch_shared), None, None, None
+def _gate_fake(u, batch_shared):
+    rows = u.shape[0] if batch_shared else 1
+    n = (u.shape[1:] if batch_shared else u.shape).numel()
+    return u.new_empty((rows, words_for(n)), dtype=torch.int32)
 
 
 def _no_second_backward(ctx, grad):
     raise RuntimeError("progressive can be differentiated once; its gradient has no gradient of its own")
 
 
-torch.library.register_autograd("stompp::progressive", _backward, setup_context=_save)
-torch.library.register_autograd("stompp::progressive_gated", _gate_backward, setup_context=_save_gate)
-for _name in ("progressive_backward", "progressive_gate_backward"):
-    torch.library.register_autograd(f"stompp::{_name}", _no_second_backward)
+def register_autograd(namespace: str) -> None:
+    """Gives the progressive ops of ``torch.ops.<namespace>`` their gradients, which are ops of the same namespace."""
+    ops = getattr(torch.ops, namespace)
+
+    def save(ctx, inputs, output):
+        u, mask_words, surrogate, batch_shared = inputs
+        ctx.save_for_backward(u, mask_words)
+        ctx.surrogate, ctx.batch_shared = surrogate, batch_shared
+
+    def backward(ctx, grad):
+        u, mask_words = ctx.saved_tensors
+        return ops.progressive_backward(grad, u, mask_words, ctx.surrogate, ctx.batch_shared), None, None, None
+
+    def save_gate(ctx, inputs, output):
+        out, gate = output
+        ctx.save_for_backward(gate)
+        ctx.strides, ctx.batch_shared = out.stride(), inputs[3]
+
+    def gate_backward(ctx, grad, grad_of_gate):
+        (gate,) = ctx.saved_tensors
+        return ops.progressive_gate_backward(grad, gate, ctx.strides, ctx.batch_shared), None, None, None
+
+    def save_drawn(ctx, inputs, output):
+        (u, _, ctx.surrogate), (out, bits) = inputs, output
+        ctx.save_for_backward(bits, u if ctx.surrogate == "approx_sign" else None)
+        ctx.strides = out.stride()
+
+    def drawn_backward(ctx, grad, grad_of_bits):
+        bits, u = ctx.saved_tensors
+        if u is None:
+            return ops.progressive_gate_backward(grad, bits, ctx.strides, False), None, None
+        # The bits are the mask's, in the order of the memory of u': as one row that is their order too.
+        grad_row, u_row = (_row_in_memory(t, ctx.strides) for t in (grad, u))
+        result = ops.progressive_backward(grad_row, u_row, bits[0], ctx.surrogate, False)
+        return result.as_strided(u.shape, ctx.strides), None, None
+
+    for name, backward_of, setup in (
+        ("progressive", backward, save),
+        ("progressive_gated", gate_backward, save_gate),
+        ("progressive_drawn", drawn_backward, save_drawn),
+        ("progressive_backward", _no_second_backward, None),
+        ("progressive_gate_backward", _no_second_backward, None),
+    ):
+        torch.library.register_autograd(f"{namespace}::{name}", backward_of, setup_context=setup)
+
+
+def _row_in_memory(t: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The elements of t as one row, in the order that dense strides give them."""
+    ordered = t.new_empty_strided(t.shape, strides).copy_(t)
+    return ordered.as_strided((t.numel(),), (1,))
+
+
+register_autograd("stompp")
+if triton is not None:
+    register_autograd("stompp_triton")

@@ -23,7 +23,7 @@ def words_for(K: int) -> int:
     return (K + WORD_BITS - 1) // WORD_BITS
 
 
-def _words_from_bits(bits: Tensor) -> Tensor:
+def pack_bits(bits: Tensor) -> Tensor:
     """bool [..., K] to int32 [..., ceil(K/32)], LSB first, zero tail."""
     K = bits.shape[-1]
     padded = F.pad(bits.to(torch.int64), (0, words_for(K) * WORD_BITS - K))
@@ -44,12 +44,12 @@ def sign(u: Tensor) -> Tensor:
 
 
 def pack_signs(x: Tensor) -> Tensor:
-    return _words_from_bits(x < 0)
+    return pack_bits(x < 0)
 
 
 def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     value = x.to(torch.float32)
-    return _words_from_bits((value < low) | (value > high))
+    return pack_bits((value < low) | (value > high))
 
 
 def unpack_signs(words: Tensor, K: int, dtype: torch.dtype) -> Tensor:
@@ -112,7 +112,7 @@ def threshold(acc: Tensor, thresholds: Tensor, flip_words: Tensor, residual_word
     chosen = thresholds[0]
     if residual_words is not None:
         chosen = torch.where(bits_from_words(residual_words, N), thresholds[1], thresholds[0])
-    return _words_from_bits((acc < chosen) ^ bits_from_words(flip_words, N))
+    return pack_bits((acc < chosen) ^ bits_from_words(flip_words, N))
 
 
 def bgemm_affine(
@@ -211,12 +211,28 @@ def progressive_gated(
     """The gate's bits stand in the order in which the elements of the result lie in memory: a row of words for each
     element of a batch that shares a mask, else one row."""
     out = progressive(u, mask_words, surrogate, batch_shared)
+    return out, _gate(u, _frozen(u, mask_words, batch_shared), surrogate, out, batch_shared)
+
+
+def _gate(u: Tensor, frozen: Tensor, surrogate: str, out: Tensor, batch_shared: bool) -> Tensor:
     inside = u.abs() <= 1
     committed = {"none": torch.zeros_like(inside), "identity": torch.ones_like(inside), "clip": inside}[surrogate]
-    gate = torch.empty_like(out, dtype=torch.bool).copy_(
-        torch.where(_frozen(u, mask_words, batch_shared), committed, inside)
-    )
-    return out, _words_from_bits(_rows_in_memory(gate, batch_shared))
+    gate = torch.empty_like(out, dtype=torch.bool).copy_(torch.where(frozen, committed, inside))
+    return pack_bits(_rows_in_memory(gate, batch_shared))
+
+
+def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str) -> tuple[Tensor, Tensor]:
+    """Entry i of the mask, in the order of the result's memory, is 1 where random word i is below draw[3]. The bits are
+    the gate's, or for approx_sign the mask's."""
+    seed, tensor_id, step, one_below = draw.tolist()
+    out = torch.empty_like(u, memory_format=result_format(u, False))
+    frozen = torch.empty_like(out, dtype=torch.bool)
+    drawn = _random_words(u.numel(), seed, tensor_id, step, u.device) < one_below
+    _rows_in_memory(frozen, False).copy_(drawn)
+    out.copy_(torch.where(frozen, sign(u), u.clamp(-1, 1)))
+    if surrogate == "approx_sign":
+        return out, pack_bits(drawn.unsqueeze(0))
+    return out, _gate(u, frozen, surrogate, out, False)
 
 
 def progressive_gate_backward(grad: Tensor, gate: Tensor, strides: Sequence[int], batch_shared: bool) -> Tensor:
@@ -265,11 +281,22 @@ def philox4x32_10(counter: Sequence[Tensor], key: tuple[int, int]) -> list[Tenso
     return [c0, c1, c2, c3]
 
 
-def refresh_mask_(mask_words: Tensor, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
-    groups = torch.arange((n + 3) // 4, dtype=torch.int64, device=mask_words.device)
+def _random_words(n: int, seed: int, tensor_id: int, step: int, device: torch.device) -> Tensor:
+    """The random words of n entries, see csrc/core/refresh_mask.h: int64 [n], each below 2^32."""
+    groups = torch.arange((n + 3) // 4, dtype=torch.int64, device=device)
     constants = [(seed >> 32) & _LOW_32, step & _LOW_32, (step >> 32) & _LOW_32]
     counter = [groups, *(torch.full_like(groups, value) for value in constants)]
-    random = torch.stack(philox4x32_10(counter, (seed & _LOW_32, tensor_id)), dim=-1).flatten()[:n]
+    return torch.stack(philox4x32_10(counter, (seed & _LOW_32, tensor_id)), dim=-1).flatten()[:n]
+
+
+def refresh_limits(p: float, r: float) -> tuple[int, int]:
+    """The limits of random words, of 2^32: below the first an entry becomes 1, else below the second 0."""
     redraw = 4294967296.0 / r
-    frozen = (random < int(p * redraw)) | (bits_from_words(mask_words, n) & (random >= int(redraw)))
-    mask_words.copy_(_words_from_bits(frozen))
+    return int(p * redraw), int(redraw)
+
+
+def refresh_mask_(mask_words: Tensor, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
+    random = _random_words(n, seed, tensor_id, step, mask_words.device)
+    one_below, redraw_below = refresh_limits(p, r)
+    frozen = (random < one_below) | (bits_from_words(mask_words, n) & (random >= redraw_below))
+    mask_words.copy_(pack_bits(frozen))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stompp_kernels.ops.checks import check_shape, check_tensor
-from stompp_kernels.ops.reference import pack_signs, words_for
-
-_ops = torch.ops.stompp
+from stompp_kernels.ops.checks import check_refresh, check_stream
+from stompp_kernels.ops.reference import pack_signs
+from stompp_kernels.ops.schemas import kernels_for
 
 
 def refresh_mask_(mask_words: Tensor, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> Tensor:
@@ -30,26 +29,24 @@ def refresh_mask_(mask_words: Tensor, n: int, p: float, r: float, seed: int, ten
     Raises:
         TypeError, ValueError: an argument is not as above.
     """
-    check_tensor("mask_words", mask_words, (torch.int32,))
-    if n < 0:
-        raise ValueError(f"n must be at least 0, got {n}")
-    check_shape("mask_words", mask_words, (words_for(n),))
-    if not mask_words.is_contiguous():
-        raise ValueError(f"mask_words must be contiguous, got strides {mask_words.stride()}")
-    if not 0.0 <= p <= 1.0:
-        raise ValueError(f"p must be in [0, 1], got {p}")
-    if not r >= 1.0:
-        raise ValueError(f"r must be at least 1, got {r}")
-    if not 0 <= tensor_id < 1 << 32:
-        raise ValueError(f"tensor_id must fit 32 bits, got {tensor_id}")
-    if not -(1 << 63) <= seed < 1 << 63:
-        raise ValueError(f"seed must be in [-2^63, 2^63), got {seed}")
-    if not 0 <= step < 1 << 63:
-        raise ValueError(f"step must be in [0, 2^63), got {step}")
-    _ops.refresh_mask_(mask_words, n, float(p), float(r), seed, tensor_id, step)
+    check_refresh(mask_words, n, p, r, seed, tensor_id, step)
+    kernels_for(mask_words).refresh_mask_(mask_words, n, float(p), float(r), seed, tensor_id, step)
     # The kernel writes through a pointer: autograd must learn of it, or a backward after it would use the new mask.
     torch.autograd.graph.increment_version(mask_words)
     return mask_words
+
+
+def draw_state(p: float, seed: int, tensor_id: int, step: int) -> Tensor:
+    """What a mask is drawn from inside :func:`stompp_kernels.ops.progressive_drawn`: int64 [4] on the CPU.
+
+    A tensor, so that under torch.compile a new p or step is new data and not a new graph. The values are the seed, the
+    tensor's id, the step and p * 2^32; the random stream is that of :func:`refresh_mask_`.
+
+    Raises:
+        ValueError: an argument is out of range; ranges as of :func:`refresh_mask_`.
+    """
+    check_stream(p, seed, tensor_id, step)
+    return torch.tensor([seed, tensor_id, step, int(p * 4294967296.0)])
 
 
 def full_mask(n: int, device: torch.device | str = "cpu") -> Tensor:

@@ -1,10 +1,14 @@
 """The ops' schemas and where their kernels come from.
 
-The compiled library defines ``torch.ops.stompp`` and its CPU kernels (csrc/torch). Everything that it does not cover is
-served by ops/reference.py: all ops on other devices, and, without the library, the definitions and the CPU too.
+The compiled library defines ``torch.ops.stompp`` and its CPU kernels (csrc/torch). On NVIDIA GPUs Triton kernels run
+(ops/triton). Everything that neither covers is served by ops/reference.py: other ops and devices, and, without the
+library, the definitions and the CPU too.
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import Any
 
 import torch
 
@@ -35,10 +39,14 @@ SCHEMAS = {
     "bconv2d_threshold": f"({_CONV}, {_THRESHOLD}) -> Tensor",
     "progressive": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor",
     "progressive_gated": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> (Tensor, Tensor)",
+    "progressive_drawn": "(Tensor u, Tensor draw, str surrogate) -> (Tensor, Tensor)",
     "progressive_gate_backward": "(Tensor grad, Tensor gate, SymInt[] strides, bool batch_shared) -> Tensor",
     "progressive_backward": ("(Tensor grad, Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor"),
     "refresh_mask_": ("(Tensor(a!) mask_words, int n, float p, float r, int seed, int tensor_id, int step) -> ()"),
 }
+
+# Only where it may run: importing Triton takes a second.
+triton: Any = importlib.import_module("stompp_kernels.ops.triton") if native.wants_triton() else None
 
 # A torch.library.Library unregisters what it registered when it is collected, so this one lives with the module.
 _library = torch.library.Library("stompp", "FRAGMENT")
@@ -48,4 +56,14 @@ for _name, _schema in SCHEMAS.items():
         _library.define(_name + _schema)
         _library.impl(_name, getattr(reference, _name), "CPU")
     for _key in ("CUDA", "XPU"):
-        _library.impl(_name, getattr(reference, _name), _key)
+        on_triton = _key == "CUDA" and triton is not None and _name in triton.OPS
+        _library.impl(_name, getattr(torch.ops.stompp_triton if on_triton else reference, _name), _key)
+
+
+def kernels_for(x: Any) -> Any:
+    """The ops that run where x is: ``torch.ops.stompp_triton`` on an NVIDIA GPU, else ``torch.ops.stompp``.
+
+    A compiled graph sees into the former; the latter's kernel for GPUs calls it.
+    """
+    on_triton = triton is not None and isinstance(x, torch.Tensor) and x.is_cuda
+    return torch.ops.stompp_triton if on_triton else torch.ops.stompp

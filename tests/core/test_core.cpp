@@ -307,6 +307,18 @@ TEST(progressive_follows_its_formula) {
     CHECK(gate_backward({grad.get(), gate.get(), out.get(), FloatType::kFloat32, batch, n}, pool(2)).is_ok(), "gate");
     for (int64_t i = 0; i < u.size; ++i)
       CHECK(out[i] == (std::fabs(u[i]) <= 1.0f ? grad[i] : 0.0f), "gate " + std::to_string(i));
+    // One row whose mask is drawn: a refresh of everything draws the same bits.
+    RefreshMask refresh = {};
+    Buffer<uint32_t> drawn(words_for(n));
+    CHECK(make_refresh(n, 0.25, 1.0, 7, 1, 1, &refresh).is_ok(), "arguments");
+    CHECK(refresh_mask(refresh, drawn.get(), pool(2)).is_ok(), "refresh");
+    const DrawnMask draw = {refresh.one_below, refresh.stream};
+    Progressive one_row = args;
+    one_row.batch = 1;
+    one_row.surrogate = Surrogate::kApproxSign;
+    one_row.drawn = &draw;
+    CHECK(progressive_forward(one_row, pool(2)).is_ok(), "forward with a drawn mask");
+    for (int64_t i = 0; i < drawn.size; ++i) CHECK(gate[i] == drawn[i], "drawn mask " + std::to_string(i));
     args.surrogate = Surrogate::kApproxSign;
     args.gate = nullptr;
     args.grad = grad.get();

@@ -1,0 +1,18 @@
+"""Triton kernels and their launchers, ``torch.ops.stompp_triton``: the ops that run on NVIDIA GPUs.
+
+The ops have the names, schemas and results of those of ``torch.ops.stompp``. kernels.py holds the kernels, launch.py
+their block sizes, the other files a launcher for each op. Importing this folder needs Triton.
+"""
+
+from stompp_kernels.ops.triton import pack, progressive  # noqa: F401  (they define the ops)
+
+OPS = (
+    "progressive",
+    "progressive_gated",
+    "progressive_drawn",
+    "progressive_backward",
+    "progressive_gate_backward",
+    "refresh_mask_",
+    "pack_signs",
+    "pack_outside",
+)

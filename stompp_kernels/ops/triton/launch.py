@@ -1,0 +1,50 @@
+"""Block sizes and warps: pure functions of sizes; `python -m stompp_kernels.ops.triton.tune` measures others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_VECTOR_BYTES = 16  # the widest load of a thread
+_WARP = 32
+_MAX_GRID_Y = 65535  # CUDA's limit on a grid's second and third dimension
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Tile of a program, in bytes of bits (or words, or pixels), and its warps."""
+
+    tile: int
+    warps: int
+
+
+def ceil_div(a: int, b: int) -> int:
+    return (a + b - 1) // b
+
+
+def elementwise(n: int, itemsize: int) -> Launch:
+    """For rows of n elements: each thread has one 16-byte load of floats, short rows get few warps."""
+    elements_of_a_warp = _WARP * _VECTOR_BYTES // itemsize
+    warps = 1
+    while warps < 4 and warps * elements_of_a_warp < n:
+        warps *= 2
+    return Launch(warps * elements_of_a_warp // 8, warps)
+
+
+def random_words() -> Launch:
+    """For words of a mask, eight Philox calls each: four words a warp keep every thread busy with one."""
+    return Launch(tile=16, warps=4)
+
+
+def bit_gather() -> Launch:
+    """For bytes of a mask that is put into another order."""
+    return Launch(tile=128, warps=4)
+
+
+def planes(itemsize: int) -> Launch:
+    """For pixels of 32 channels: a warp's loads run along the pixels."""
+    return Launch(tile=_WARP * _VECTOR_BYTES // itemsize // 4, warps=4)
+
+
+def grid(tiles: int, rows: int) -> tuple[int, int, int]:
+    """Tiles first; rows beyond the limit of the second dimension go on in the third."""
+    return tiles, min(rows, _MAX_GRID_Y), ceil_div(rows, _MAX_GRID_Y)

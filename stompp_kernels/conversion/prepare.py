@@ -72,8 +72,9 @@ def prepare(
 
     Args:
         model: left as it is.
-        example_inputs: a tensor, tuple or dict of inputs; one sample is enough. The model is run on it, in eval mode
-            and without gradient, to find the order of execution; not zeros, so that the signs of inputs can be checked.
+        example_inputs: a tensor, tuple or dict of inputs; one sample is enough. The model is run on it to find the
+            order of execution and, in eval and in training mode, the paths of gradients (see ``sk.link``); not zeros,
+            so that the signs of inputs can be checked.
         binarize: "both" weights and activations, or "weights".
         keep_first, keep_last: the first and the last eligible layer to execute stay in float.
         keep: regular expressions, searched in qualified names; layers that match stay in float.

@@ -27,7 +27,8 @@ class ProgressiveActivation(Masked):
         super().__init__(mask_shape, device)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stage is Stage.PARTIAL and tuple(x.shape[1:]) != self.mask_shape:
+        # In this order: compiled code then reads the stage for inputs of another shape only.
+        if tuple(x.shape[1:]) != self.mask_shape and self.stage is Stage.PARTIAL:
             raise ValueError(f"x must have shape [B, *{self.mask_shape}] while partly frozen, got {list(x.shape)}")
         return self.apply_progressive(x, batch_shared=True)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stompp_kernels.nn.activation import ProgressiveActivation
 from stompp_kernels.nn.functional import conv2d, packed_conv2d, packed_linear, packed_path_allowed
-from stompp_kernels.nn.masked import Masked, Stage
+from stompp_kernels.nn.masked import Masked
 from stompp_kernels.ops import PackedWeight, pack_conv_weight, pack_weight
 from stompp_kernels.ops.checks import check_choice, pair
 
@@ -78,7 +78,7 @@ class BinaryLayer(Masked):
     @property
     def input_is_binary(self) -> bool:
         """Whether the layer's input is committed to +-1."""
-        return self.activation is not None and self.activation.stage is Stage.BINARY
+        return self.activation is not None and self.activation.committed
 
     def latent(self) -> Tensor:
         """u: the weights in units of alpha."""
@@ -136,7 +136,7 @@ class BinaryLayer(Masked):
     def _product(self, x: Tensor) -> Tensor:
         """The product with u' on the path of the present stage: soft and partial in float, binary on bits."""
         exact = not (self._dropout_between and self.training)
-        packed = self.stage is Stage.BINARY and self.input_is_binary and exact and packed_path_allowed(x)
+        packed = self.committed and self.input_is_binary and exact and packed_path_allowed(x)
         weight_learns = self.surrogate != "none" and self.weight.requires_grad
         if packed and not (torch.is_grad_enabled() and (x.requires_grad or weight_learns)):
             return self._packed_product(x, None, self.packed_weight())

@@ -28,7 +28,8 @@ class Masked(nn.Module):
     Attributes:
         mask_words: int32 buffer, one bit per entry, 1 = frozen; empty until the tensor's shape is known.
         mask_shape: shape of the tensor that the mask covers, or None while unknown.
-        stage: see :class:`Stage`; saved in the state dict.
+        started, committed: whether the tensor left :attr:`Stage.SOFT`, and whether it is :attr:`Stage.BINARY`; saved in
+            the state dict. Compiled code is compiled again when ``committed`` changes, not when ``started`` does.
         surrogate: gradient of frozen entries; "none" is the STE-free regime.
     """
 
@@ -36,12 +37,28 @@ class Masked(nn.Module):
 
     def __init__(self, mask_shape: Sequence[int] | None, device: Any = None) -> None:
         super().__init__()
-        self.stage = Stage.SOFT
+        self.started = self.committed = False
         self.surrogate = "none"
         self.mask_shape: tuple[int, ...] | None = None
         self.register_buffer("mask_words", torch.empty(0, dtype=torch.int32, device=device))
         if mask_shape is not None:
             self.set_mask_shape(mask_shape)
+
+    @property
+    def stage(self) -> Stage:
+        """See :class:`Stage`."""
+        if self.committed:
+            return Stage.BINARY
+        return Stage.PARTIAL if self.started else Stage.SOFT
+
+    @stage.setter
+    def stage(self, stage: Stage) -> None:
+        self.started, self.committed = stage is not Stage.SOFT, stage is Stage.BINARY
+
+    @property
+    def cuts_gradient(self) -> bool:
+        """Committed without a surrogate: no gradient passes."""
+        return self.committed and self.surrogate == "none"
 
     @property
     def mask_numel(self) -> int:
@@ -60,7 +77,11 @@ class Masked(nn.Module):
         self.surrogate = surrogate
 
     def soften(self) -> None:
-        """Back to the start: every entry soft."""
+        """Back to the start: every entry soft.
+
+        Parameters that a :class:`stompp_kernels.StoMPP` froze when it was committed learn again from that progression's
+        next step on.
+        """
         self.stage = Stage.SOFT
         self.mask_words.zero_()
 
@@ -84,11 +105,13 @@ class Masked(nn.Module):
 
     def apply_progressive(self, u: Tensor, batch_shared: bool) -> Tensor:
         """u' at the present stage, with the regime's gradient; committed and STE-free it is cut from autograd."""
-        if self.stage is Stage.SOFT:
-            return u.clamp(-1, 1)
-        if self.stage is Stage.BINARY:
-            return progressive(u.detach() if self.surrogate == "none" else u, None, self.surrogate)
-        return progressive(u, self.mask_words, self.surrogate, batch_shared)
+        if self.committed:
+            return progressive(u.detach() if self.cuts_gradient else u, None, self.surrogate)
+        # Compiled code reads a soft tensor's mask too, all zero, and not `started`, so that it outlasts the window.
+        fits = tuple(u.shape[1:] if batch_shared else u.shape) == self.mask_shape
+        if (torch.compiler.is_compiling() and fits) or self.started:
+            return progressive(u, self.mask_words, self.surrogate, batch_shared)
+        return u.clamp(-1, 1)
 
     def get_extra_state(self) -> Tensor:
         shape = () if self.mask_shape is None else self.mask_shape

@@ -1,13 +1,13 @@
 """The order in which a model runs its layers, and which activation's signs arrive at which layer.
 
-Both are found by running the model once on sample input, not by the order of registration. The run leaves no trace: no
-gradient, eval mode, buffers and torch's CPU random state restored.
+Both are found by running the model on sample input, not by the order of registration. The runs leave no trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+from stompp_kernels.progression.example_run import as_arguments, undisturbed
+from stompp_kernels.progression.gradient_paths import Gate, find_gates, set_gates
 
 _aten = torch.ops.aten
 
@@ -142,23 +144,6 @@ class _Dropouts(TorchFunctionMode):
         return result
 
 
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; training flags, buffers and torch's CPU random state as before afterwards."""
-    training = {module: module.training for module in model.modules()}
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-        for name, buffer in model.named_buffers():
-            if name in buffers and buffer.shape == buffers[name].shape:
-                buffer.copy_(buffers[name])
-
-
 def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return next(iter((*args, *kwargs.values())), None)
 
@@ -173,17 +158,14 @@ def trace_calls(
     is_layer: Callable[[nn.Module], bool],
     is_producer: Callable[[nn.Module], bool],
 ) -> tuple[list[Call], dict[str, int]]:
-    """Runs the model and records its layers' calls in order, and how often each producer ran.
+    """Runs the model in eval mode and records its layers' calls in order, and how often each producer ran.
 
     Args:
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments for the model.
         is_layer: modules whose calls are recorded.
         is_producer: modules whose output is followed to the layers.
     """
-    if isinstance(example_inputs, dict):
-        args, kwargs = (), example_inputs
-    else:
-        args, kwargs = (example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)), {}
+    args, kwargs = as_arguments(example_inputs)
     calls: list[Call] = []
     runs: dict[str, int] = {}
     provenance = _Provenance()
@@ -212,7 +194,7 @@ def trace_calls(
                 stack.callback(module.register_forward_pre_hook(on_layer(name), with_kwargs=True).remove)
             if is_producer(module):
                 stack.callback(module.register_forward_hook(on_producer(name)).remove)
-        stack.enter_context(_undisturbed(model))
+        stack.enter_context(undisturbed(model))
         stack.enter_context(provenance)
         stack.enter_context(_Dropouts(provenance))
         model(*args, **kwargs)
@@ -220,11 +202,14 @@ def trace_calls(
 
 
 def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]:
-    """Runs a model of progressive layers once, and sets what they must know of each other.
+    """Runs a model of progressive layers, and sets what they must know of each other.
 
     Sets every activation's mask shape, every binary layer's source activation and its ``execution_index``. A layer that
-    runs several times has a source only if it is the same each time.
-    ``sk.prepare`` calls it; call it yourself for a model built from progressive layers by hand.
+    runs several times has a source only if it is the same each time. Also keeps which parameters lie behind which
+    progressive tensors (see :mod:`stompp_kernels.progression.gradient_paths`), for which the model runs with gradient,
+    in eval and in training mode; where that fails it warns, and no parameter is ever taken for cut off.
+    ``sk.prepare`` calls it; call it yourself for a model built from progressive layers by hand, and again when the
+    structure of the model changed.
 
     Args:
         example_inputs: as in :func:`trace_calls`; one sample is enough.
@@ -237,6 +222,8 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
     """
     shapes: dict[str, tuple[int, ...]] = {}
     modules = dict(model.named_modules())
+    # First, so that what the model keeps of its last run holds no graph: such a tensor cannot be copied or pickled.
+    gates, failure = _gates_or_failure(model, example_inputs)
     with ExitStack() as stack:
         for name, module in modules.items():
             if isinstance(module, ProgressiveActivation):
@@ -257,6 +244,14 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
                 f"activation {name!r} runs at {count} places and would need a mask for each; "
                 "give each place a module of its own"
             )
+    if failure is not None:
+        warnings.warn(
+            "the model did not run with gradient in training mode on the example inputs, so what commitments cut off "
+            f"will not be frozen; {type(failure).__name__}: {failure}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    set_gates(model, gates)
     for name, shape in shapes.items():
         activation = modules[name]
         assert isinstance(activation, ProgressiveActivation)
@@ -278,3 +273,11 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
             layer.set_source(source, any(call.dropout for call in own))
         ordered.append((name, layer))
     return ordered
+
+
+def _gates_or_failure(model: nn.Module, example_inputs: Any) -> tuple[dict[str, Gate], Exception | None]:
+    """The model's gates, or none and why: a model may need more than example inputs to run in training mode."""
+    try:
+        return find_gates(model, example_inputs), None
+    except Exception as failure:
+        return {}, failure

@@ -6,6 +6,7 @@ After Smith & Islam, "Layerwise Progressive Freezing: A Training Scaffold for De
 
 from __future__ import annotations
 
+import sys
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import nn
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, Stage
 from stompp_kernels.nn.masked import Masked
 from stompp_kernels.ops.checks import SURROGATES, check_choice
+from stompp_kernels.progression.gradient_paths import set_frozen, without_gradient
 from stompp_kernels.progression.schedule import SHAPES, frozen_probability, order_units, windows
 
 REGIMES = ("ste_free", "ste", "vanilla_ste")
@@ -97,6 +99,11 @@ class StoMPP:
             progression.step()
             optimizer.zero_grad()
 
+    Under torch.compile a moving p compiles nothing again; after a commitment a graph is compiled once. So that torch
+    does not fall back to eager after a few of them, the first commitment raises
+    ``torch._dynamo.config.recompile_limit`` by two for each unit (training and evaluation), and later ones see to it
+    that it is still as high.
+
     Args:
         model: prepared by ``sk.prepare``, or built by hand and passed through ``sk.link``.
         total_steps: optimizer steps of the run.
@@ -114,6 +121,11 @@ class StoMPP:
             network is fully committed and only what still has a gradient learns.
         seed: of the masks' random stream, 64 bits.
         clip_latent: clip latent weights to [-1, 1] after each step (BinaryConnect).
+        freeze_prefix: in the STE-free regime, take ``requires_grad`` from the parameters of :meth:`without_gradient` at
+            each commitment, so that what holds no others runs without autograd. BatchNorm stays in training mode and
+            goes on with its statistics. No value changes by it (as long as torch picks the same forward kernels for
+            tensors that require no grad), so a run may be resumed with another choice. Give False where the loss takes
+            more than the model's output, say a layer's features or weights, or where inputs choose the layers that run.
 
     Raises:
         TypeError: total_steps is not an int.
@@ -136,6 +148,7 @@ class StoMPP:
         cooldown: float = 0.1,
         seed: int = 0,
         clip_latent: bool = True,
+        freeze_prefix: bool = True,
     ) -> None:
         if not isinstance(total_steps, int):
             raise TypeError(f"total_steps must be an int, got {total_steps!r}")
@@ -153,6 +166,7 @@ class StoMPP:
         self.total_steps, self.shape, self.refresh, self.regime = total_steps, shape, float(refresh), regime
         self.surrogate = "none" if regime == "ste_free" else surrogate
         self.seed, self.clip_latent = seed, clip_latent
+        self.freeze_prefix = freeze_prefix and regime == "ste_free"
         self._model = model
         layers = _linked_layers(model)
         _check_binarize(layers, binarize)
@@ -175,6 +189,8 @@ class StoMPP:
             "units": names,
         }
         self._step, self._loaded = 0, False
+        self._frozen_at: list[bool] | None = None  # what was committed when the prefix was last frozen
+        self._recompile_limit: int | None = None
         self._run = _Run(total_steps)
         weakref.finalize(self, self._run.warn)
         for unit in self.units:
@@ -208,6 +224,10 @@ class StoMPP:
                 for masked, tensor_id in unit.masked():
                     if masked.stage is not Stage.BINARY:  # committed under another progression: for good
                         masked.refresh(self._p(unit), self.refresh, self.seed, tensor_id, self._step)
+        committed = [masked.committed for unit in self.units for masked, _ in unit.masked()]
+        if committed != self._frozen_at:
+            self._freeze_prefix()
+            self._frozen_at = committed
         self._run.step = self._step
         self._run.uncommitted = len(self.units) - self.frontier
 
@@ -215,6 +235,27 @@ class StoMPP:
         for masked, _ in unit.masked():
             masked.commit()
         self._drop_gradients()
+        self._raise_recompile_limit()
+
+    def _raise_recompile_limit(self) -> None:
+        dynamo = sys.modules.get("torch._dynamo")
+        if dynamo is not None:  # this process compiles
+            limit = dynamo.config.recompile_limit
+            if self._recompile_limit is None:
+                self._recompile_limit = limit + 2 * len(self.units)
+            dynamo.config.recompile_limit = max(limit, self._recompile_limit)
+
+    def without_gradient(self) -> list[str]:
+        """Names of the parameters that can get no gradient any more, in the order of ``model.named_parameters()``.
+
+        These are the committed weights of the STE-free regime and all whose paths to the model's output are cut by
+        commitments, whether or not ``freeze_prefix`` is on; none in the other regimes. The paths are those that
+        ``sk.link`` found; a parameter that it did not see counts as able.
+        """
+        return list(without_gradient(self._model))
+
+    def _freeze_prefix(self) -> None:
+        set_frozen(self._model, without_gradient(self._model) if self.freeze_prefix else {})
 
     def _drop_gradients(self) -> None:
         if self.regime == "ste_free":
@@ -225,14 +266,17 @@ class StoMPP:
 
     def _check_model_is_loaded(self) -> None:
         for unit in self.units:
-            started = Stage.PARTIAL if self._step > unit.window.start else Stage.SOFT
-            expected = Stage.BINARY if self._is_over(unit) else started
+            expected = self._expected_stage(unit)
             if any(masked.stage < expected for masked, _ in unit.masked()):
                 raise RuntimeError(
                     f"unit {unit.name!r} must be {expected.name} at step {self._step}, got {unit.layer.stage.name}: "
                     "load the model's state dict too"
                 )
         self._loaded = False
+
+    def _expected_stage(self, unit: Unit) -> Stage:
+        started = Stage.PARTIAL if self._step > unit.window.start else Stage.SOFT
+        return Stage.BINARY if self._is_over(unit) else started
 
     def _is_over(self, unit: Unit) -> bool:
         return self.regime == "vanilla_ste" or self._step >= unit.window.stop
@@ -270,7 +314,8 @@ class StoMPP:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where ``state_dict`` was taken, to the same bits, once the model's state dict is loaded too.
 
-        In the STE-free regime the gradients of the whole model become None.
+        In the STE-free regime the gradients of the whole model become None. Its prefix is frozen at once if the model's
+        state dict was loaded before, else at the next :meth:`step`.
 
         Raises:
             ValueError: the state belongs to a progression with other settings or another model.
@@ -286,6 +331,11 @@ class StoMPP:
             raise ValueError(f"step must be at least 0, got {state['step']}")
         self._step, self._loaded = state["step"], True
         self._drop_gradients()
+        self._frozen_at = None
+        if all(masked.stage is self._expected_stage(unit) for unit in self.units for masked, _ in unit.masked()):
+            self._freeze_prefix()
+        else:
+            set_frozen(self._model, {})  # the stages are not those of the state dict that is still to come
         self._run.step = self._step
         self._run.uncommitted = len(self.units) - self.frontier
 

@@ -3,15 +3,20 @@
 A ResNet-18-shaped binary network (eight basic blocks, 64 to 512 channels, 32 x 32 images, batch 64) in the STE-free
 regime, with 0, 25, 50, 75 and 100 % of its binary layers committed from the input on, beside the same network written
 in plain PyTorch (clip, no mask: what 0 % computes). Steps alternate in one process; medians. Plain PyTorch alternates
-with 0 % alone: beside the short steps of the others, what runs before a step matters to its caches. The memory is what
-autograd keeps for backward, counted by saved_tensors_hooks, parameters left out.
+with 0 % alone: beside the short steps of the others, what runs before a step matters to its caches.
+
+Two figures of memory: what autograd keeps for backward (saved_tensors_hooks, parameters left out), and by how much a
+process grows at its peak over three steps of one network (a fresh process each; on a GPU what torch allocates).
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable
+import multiprocessing
+import resource
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +86,15 @@ def training_step(model: nn.Module, x: Tensor, labels: Tensor) -> Callable[[], T
     return step
 
 
+def synchronized(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        loss = step()
+        torch.cuda.synchronize()
+        return loss
+
+    return call
+
+
 def kept_bytes(model: nn.Module, x: Tensor, labels: Tensor) -> int:
     """Bytes of the distinct memory that stands for backward when it begins."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), x)}
@@ -98,21 +112,60 @@ def kept_bytes(model: nn.Module, x: Tensor, labels: Tensor) -> int:
     return sum(kept.values())
 
 
+def networks(batch: int, device: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
+    """Every network by name, all with the same weights, and a batch."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    float_model = sk.models.SmallResNet(in_channels=3, image_size=32, widths=WIDTHS, strides=STRIDES)
+    model, _ = sk.prepare(float_model, x[:1])
+    models = {"plain PyTorch": plain(model), **{f"{f:.0%} committed": commit(model, f) for f in FRACTIONS}}
+    return {name: m.to(device) for name, m in models.items()}, x.to(device), labels.to(device)
+
+
+def peak_bytes(name: str, batch: int, threads: int, device: str) -> int:
+    """By how much memory grows at its peak over three steps of a network; to be called in a fresh process."""
+    torch.set_num_threads(threads)
+    models, x, labels = networks(batch, device)
+    step = training_step(models[name], x, labels)
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+    else:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        before = pages * resource.getpagesize()
+    for _ in range(3):
+        step()
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() - before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def peaks(names: Iterable[str], *arguments: Any) -> dict[str, int]:
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for name in names:
+        with ProcessPoolExecutor(1, context) as pool:
+            found[name] = pool.submit(peak_bytes, name, *arguments).result()
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=90.0, help="in all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--seconds", type=float, default=90.0, help="in all, for the times")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     arguments = parser.parse_args()
+    on_gpu = arguments.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error("--device cuda needs an NVIDIA GPU, and torch sees none")
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    x, labels = torch.randn(arguments.batch, 3, 32, 32), torch.randint(10, (arguments.batch,))
-    float_model = sk.models.SmallResNet(in_channels=3, image_size=32, widths=WIDTHS, strides=STRIDES)
-    model, _ = sk.prepare(float_model, x[:1])
-    models = {"plain PyTorch": plain(model), **{f"{f:.0%} committed": commit(model, f) for f in FRACTIONS}}
+    models, x, labels = networks(arguments.batch, arguments.device)
+    peak = peaks(models, arguments.batch, arguments.threads, arguments.device)
     memory = {name: kept_bytes(m, x, labels) for name, m in models.items()}
     steps = {name: training_step(m, x, labels) for name, m in models.items()}
+    if on_gpu:
+        steps = {name: synchronized(step) for name, step in steps.items()}
     pair = ("plain PyTorch", "0% committed")
     both = compare({name: steps[name] for name in pair}, arguments.seconds / 3, at_least=3)
     freezing = compare({name: steps[name] for name in list(steps)[1:]}, arguments.seconds * 2 / 3, at_least=3)
@@ -129,11 +182,22 @@ def main() -> int:
                 "p80": timing.p80,
                 "faster_than_0": timings["0% committed"].median / timing.median,
                 "kept_mbytes": memory[name] / 1e6,
+                "peak_mbytes": peak[name] / 1e6,
             }
         )
-    cells = [(r["name"], f"{r['ms']:.0f}", f"{r['faster_than_0']:.2f}x", f"{r['kept_mbytes']:.0f}") for r in rows]
-    print(table(("network", "ms a step", "speed", "MB kept for backward"), cells))
-    print(save("training_speed", "python -m benchmarks.training_speed", rows, arguments.output))
+    cells = [
+        (
+            r["name"],
+            f"{r['ms']:.0f}",
+            f"{r['faster_than_0']:.2f}x",
+            f"{r['kept_mbytes']:.0f}",
+            f"{r['peak_mbytes']:.0f}",
+        )
+        for r in rows
+    ]
+    print(table(("network", "ms a step", "speed", "MB kept for backward", "MB at the peak"), cells))
+    command = "python -m benchmarks.training_speed" + (" --device cuda" if on_gpu else "")
+    print(save("training_speed_cuda" if on_gpu else "training_speed", command, rows, arguments.output))
     return 0
 
 

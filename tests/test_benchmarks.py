@@ -1,9 +1,12 @@
 """What the benchmarks compare is the same computation, and their summaries say what the rows do."""
 
+import pytest
 import torch
+from helpers import run_python
 
 import stompp_kernels as sk
-from benchmarks import timing, training_speed
+from benchmarks import gpu_progressive, timing, training_speed
+from stompp_kernels.measure import Timing
 
 
 def small_model():
@@ -47,3 +50,52 @@ def test_of_several_rounds_the_one_with_the_fastest_other_side_counts():
 def test_scaling_is_the_time_with_fewest_threads_over_that_with_more():
     text = timing.scaling([row(4.0, 9.0, 1), row(2.0, 5.0, 2), row(9.0, 9.0, 1, "b"), row(3.0, 9.0, 2, "b")])
     assert text.splitlines()[-1].split() == ["g", "2", "2.45x", "2.00x", "3.00x"]
+
+
+@pytest.fixture
+def gpu_timings_are_made_up(monkeypatch):
+    """Every side runs once, and takes as many milliseconds as its place."""
+
+    def compare(sides, rounds):
+        for function in sides.values():
+            function()
+        return {name: Timing(place, place, place, 2) for place, name in enumerate(sides, start=1)}
+
+    monkeypatch.setattr(gpu_progressive, "compare_on_gpu", compare)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_gpu_benchmark_compares_equal_results_and_counts_the_ops_bytes(gpu_timings_are_made_up, channels_last):
+    pytest.importorskip("triton")
+    inputs = gpu_progressive.Inputs.make(torch.bfloat16, (3, 8, 4, 4), channels_last, device="cpu")
+    copy, forward, backward, drawn = gpu_progressive.measure_passes(inputs, 2)
+    assert (copy["name"], copy["of_copy"]) == ("copy", 1.0)
+    # 2 bytes read and written, a bit of the gate: 33/32 of a copy's bytes, in twice, three and four times its time.
+    of_copy = [row["of_copy"] for row in (forward, backward, drawn)]
+    assert of_copy == [pytest.approx(33 / 32 / times) for times in (2, 3, 4)]
+    ours, drawn, eager, _ = gpu_progressive.measure_training(inputs, 2)
+    assert (ours["over_ours"], eager["over_ours"]) == (1.0, 3.0)
+    assert ours["kept_of_u"] == drawn["kept_of_u"] == 1 / 16
+    assert eager["kept_of_u"] > 1
+
+
+def test_the_gpu_benchmark_does_not_time_a_wrong_formula(gpu_timings_are_made_up, monkeypatch):
+    pytest.importorskip("triton")
+    inputs = gpu_progressive.Inputs.make(torch.bfloat16, (3, 8, 4, 4), False, device="cpu")
+    monkeypatch.setattr(gpu_progressive, "formula", lambda u, frozen: u.clamp(-1, 1))
+    with pytest.raises(AssertionError, match="wrong result"):
+        gpu_progressive.measure_training(inputs, 2)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["benchmarks.gpu_progressive", "stompp_kernels.ops.triton.tune", "benchmarks.training_speed --device cuda"],
+)
+def test_gpu_benchmarks_say_that_they_need_a_gpu(module):
+    pytest.importorskip("triton")
+    name, *arguments = module.split()
+    code = f"import runpy, sys; sys.argv[1:] = {arguments}; runpy.run_module({name!r}, run_name='__main__')"
+    result = run_python(code, CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 2
+    assert "needs an NVIDIA GPU" in result.stderr

@@ -69,6 +69,13 @@ CASES = {
     "ste": {"regime": "ste", "surrogate": "clip", "overlap": 0.5, "cooldown": 0.2},
     "ste, approx_sign": {"regime": "ste", "surrogate": "approx_sign", "order": "global"},
     "vanilla_ste": {"regime": "vanilla_ste"},
+    "ste_free, per element": {"activation_masks": "per_element", "cooldown": 0.2},
+    "ste, approx_sign, per element": {
+        "regime": "ste",
+        "surrogate": "approx_sign",
+        "activation_masks": "per_element",
+        "cooldown": 0.2,
+    },
 }
 
 

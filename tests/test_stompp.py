@@ -1,5 +1,6 @@
 """The controller: when and where it freezes."""
 
+import copy
 import gc
 import warnings
 
@@ -9,7 +10,7 @@ from models_for_tests import RESIDUAL_LAYERS, binary_layers, make, masked_module
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.nn import BinaryLinear, Stage
+from stompp_kernels.nn import BinaryLinear, ProgressiveActivation, Stage
 from stompp_kernels.progression.schedule import SHAPES, frozen_probability
 
 pytestmark = pytest.mark.filterwarnings("ignore:training ended at step:RuntimeWarning")
@@ -371,3 +372,80 @@ def test_nothing_behind_a_commitment_moves_in_the_ste_free_regime(name):
         assert p.grad is None, n
         assert torch.equal(p, before[n]), n
     assert not torch.equal(last, head)
+
+
+def per_element_run(stop=None, resume_from=None, steps=30, **options):
+    """A run with masks drawn per element, or a part of it: losses, model and progression."""
+    torch.manual_seed(0)
+    model = prepared_chain()
+    progression = sk.StoMPP(model, steps, activation_masks="per_element", **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    first = 0
+    if resume_from is not None:
+        model.load_state_dict(resume_from[0])
+        progression.load_state_dict(resume_from[1])
+        first = resume_from[1]["step"]
+    losses = []
+    for step in range(first, stop or steps):
+        x = torch.randn(6, 16, generator=torch.Generator().manual_seed(step))
+        loss = model(x).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        progression.step()
+        losses.append(loss.detach())
+    return losses, model, progression
+
+
+def prepared_chain():
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32), nn.Linear(32, 3))
+    return sk.prepare(net, torch.randn(2, 16))[0]
+
+
+@pytest.mark.parametrize("regime", ["ste_free", "ste"])
+def test_per_element_masks_train_to_the_end_and_resume_to_the_same_bits(regime):
+    losses, model, progression = per_element_run(regime=regime)
+    assert progression.fully_committed
+    for stop in (5, 12, 20):
+        before, half, state = per_element_run(stop, regime=regime)
+        saved = (copy.deepcopy(half.state_dict()), state.state_dict())
+        after, resumed, _ = per_element_run(resume_from=saved, regime=regime)
+        assert torch.equal(torch.stack(before + after), torch.stack(losses))
+        for name, value in model.state_dict().items():
+            assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_per_element_masks_differ_between_samples_and_steps_and_follow_p():
+    activation = ProgressiveActivation((1000,))
+    activation.draw_per_element()
+    x = torch.full((4, 1000), 0.5)
+    assert torch.equal(activation(x), x)
+    frozen = []
+    for step in (1, 2):
+        activation.refresh(0.3, 100, seed=0, tensor_id=1, step=step)
+        out = activation(x)
+        assert torch.equal(out, activation(x))
+        frozen.append(out == 1)
+    assert activation.frozen() == 300
+    assert abs(float(frozen[0].float().mean()) - 0.3) < 0.03
+    assert not torch.equal(frozen[0][0], frozen[0][1])
+    assert not torch.equal(frozen[0], frozen[1])
+    assert activation(torch.full((2, 70), 0.5)).shape == (2, 70)  # no mask, no shape to keep to
+    activation.soften()
+    assert torch.equal(activation(x), x)
+    activation.commit()
+    assert bool((activation(x) == 1).all())
+
+
+def test_the_kind_of_activation_masks_is_checked_saved_and_kept():
+    model = prepared_chain()
+    with pytest.raises(ValueError, match="activation_masks must be one of 'shared', 'per_element', got 'all'"):
+        sk.StoMPP(model, 100, activation_masks="all")
+    progression = sk.StoMPP(model, 100, activation_masks="per_element")
+    draws = {name for name in model.state_dict() if name.endswith(".draw")}
+    assert len(draws) == sum(unit.activation is not None for unit in progression.units) > 0
+    other = sk.StoMPP(prepared_chain(), 100)
+    with pytest.raises(ValueError, match="activation_masks must be what the state was saved with"):
+        other.load_state_dict(progression.state_dict())
+    sk.StoMPP(model, 100)
+    assert not [name for name in model.state_dict() if name.endswith(".draw")]

@@ -5,32 +5,75 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stompp_kernels.nn.masked import Masked, Stage
+from stompp_kernels.ops import draw_state, progressive_drawn
 
 
 class ProgressiveActivation(Masked):
     """clip(x, -1, 1) whose entries are gradually replaced by sign(x).
 
-    The mask has the shape of one sample and is shared by the batch. Everything after the activation, a shortcut too,
-    sees the committed values.
+    The mask has the shape of one sample and is shared by the batch, or with :meth:`draw_per_element` every entry of a
+    batch is drawn by itself. Everything after the activation, a shortcut too, sees the committed values.
 
     Args:
         mask_shape: shape of the input without its batch dimension; None: taken by ``sk.prepare`` or ``sk.link``.
+
+    Attributes:
+        draw: None, or with :meth:`draw_per_element` the int64 [4] buffer that masks are drawn from, see
+            :func:`stompp_kernels.ops.draw_state`.
 
     Shape:
         [B, *] to [B, *], any floating-point dtype.
     """
 
+    draw: Tensor | None
+
     def __init__(self, mask_shape: Sequence[int] | None = None, device: Any = None) -> None:
         super().__init__(mask_shape, device)
+        self.register_buffer("draw", None)
+
+    def draw_per_element(self, enabled: bool = True) -> None:
+        """Chooses a mask that is drawn anew for each entry of each batch, or one that samples share and that is refreshed.
+
+        The drawn one is Bernoulli(p), with p the frozen fraction that the window heads for: a batch of new samples has
+        no earlier mask to refresh. It is stored nowhere.
+        """
+        if enabled != (self.draw is not None):
+            self.draw = torch.zeros(4, dtype=torch.int64, device=self.mask_words.device) if enabled else None
+
+    def refresh(self, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
+        if self.draw is None:
+            super().refresh(p, r, seed, tensor_id, step)
+        else:
+            self.stage = Stage.PARTIAL
+            self.draw.copy_(draw_state(p, seed, tensor_id, step))
+
+    def soften(self) -> None:
+        super().soften()
+        if self.draw is not None:
+            self.draw.zero_()
+
+    def frozen(self) -> int:
+        """Frozen entries of a sample; of drawn masks the number expected."""
+        if self.stage is Stage.PARTIAL and self.draw is not None:
+            return round(self.mask_numel * int(self.draw[3]) / 2**32)
+        return super().frozen()
+
+    def apply_progressive(self, u: Tensor, batch_shared: bool) -> Tensor:
+        # Compiled code draws while the activation is soft too, with p = 0, as it reads a soft mask.
+        if self.draw is not None and not self.committed and (torch.compiler.is_compiling() or self.started):
+            return progressive_drawn(u, self.draw, self.surrogate)
+        return super().apply_progressive(u, batch_shared)
 
     def forward(self, x: Tensor) -> Tensor:
         # In this order: compiled code then reads the stage for inputs of another shape only.
-        if tuple(x.shape[1:]) != self.mask_shape and self.stage is Stage.PARTIAL:
+        if tuple(x.shape[1:]) != self.mask_shape and self.draw is None and self.stage is Stage.PARTIAL:
             raise ValueError(f"x must have shape [B, *{self.mask_shape}] while partly frozen, got {list(x.shape)}")
         return self.apply_progressive(x, batch_shared=True)
 
     def extra_repr(self) -> str:
-        return f"mask_shape={self.mask_shape}, stage={self.stage.name}, surrogate={self.surrogate!r}"
+        per_element = ", drawn per element" if self.draw is not None else ""
+        return f"mask_shape={self.mask_shape}, stage={self.stage.name}, surrogate={self.surrogate!r}{per_element}"

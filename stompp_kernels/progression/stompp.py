@@ -23,6 +23,7 @@ from stompp_kernels.progression.schedule import SHAPES, frozen_probability, orde
 
 REGIMES = ("ste_free", "ste", "vanilla_ste")
 BINARIZE = ("both", "weights")
+ACTIVATION_MASKS = ("shared", "per_element")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,10 @@ class StoMPP:
             tensors that require no grad), so a run may be resumed with another choice. Give False where the loss takes
             more than the model's output, say a layer's features or weights, or where inputs choose the layers that run.
 
+        activation_masks: "shared" by the batch, of one sample's shape and softly refreshed; or "per_element": every
+            entry of every batch is drawn by itself from Bernoulli(p), without ``refresh``. Processes that train together
+            draw the same masks either way.
+
     Raises:
         TypeError: total_steps is not an int.
         ValueError: an argument is out of range, a binary layer is not linked, or ``binarize`` is not what the model was
@@ -149,6 +154,7 @@ class StoMPP:
         seed: int = 0,
         clip_latent: bool = True,
         freeze_prefix: bool = True,
+        activation_masks: str = "shared",
     ) -> None:
         if not isinstance(total_steps, int):
             raise TypeError(f"total_steps must be an int, got {total_steps!r}")
@@ -158,6 +164,7 @@ class StoMPP:
         check_choice("regime", regime, REGIMES)
         check_choice("surrogate", surrogate, SURROGATES[1:])
         check_choice("binarize", binarize, BINARIZE)
+        check_choice("activation_masks", activation_masks, ACTIVATION_MASKS)
         if not refresh >= 1:
             raise ValueError(f"refresh must be at least 1, got {refresh}")
         if not 0 <= seed < 1 << 63:
@@ -186,6 +193,7 @@ class StoMPP:
             "cooldown": cooldown,
             "seed": seed,
             "clip_latent": clip_latent,
+            "activation_masks": activation_masks,
             "units": names,
         }
         self._step, self._loaded = 0, False
@@ -196,6 +204,8 @@ class StoMPP:
         for unit in self.units:
             for masked, _ in unit.masked():
                 masked.set_surrogate(self.surrogate)
+            if unit.activation is not None:
+                unit.activation.draw_per_element(activation_masks == "per_element")
         if self.frontier:
             self._drop_gradients()
         self._advance()

@@ -218,3 +218,44 @@ def assert_same_state(actual, expected, what=""):
     assert actual.keys() == expected.keys(), what
     for key, value in expected.items():
         assert torch.equal(actual[key], value), f"{what}{key} differs"
+
+
+class NoNormNet(nn.Module):
+    """Convolutions and a linear layer without BatchNorm: a batch's gradient is the mean of its samples' gradients."""
+
+    def __init__(self, width=6):
+        super().__init__()
+        self.stem, self.relu0 = nn.Conv2d(3, width, 3, 1, 1), nn.ReLU()
+        self.conv1, self.relu1 = nn.Conv2d(width, width, 3, 1, 1), nn.ReLU()
+        self.conv2, self.relu2 = nn.Conv2d(width, width, 3, 2, 1), nn.ReLU()
+        self.fc1, self.relu3 = nn.Linear(16 * width, 20), nn.ReLU()
+        self.head = nn.Linear(20, 4)
+
+    def forward(self, x):
+        x = self.relu2(self.conv2(self.relu1(self.conv1(self.relu0(self.stem(x))))))
+        return self.head(self.relu3(self.fc1(torch.flatten(x, 1))))
+
+
+def make_without_norm(seed=0):
+    """A prepared NoNormNet, its layers scaled in BatchNorm's place, and an input for it."""
+    seeded(seed)
+    x = torch.randn(IMAGES)
+    model, _ = sk.prepare(NoNormNet(), x, scale="channel")
+    return model, x
+
+
+def masks(model):
+    return {name: (m.stage, m.mask_words.clone()) for name, m in masked_modules(model).items()}
+
+
+def assert_same_masks(actual, expected, what=""):
+    assert actual.keys() == expected.keys()
+    for name, (stage, words) in expected.items():
+        assert actual[name][0] is stage, f"{what}{name}"
+        assert torch.equal(actual[name][1], words), f"{what}{name}"
+
+
+def batch(step, size=IMAGES[0]):
+    """Images and labels that depend on the step's number only."""
+    g = torch.Generator().manual_seed(1000 + step)
+    return torch.randn((size, *IMAGES[1:]), generator=g), torch.randint(0, 4, (size,), generator=g)

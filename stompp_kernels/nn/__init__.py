@@ -3,7 +3,7 @@
 from stompp_kernels.nn.activation import ProgressiveActivation
 from stompp_kernels.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear
 from stompp_kernels.nn.functional import float_simulation
-from stompp_kernels.nn.masked import Stage
+from stompp_kernels.nn.masked import Stage, copy_masks
 from stompp_kernels.nn.packed import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "ProgressiveActivation",
     "Stage",
     "UnpackSigns",
+    "copy_masks",
     "float_simulation",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ class BinaryLayer(Masked):
             if self.alpha is None:
                 self.weight.clamp_(-1, 1)
             else:
-                bound = self._per_output(self.alpha, self.weight.dim())
+                bound = _operand_of(self.weight, self._per_output(self.alpha, self.weight.dim()))
                 self.weight.clamp_(-bound, bound)
 
     @staticmethod
@@ -111,8 +112,10 @@ class BinaryLayer(Masked):
 
         Fused optimizers and changes through ``weight.data`` leave no trace in a tensor's version. So weights that learn
         are packed anew in every training step, and what is kept is dropped by them and by ``train()`` and ``eval()``.
+        Nothing is kept of weights that FSDP gathers for each run: it writes them into the same tensor, without a trace.
         """
-        if torch.compiler.is_compiling() or self.weight.is_inference():
+        gathered = getattr(self, "_is_fsdp_managed_module", False)
+        if torch.compiler.is_compiling() or self.weight.is_inference() or gathered:
             return self._pack(self.latent().detach())
         key = (self.weight._version, self.weight.data_ptr(), self.weight.device)
         kept = self._packed
@@ -144,6 +147,15 @@ class BinaryLayer(Masked):
             self._packed = None  # an optimizer's step may follow
         w = self.apply_progressive(self.latent(), batch_shared=False).to(x.dtype)
         return self._packed_product(x, w, None) if packed else self._float_product(x, w)
+
+
+def _operand_of(weight: Tensor, values: Tensor) -> Tensor:
+    """``values`` for an operation with ``weight``: where that is a DTensor, one too, the same on every rank."""
+    distributed = sys.modules.get("torch.distributed.tensor")
+    if distributed is None or not isinstance(weight, distributed.DTensor):
+        return values
+    mesh = weight.device_mesh
+    return distributed.DTensor.from_local(values, mesh, [distributed.Replicate()] * mesh.ndim)
 
 
 class BinaryLinear(BinaryLayer):

@@ -55,6 +55,15 @@ def conv2d(
     return F.conv2d(x, w, None, stride, padding, dilation, groups)
 
 
+def _autocast(x: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The operands as autocast gives them to a float product, so that result and gradients have the same types."""
+    device = x.device.type
+    if x.is_meta or not torch.is_autocast_enabled(device):  # autocast does not know the device "meta"
+        return x, w
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), None if w is None else w.to(dtype)
+
+
 def identity_affine(N: int, dtype: torch.dtype, device: torch.device) -> Affine:
     """The accumulator itself as a float."""
     return Affine(torch.ones(N, device=device), torch.zeros(N, device=device), None, dtype)
@@ -137,13 +146,14 @@ def packed_conv2d(
     groups: int,
     padding_value: int,
 ) -> Tensor:
-    """What :func:`conv2d` gives on +-1 ``x`` and ``w``, from bits.
+    """What :func:`conv2d` gives on +-1 ``x`` and ``w``, under autocast too, from bits.
 
     Give ``w`` where a gradient is wanted (it is packed here), or else ``packed`` alone.
     """
+    x, w = _autocast(x, w)
     return _PackedConv2d.apply(x, w, packed, stride, padding, dilation, groups, padding_value)
 
 
 def packed_linear(x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
     """``x @ w.T`` of +-1 tensors, from bits; ``w`` and ``packed`` as in :func:`packed_conv2d`."""
-    return _PackedLinear.apply(x, w, packed)
+    return _PackedLinear.apply(*_autocast(x, w), packed)

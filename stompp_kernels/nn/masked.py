@@ -128,3 +128,26 @@ class Masked(nn.Module):
         if saved is not None and saved.shape != self.mask_words.shape:
             self.mask_words = torch.empty_like(saved, device=self.mask_words.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def copy_masks(source: nn.Module, target: nn.Module) -> None:
+    """Gives ``target``, a copy of ``source``, the stages, surrogates and masks that ``source`` has now.
+
+    For averages of the weights, which must not average masks and know nothing of stages::
+
+        average = torch.optim.swa_utils.AveragedModel(model)
+        average.update_parameters(model)
+        copy_masks(model, average.module)
+    """
+    targets = dict(target.named_modules())
+    for name, masked in source.named_modules():
+        if isinstance(masked, Masked):
+            other = targets.get(name)
+            buffers = dict(masked.named_buffers(recurse=False))
+            others = {} if other is None else dict(other.named_buffers(recurse=False))
+            if {key: b.shape for key, b in buffers.items()} != {key: b.shape for key, b in others.items()}:
+                raise ValueError(f"target must be a copy of source, got another module at {name!r}")
+            assert isinstance(other, Masked)
+            other.set_extra_state(masked.get_extra_state())
+            for key, buffer in buffers.items():
+                others[key].copy_(buffer)

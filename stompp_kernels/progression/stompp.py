@@ -105,6 +105,13 @@ class StoMPP:
     ``torch._dynamo.config.recompile_limit`` by two for each unit (training and evaluation), and later ones see to it
     that it is still as high.
 
+    Distributed training needs no communication for the masks: every process draws the same. In the STE-free regime wrap
+    the model with ``DistributedDataParallel(model, find_unused_parameters=True)``, for commitments take gradients away;
+    without it, or with ``static_graph=True``, DDP raises at the first forward after one. For FSDP2 call ``sk.prepare``
+    before ``fully_shard``. In the STE-free regime checkpoints of activations must be ``use_reentrant=False``: the
+    reentrant ones give no gradient to a block whose input has none. An average of weights (``AveragedModel``) also needs
+    ``stompp_kernels.nn.copy_masks(model, average.module)``. A step that a GradScaler skips still counts.
+
     Args:
         model: prepared by ``sk.prepare``, or built by hand and passed through ``sk.link``.
         total_steps: optimizer steps of the run.
@@ -129,8 +136,8 @@ class StoMPP:
             more than the model's output, say a layer's features or weights, or where inputs choose the layers that run.
 
         activation_masks: "shared" by the batch, of one sample's shape and softly refreshed; or "per_element": every
-            entry of every batch is drawn by itself from Bernoulli(p), without ``refresh``. Processes that train together
-            draw the same masks either way.
+            entry of every batch is drawn by itself from Bernoulli(p), without ``refresh``, by its place in the batch of
+            this process: micro-batches of one step, and processes, draw alike.
 
     Raises:
         TypeError: total_steps is not an int.

@@ -65,11 +65,11 @@ def plain(model: nn.Module) -> nn.Module:
 def commit(model: nn.Module, fraction: float) -> nn.Module:
     """A copy whose first layers, up to that fraction, are committed."""
     model = copy.deepcopy(model)
-    progression = sk.StoMPP(model, total_steps=1000)
-    units = progression.units
+    units = sk.StoMPP(model, total_steps=1000).units
     for unit in units[: round(fraction * len(units))]:
         for masked, _ in unit.masked():
             masked.commit()
+    sk.StoMPP(model, total_steps=1000)  # finds them committed, and freezes what they cut off
     return model
 
 

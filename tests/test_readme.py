@@ -82,3 +82,18 @@ def test_the_kernel_figures_are_those_of_the_results_files(column, name):
         ]
         expected.append(" / ".join(f"{mean:.1f}x" for mean in means))
     assert [line.split("|")[column].strip() for line in lines] == expected
+
+
+def test_the_training_speed_is_that_of_the_results_file():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "training_speed.json").read_text())["rows"]
+    plain, *committed = rows
+    lines = {line.split("|")[1].strip(): line for line in README.read_text().splitlines() if line.startswith("|")}
+    cells = {name: [cell.strip() for cell in line.split("|")[2:-1]] for name, line in lines.items()}
+    assert cells["layers committed"] == [row["name"].removesuffix("% committed") + " %" for row in committed]
+    speed = next(cell for name, cell in cells.items() if name.startswith("speed against 0 %"))
+    assert speed == [f"{row['faster_than_0']:.1f}x" for row in committed]
+    assert cells["MB kept for backward"] == [f"{row['kept_mbytes']:.0f}" for row in committed]
+    # What the README says in words: falling at every point, at 0 % the time of plain PyTorch.
+    factors = [row["faster_than_0"] for row in committed]
+    assert factors == sorted(factors)
+    assert abs(plain["faster_than_0"] - 1) < 0.03

@@ -36,7 +36,7 @@ class ProgressiveActivation(Masked):
         self.register_buffer("draw", None)
 
     def draw_per_element(self, enabled: bool = True) -> None:
-        """Chooses a mask that is drawn anew for each entry of each batch, or one that samples share and that is refreshed.
+        """Chooses a mask that is drawn anew for each entry of each batch, or one that samples share and refresh.
 
         The drawn one is Bernoulli(p), with p the frozen fraction that the window heads for: a batch of new samples has
         no earlier mask to refresh. It is stored nowhere.

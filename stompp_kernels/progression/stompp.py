@@ -109,8 +109,8 @@ class StoMPP:
     the model with ``DistributedDataParallel(model, find_unused_parameters=True)``, for commitments take gradients away;
     without it, or with ``static_graph=True``, DDP raises at the first forward after one. For FSDP2 call ``sk.prepare``
     before ``fully_shard``. In the STE-free regime checkpoints of activations must be ``use_reentrant=False``: the
-    reentrant ones give no gradient to a block whose input has none. An average of weights (``AveragedModel``) also needs
-    ``stompp_kernels.nn.copy_masks(model, average.module)``. A step that a GradScaler skips still counts.
+    reentrant ones give no gradient to a block whose input has none. An average of weights (``AveragedModel``) needs
+    ``stompp_kernels.nn.copy_masks(model, average.module)`` too. A step that a GradScaler skips still counts.
 
     Args:
         model: prepared by ``sk.prepare``, or built by hand and passed through ``sk.link``.

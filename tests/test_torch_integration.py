@@ -264,36 +264,24 @@ def test_inductor_runs_the_ops_as_they_are(implementation, g):
     compare_compiled(masked, arguments, backend="inductor")
 
 
-def test_a_new_mask_does_not_recompile(g):
+def test_a_new_mask_or_probability_does_not_recompile(g):
     compiled_graphs = []
 
     def count(graph, _):
         compiled_graphs.append(graph)
         return graph
 
-    torch._dynamo.reset()
-    function = torch.compile(lambda u, mask: progressive(u, mask, "clip"), backend=count, fullgraph=True)
     u = random_floats((3, 40), g)
-    for _ in range(3):
-        mask = random_words((), 120, g)
-        assert_same_bits(function(u, mask), progressive(u, mask, "clip"))
-    assert len(compiled_graphs) == 1
-
-
-def test_a_new_probability_does_not_recompile(g):
-    compiled_graphs = []
-
-    def count(graph, _):
-        compiled_graphs.append(graph)
-        return graph
-
-    torch._dynamo.reset()
-    function = torch.compile(lambda u, draw: progressive_drawn(u, draw, "clip"), backend=count, fullgraph=True)
-    u = random_floats((3, 40), g)
-    for step in range(4):
-        draw = draw_state(step / 4, 1, 2, step)
-        assert_same_bits(function(u, draw), progressive_drawn(u, draw, "clip"))
-    assert len(compiled_graphs) == 1
+    for op, seconds in [
+        (progressive, [random_words((), 120, g) for _ in range(3)]),
+        (progressive_drawn, [draw_state(step / 4, 1, 2, step) for step in range(3)]),
+    ]:
+        torch._dynamo.reset()
+        compiled_graphs.clear()
+        function = torch.compile(lambda u, second, op=op: op(u, second, "clip"), backend=count, fullgraph=True)
+        for second in seconds:
+            assert_same_bits(function(u, second), op(u, second, "clip"))
+        assert len(compiled_graphs) == 1
 
 
 def test_meta_tensors_give_shapes_without_computing():

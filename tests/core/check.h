@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,16 @@ class Random {
 
  private:
   uint64_t state_;
+};
+
+// An exact allocation of its own: std::vector may leave room behind the end.
+template <class T>
+struct Buffer {
+  explicit Buffer(int64_t n) : size(n), data(new T[static_cast<size_t>(n)]()) {}
+  T& operator[](int64_t i) { return data[static_cast<size_t>(i)]; }
+  T* get() { return data.get(); }
+  int64_t size;
+  std::unique_ptr<T[]> data;
 };
 
 }  // namespace stompp::test

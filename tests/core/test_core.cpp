@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -19,6 +18,7 @@
 namespace stompp {
 namespace {
 
+using test::Buffer;
 using test::Random;
 
 // Ranges in turn, from the last to the first: results may not lean on the order.
@@ -29,16 +29,6 @@ Parallel pool(int threads) {
           },
           threads};
 }
-
-// An exact allocation of its own: std::vector may leave room behind the end.
-template <class T>
-struct Buffer {
-  explicit Buffer(int64_t n) : size(n), data(new T[static_cast<size_t>(n)]()) {}
-  T& operator[](int64_t i) { return data[static_cast<size_t>(i)]; }
-  T* get() { return data.get(); }
-  int64_t size;
-  std::unique_ptr<T[]> data;
-};
 
 bool bit(const uint32_t* row, int64_t i) { return (row[i / 32] >> (i % 32) & 1) != 0; }
 

@@ -1,0 +1,25 @@
+#include "cuda/bconv2d/bconv2d.h"
+
+#include "cuda/bconv2d/depthwise.h"
+#include "cuda/product/choose.h"
+
+namespace stompp::cuda {
+
+Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const DeviceWeight& weight, const Epilogue& epilogue,
+               const Device& device, Stream stream) {
+  const int64_t rows = shape.batch * shape.out_height(weight.shape) * shape.out_width(weight.shape);
+  if (rows == 0) return Status::ok();
+  const Status status = check_product(rows, weight.shape);
+  if (!status.is_ok()) return status;
+  const bool words_are_shared = weight.shape.groups > 1 && weight.shape.group_outputs() % kWordBits != 0;
+  if (epilogue.kind == Epilogue::Kind::kThreshold && words_are_shared) {
+    const size_t bytes = static_cast<size_t>(rows * words_for(epilogue.N) * kWordBytes);
+    const Status cleared = clear_async(epilogue.out, bytes, stream);
+    if (!cleared.is_ok()) return cleared;
+  }
+  if (weight.shape.small_groups()) return depthwise_conv2d(x, shape, weight, epilogue, stream);
+  const Product product = conv2d_product(x, shape, weight, epilogue);
+  return run_product(product, device, stream);
+}
+
+}  // namespace stompp::cuda

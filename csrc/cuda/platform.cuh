@@ -1,0 +1,182 @@
+// What the kernels use of CUDA, in one place: on a machine without a GPU the tests put an emulation in its stead.
+#pragma once
+
+#include <cstdint>
+
+#include "core/status.h"
+
+#ifdef STOMPP_EMULATE_CUDA
+#include "emulation.h"
+#else
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+namespace stompp::cuda {
+
+using Stream = cudaStream_t;
+using Size3 = dim3;
+
+// Queues a kernel; `shared_bytes` may be all that the device has.
+template <class... Parameters>
+Status launch(void (*kernel)(Parameters...), Size3 grid, int threads, int shared_bytes, Stream stream,
+              const Parameters&... arguments) {
+  if (shared_bytes > 48 * 1024 &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess)
+    return Status::error(cudaGetErrorString(cudaGetLastError()));
+  kernel<<<grid, threads, shared_bytes, stream>>>(arguments...);
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? Status::ok() : Status::error(cudaGetErrorString(error));
+}
+
+inline Status clear_async(void* to, size_t bytes, Stream stream) {
+  const cudaError_t error = cudaMemsetAsync(to, 0, bytes, stream);
+  return error == cudaSuccess ? Status::ok() : Status::error(cudaGetErrorString(error));
+}
+
+// Shared memory of the size given at the launch.
+__device__ inline unsigned char* shared_memory() {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  return memory;
+}
+
+__device__ inline void synchronize() { __syncthreads(); }
+__device__ inline uint32_t shuffle(uint32_t value, int lane) { return __shfl_sync(~0u, value, lane); }
+__device__ inline uint32_t ballot(bool condition) { return __ballot_sync(~0u, condition); }
+__device__ inline void synchronize_warp() { __syncwarp(); }
+__device__ inline int count_ones(uint32_t word) { return __popc(word); }
+__device__ inline uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+__device__ inline void add_atomically(int* to, int value) { atomicAdd(to, value); }
+__device__ inline void or_atomically(uint32_t* to, uint32_t bits) { atomicOr(to, bits); }
+
+// Each rounded on its own: never a fused multiply-add.
+__device__ inline float multiply_add_rounded(float a, float b, float c) { return __fadd_rn(__fmul_rn(a, b), c); }
+__device__ inline float add_rounded(float a, float b) { return __fadd_rn(a, b); }
+__device__ inline uint16_t to_half(float f) { return __half_as_ushort(__float2half_rn(f)); }
+__device__ inline uint16_t to_bfloat16(float f) { return __bfloat16_as_ushort(__float2bfloat16_rn(f)); }
+__device__ inline float from_half(uint16_t h) { return __half2float(__ushort_as_half(h)); }
+__device__ inline float from_bfloat16(uint16_t h) { return __uint_as_float(static_cast<uint32_t>(h) << 16); }
+
+// Starts a copy of 4, 8 or 16 bytes to shared memory; zeros where `valid` is false, and then `from` is not read.
+template <int kBytes>
+__device__ inline void copy_async(void* to, const void* from, bool valid) {
+#if __CUDA_ARCH__ >= 800
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const int bytes = valid ? kBytes : 0;
+  if constexpr (kBytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes), "r"(bytes)
+                 : "memory");
+#else
+  for (int i = 0; i < kBytes / 4; ++i)
+    static_cast<uint32_t*>(to)[i] = valid ? static_cast<const uint32_t*>(from)[i] : 0u;
+#endif
+}
+
+// Closes the group of the copies started since the last one.
+__device__ inline void commit_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+
+// Waits for this thread's groups but the latest kPending.
+template <int kPending>
+__device__ inline void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+// c += pop(a & b) of a 16 x 256 and a 256 x 8 tile of bits; mma.m16n8k256's fragments (PTX ISA, "mma.sync").
+__device__ inline void mma_and_16x8x256(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// c += a b of a 16 x 32 and a 32 x 8 tile of unsigned bytes.
+__device__ inline void mma_bytes_16x8x32(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// c += pop(a ^ b) of an 8 x 128 and a 128 x 8 tile of bits: what sm_75 has.
+__device__ inline void mma_xor_8x8x128(int& c0, int& c1, uint32_t a, uint32_t b) {
+#if __CUDA_ARCH__ >= 750
+  asm("mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.xor.popc {%0,%1}, {%2}, {%3}, {%0,%1};"
+      : "+r"(c0), "+r"(c1)
+      : "r"(a), "r"(b));
+#endif
+}
+
+// Eight-row groups of 64-byte rows, 512 bytes each, swizzled as in weight_layout.h: wgmma's K-major 64-byte swizzle
+// (PTX ISA, "Matrix Descriptor Format"). `tile` begins at a multiple of 512 bytes, or 32 bytes into one for the second
+// half.
+__device__ inline uint64_t describe_tile(const void* tile) {
+  const uint64_t address = __cvta_generic_to_shared(tile);
+  return (address >> 4 & 0x3fff) | uint64_t{1} << 16 | uint64_t{512 >> 4} << 32 | uint64_t{2} << 62;
+}
+
+// What this thread has in shared memory is seen by the tensor cores' own reads of it.
+__device__ inline void publish_to_tensor_cores() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// Before the first product of a round: registers of the accumulators are settled.
+__device__ inline void begin_products() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+__device__ inline void commit_products() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+
+// Waits for this warp group's rounds but the latest kPending.
+template <int kPending>
+__device__ inline void wait_for_products() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+// Starts c += pop(a & b) of a 64 x 256 and a 256 x 256 tile of bits in shared memory. Warp w of the group holds rows
+// 16 w to 16 w + 15 of c, as mma_and_16x8x256 does, c[j] being outputs 8 j to 8 j + 7.
+__device__ inline void multiply_warp_group(int (&c)[32][4], uint64_t a, uint64_t b) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define STOMPP_ROW(j) "+r"(c[j][0]), "+r"(c[j][1]), "+r"(c[j][2]), "+r"(c[j][3])
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n256k256.s32.b1.b1.and.popc {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, "
+      "%128, %129, 1;"
+      : STOMPP_ROW(0), STOMPP_ROW(1), STOMPP_ROW(2), STOMPP_ROW(3), STOMPP_ROW(4), STOMPP_ROW(5), STOMPP_ROW(6),
+        STOMPP_ROW(7), STOMPP_ROW(8), STOMPP_ROW(9), STOMPP_ROW(10), STOMPP_ROW(11), STOMPP_ROW(12), STOMPP_ROW(13),
+        STOMPP_ROW(14), STOMPP_ROW(15), STOMPP_ROW(16), STOMPP_ROW(17), STOMPP_ROW(18), STOMPP_ROW(19), STOMPP_ROW(20),
+        STOMPP_ROW(21), STOMPP_ROW(22), STOMPP_ROW(23), STOMPP_ROW(24), STOMPP_ROW(25), STOMPP_ROW(26), STOMPP_ROW(27),
+        STOMPP_ROW(28), STOMPP_ROW(29), STOMPP_ROW(30), STOMPP_ROW(31)
+      : "l"(a), "l"(b));
+#undef STOMPP_ROW
+#endif
+}
+
+}  // namespace stompp::cuda
+#endif

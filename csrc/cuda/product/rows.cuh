@@ -1,0 +1,101 @@
+// A tile's rows of bits, copied to shared memory a 16-byte chunk at a time.
+#pragma once
+
+#include "cuda/product/product.h"
+
+namespace stompp::cuda {
+
+struct alignas(16) Chunk {
+  uint32_t words[kChunkWords];
+};
+
+__device__ inline uint32_t divide(uint32_t n, const Divider& by) {
+  return by.divisor == 1 ? n : multiply_high(n, by.multiplier) >> by.shift;
+}
+
+// The taps [y0, y1) x [x0, x1) of a row that lie inside the input.
+struct TapRectangle {
+  int y0, y1, x0, x1;
+};
+
+__device__ inline void clip_axis(int start, int dilation, int size, int limit, int* begin, int* end) {
+  *begin = 0;
+  *end = size;
+  while (*begin < size && start + *begin * dilation < 0) ++*begin;
+  while (*end > *begin && start + (*end - 1) * dilation >= limit) --*end;
+}
+
+// A row of the product, taken apart once.
+struct Row {
+  const uint32_t* base;  // matrix: the row; convolution: the image
+  int y, x;              // of the input pixel that tap (0, 0) reads
+  bool exists;
+
+  __device__ static Row at(const Rows& rows, int m) {
+    const bool exists = m < rows.count;
+    if (!exists) m = 0;
+    if (rows.is_matrix) return {rows.x + static_cast<int64_t>(m) * rows.pixel_words, 0, 0, exists};
+    const int image = static_cast<int>(divide(m, rows.image_pixels));
+    const int pixel = m - image * static_cast<int>(rows.image_pixels.divisor);
+    const int oh = static_cast<int>(divide(pixel, rows.out_width));
+    const int ow = pixel - oh * static_cast<int>(rows.out_width.divisor);
+    const int64_t first = static_cast<int64_t>(image) * rows.height * rows.width * rows.pixel_words;
+    return {rows.x + first, oh * rows.stride_h - rows.padding_h, ow * rows.stride_w - rows.padding_w, exists};
+  }
+
+  __device__ TapRectangle inside(const Rows& rows) const {
+    TapRectangle taps;
+    clip_axis(y, rows.dilation_h, rows.kernel_h, rows.height, &taps.y0, &taps.y1);
+    clip_axis(x, rows.dilation_w, rows.kernel_w, rows.width, &taps.x0, &taps.x1);
+    return taps;
+  }
+};
+
+// Where word `word` of a row lies in x, for a group that begins on a word; null where it lies outside.
+__device__ inline const uint32_t* find_word(const Rows& rows, const Row& row, int group, int word) {
+  if (!row.exists || word >= rows.words) return nullptr;
+  if (rows.is_matrix) return row.base + word;
+  const int tap = static_cast<int>(divide(word, rows.tap_words));
+  const int within = word - tap * static_cast<int>(rows.tap_words.divisor);
+  const int ty = static_cast<int>(divide(tap, rows.tap_columns));
+  const int y = row.y + ty * rows.dilation_h;
+  const int x = row.x + (tap - ty * rows.kernel_w) * rows.dilation_w;
+  if (y < 0 || y >= rows.height || x < 0 || x >= rows.width) return nullptr;
+  const int first = rows.granule == 0 ? 0 : group * static_cast<int>(rows.tap_words.divisor);
+  return row.base + (static_cast<int64_t>(y) * rows.width + x) * rows.pixel_words + first + within;
+}
+
+// The same word of a group that begins between words: its bits, shifted to the right place.
+__device__ inline uint32_t read_shifted_word(const Rows& rows, const Row& row, int group, int word) {
+  const uint32_t* found = find_word(rows, row, group, word);
+  if (found == nullptr) return 0;
+  const int within = word - static_cast<int>(divide(word, rows.tap_words)) * static_cast<int>(rows.tap_words.divisor);
+  const int64_t bit = static_cast<int64_t>(group) * rows.group_channels;
+  const int64_t first = bit / kWordBits;
+  const int shift = static_cast<int>(bit % kWordBits), left = rows.group_channels - within * kWordBits;
+  uint32_t bits = found[first] >> shift;
+  if (shift != 0 && first + within + 1 < rows.pixel_words) bits |= found[first + 1] << (kWordBits - shift);
+  return left < kWordBits ? bits & ((1u << left) - 1u) : bits;
+}
+
+// Starts the copy of a chunk of a row, words [word, word + 4), to `to`.
+__device__ inline void copy_chunk(const Rows& rows, const Row& row, int group, int word, uint32_t* to) {
+  if (rows.granule == 4) {
+    const uint32_t* from = find_word(rows, row, group, word);
+    copy_async<16>(to, from == nullptr ? rows.x : from, from != nullptr);
+  } else if (rows.granule == 2) {
+    for (int i = 0; i < kChunkWords; i += 2) {
+      const uint32_t* from = find_word(rows, row, group, word + i);
+      copy_async<8>(to + i, from == nullptr ? rows.x : from, from != nullptr);
+    }
+  } else if (rows.granule == 1) {
+    for (int i = 0; i < kChunkWords; ++i) {
+      const uint32_t* from = find_word(rows, row, group, word + i);
+      copy_async<4>(to + i, from == nullptr ? rows.x : from, from != nullptr);
+    }
+  } else {
+    for (int i = 0; i < kChunkWords; ++i) to[i] = read_shifted_word(rows, row, group, word + i);
+  }
+}
+
+}  // namespace stompp::cuda

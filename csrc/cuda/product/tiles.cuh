@@ -1,0 +1,302 @@
+// The tensor-core kernel: tiles of rows x outputs, K in blocks of 512 bits through a ring of stages in shared memory.
+//
+// Thread t of a quad takes chunk t (16 bytes) of a row's block. Which bits of K a multiplication sees together does not
+// matter as long as rows and weights agree, so one 16-byte load a row feeds two multiplications of 256 bits: their
+// operands lie in the registers as mma wants them, with no ldmatrix. Eight rows of a chunk, swizzled, meet all banks.
+#pragma once
+
+#include "cuda/product/epilogue.cuh"
+
+namespace stompp::cuda {
+
+// A way to multiply. multiply(c, low, high, weights) adds a block's chunks of rows and outputs to the accumulators of a
+// warp: c[i][j][0..1] and [2..3] are rows g and g + 8 of row tile i, with g the thread's quad, times two outputs of
+// tile j; low[i] and high[i] hold the thread's chunk of these rows, weights(j) that of output g.
+struct AndMma {
+  static constexpr bool kAnd = true, kWarpGroup = false;
+
+  template <int kRowTiles, int kOutputTiles, class Weights>
+  __device__ static void multiply(int (&c)[kRowTiles][kOutputTiles][4], const Chunk (&low)[kRowTiles],
+                                  const Chunk (&high)[kRowTiles], const Weights& weights) {
+#pragma unroll
+    for (int j = 0; j < kOutputTiles; ++j) {
+      const Chunk w = weights(j);
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+        for (int k = 0; k < kChunkWords; k += 2) {
+          const uint32_t a[4] = {low[i].words[k], high[i].words[k], low[i].words[k + 1], high[i].words[k + 1]};
+          const uint32_t b[2] = {w.words[k], w.words[k + 1]};
+          mma_and_16x8x256(c[i][j], a, b);
+        }
+    }
+  }
+};
+
+struct XorMma {
+  static constexpr bool kAnd = false, kWarpGroup = false;
+
+  template <int kRowTiles, int kOutputTiles, class Weights>
+  __device__ static void multiply(int (&c)[kRowTiles][kOutputTiles][4], const Chunk (&low)[kRowTiles],
+                                  const Chunk (&high)[kRowTiles], const Weights& weights) {
+#pragma unroll
+    for (int j = 0; j < kOutputTiles; ++j) {
+      const Chunk w = weights(j);
+#pragma unroll
+      for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+        for (int k = 0; k < kChunkWords; ++k) {
+          mma_xor_8x8x128(c[i][j][0], c[i][j][1], low[i].words[k], w.words[k]);
+          mma_xor_8x8x128(c[i][j][2], c[i][j][3], high[i].words[k], w.words[k]);
+        }
+    }
+  }
+};
+
+// On bytes of 0 and 1, where the tensor cores know no bits: bits s, s + 8, s + 16 and s + 24 of a word are four bytes
+// at the cost of a shift and a mask, and 32 bits of K a lane are four multiplications.
+struct ByteMma {
+  static constexpr bool kAnd = true, kWarpGroup = false;
+
+  __device__ static uint32_t bytes(uint32_t word, int s) { return word >> s & 0x01010101u; }
+
+  template <int kRowTiles, int kOutputTiles, class Weights>
+  __device__ static void multiply(int (&c)[kRowTiles][kOutputTiles][4], const Chunk (&low)[kRowTiles],
+                                  const Chunk (&high)[kRowTiles], const Weights& weights) {
+#pragma unroll
+    for (int k = 0; k < kChunkWords; ++k)
+#pragma unroll
+      for (int s = 0; s < 8; s += 2) {
+        uint32_t a[kRowTiles][4];
+#pragma unroll
+        for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+          for (int part = 0; part < 2; ++part) {
+            a[i][2 * part] = bytes(low[i].words[k], s + part);
+            a[i][2 * part + 1] = bytes(high[i].words[k], s + part);
+          }
+#pragma unroll
+        for (int j = 0; j < kOutputTiles; ++j) {
+          const uint32_t word = weights(j).words[k], b[2] = {bytes(word, s), bytes(word, s + 1)};
+#pragma unroll
+          for (int i = 0; i < kRowTiles; ++i) mma_bytes_16x8x32(c[i][j], a[i], b);
+        }
+      }
+  }
+};
+
+// Four warps together, from shared memory, 64 rows times 256 outputs: each warp has 16 rows and all outputs.
+struct WarpGroupMma {
+  static constexpr bool kAnd = true, kWarpGroup = true;
+};
+
+// A tile of kWarpsM x kWarpsN warps; kWarpsK warps share a tile and take the blocks of K in turn.
+template <int kRows_, int kOutputs_, int kWarpsM_, int kWarpsN_, int kWarpsK_, int kStages_>
+struct Tile {
+  static constexpr int kRows = kRows_, kOutputs = kOutputs_;
+  static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kWarpsK = kWarpsK_, kStages = kStages_;
+  static constexpr int kThreads = 32 * kWarpsM * kWarpsN * kWarpsK;
+  static constexpr int kRowTiles = kRows / kWarpsM / 16, kOutputTiles = kOutputs / kWarpsN / 8;
+  static constexpr int kRowWords = kRows * kBlockWords, kOutputWords = kOutputs * kBlockWords;  // of a block
+  static constexpr int kStageWords = kWarpsK * (kRowWords + kOutputWords);
+  static constexpr int kRowChunks = kWarpsK * kRows * 4 / kThreads;  // that a thread copies
+  static constexpr int kStagedStride = 8 * kOutputTiles + 8;         // of a warp's counts on their way out
+  static constexpr int kStagedWords = kWarpsM * kWarpsN * 16 * kStagedStride;
+  static constexpr int kPartialWords = kWarpsK == 1 ? 0 : kWarpsK * kRows * kOutputs;
+  static constexpr int kAfterWords = kStagedWords > kPartialWords ? kStagedWords : kPartialWords;
+  static constexpr int kRingWords = kStages * kStageWords > kAfterWords ? kStages * kStageWords : kAfterWords;
+  static constexpr int kSharedBytes = (kRingWords + kRows) * 4;
+
+  static_assert(kRows % (16 * kWarpsM) == 0 && kOutputs % (32 * kWarpsN) == 0, "whole mma tiles and words of bits");
+  static_assert(kOutputs % kPanel == 0, "whole panels");
+  static_assert(kWarpsK * kRows * 4 % kThreads == 0, "every thread copies the same");
+};
+
+template <class Mma, class T>
+struct TileKernel {
+  const Product& p;
+  uint32_t* ring;
+  int* ones;  // of each row
+  int group, first_row, first_output;
+  int thread, lane, warp_m, warp_n, warp_k;
+
+  __device__ TileKernel(const Product& product)
+      : p(product),
+        ring(reinterpret_cast<uint32_t*>(shared_memory())),
+        ones(reinterpret_cast<int*>(ring + T::kRingWords)),
+        group(static_cast<int>(blockIdx.z)),
+        first_row(static_cast<int>(blockIdx.x) * T::kRows),
+        first_output(static_cast<int>(blockIdx.y) * T::kOutputs),
+        thread(static_cast<int>(threadIdx.x)),
+        lane(thread % 32),
+        warp_m(thread / 32 % T::kWarpsM),
+        warp_n(thread / 32 / T::kWarpsM % T::kWarpsN),
+        warp_k(thread / 32 / (T::kWarpsM * T::kWarpsN)) {}
+
+  // Chunk `i` of this thread's in a stage: its block, row and chunk.
+  __device__ static int chunk_block(int index) { return index / (T::kRows * 4); }
+  __device__ static int chunk_row(int index) { return index / 4 % T::kRows; }
+
+  __device__ uint32_t* stage(int step) const { return ring + step % T::kStages * T::kStageWords; }
+
+  __device__ void start_copies(const Row (&rows)[T::kRowChunks], int step) const {
+    if (step * T::kWarpsK >= p.rows.k_blocks) return;
+    uint32_t* to = stage(step);
+#pragma unroll
+    for (int i = 0; i < T::kRowChunks; ++i) {
+      const int index = thread + i * T::kThreads, row = chunk_row(index), chunk = index % 4;
+      const int block = step * T::kWarpsK + chunk_block(index);
+      uint32_t* at = to + chunk_block(index) * T::kRowWords + row * kBlockWords + swizzle(row, chunk) * kChunkWords;
+      copy_chunk(p.rows, rows[i], group, block * kBlockWords + chunk * kChunkWords, at);
+    }
+    to += T::kWarpsK * T::kRowWords;
+    constexpr int kPanelChunks = kPanelBlockWords / kChunkWords;
+    for (int index = thread; index < T::kWarpsK * T::kOutputs * 4; index += T::kThreads) {
+      // In the order of the panels: panel, block, chunk.
+      const int panel = index / (T::kWarpsK * kPanelChunks), within = index % (T::kWarpsK * kPanelChunks);
+      const int block = step * T::kWarpsK + within / kPanelChunks, number = first_output / kPanel + panel;
+      const bool exists = number < p.panels_per_group && block < p.rows.k_blocks;
+      const int64_t from = (static_cast<int64_t>(group) * p.panels_per_group + number) * p.rows.k_blocks + block;
+      const uint32_t* panel_block = p.panels + from * kPanelBlockWords + within % kPanelChunks * kChunkWords;
+      uint32_t* at =
+          to + within / kPanelChunks * T::kOutputWords + panel * kPanelBlockWords + within % kPanelChunks * kChunkWords;
+      copy_async<16>(at, exists ? panel_block : p.panels, exists);
+    }
+  }
+
+  __device__ static Chunk load(const uint32_t* block, int row, int chunk) {
+    return *reinterpret_cast<const Chunk*>(block + row * kBlockWords + swizzle(row, chunk) * kChunkWords);
+  }
+
+  // The ones in the chunks that this thread copied itself.
+  __device__ void count(int step, int (&counts)[T::kRowChunks]) const {
+    const uint32_t* from = stage(step);
+#pragma unroll
+    for (int i = 0; i < T::kRowChunks; ++i) {
+      const int index = thread + i * T::kThreads;
+      const Chunk chunk = load(from + chunk_block(index) * T::kRowWords, chunk_row(index), index % 4);
+      for (int w = 0; w < kChunkWords; ++w) counts[i] += count_ones(chunk.words[w]);
+    }
+  }
+
+  // Leaves the products of this step under way, and those of the step before done.
+  __device__ void start_multiplying(int step, int (&c)[32][4]) const {
+    const uint32_t* rows = stage(step) + warp_m / 4 * 64 * kBlockWords;
+    const uint32_t* weights = stage(step) + T::kRowWords;
+    begin_products();
+    for (int half = 0; half < 2; ++half)
+      multiply_warp_group(c, describe_tile(rows + half * 8), describe_tile(weights + half * 8));
+    commit_products();
+    wait_for_products<1>();
+  }
+
+  __device__ void multiply(int step, int (&c)[T::kRowTiles][T::kOutputTiles][4]) const {
+    const uint32_t* rows = stage(step) + warp_k * T::kRowWords;
+    const uint32_t* weights = stage(step) + T::kWarpsK * T::kRowWords + warp_k * T::kOutputWords;
+    const int quad = lane / 4, chunk = lane % 4;
+    Chunk low[T::kRowTiles], high[T::kRowTiles];
+#pragma unroll
+    for (int i = 0; i < T::kRowTiles; ++i) {
+      const int row = (warp_m * T::kRowTiles + i) * 16 + quad;
+      low[i] = load(rows, row, chunk);
+      high[i] = load(rows, row + 8, chunk);
+    }
+    Mma::multiply(c, low, high, [&](int j) { return load(weights, (warp_n * T::kOutputTiles + j) * 8 + quad, chunk); });
+  }
+
+  // Adds up what the warps of a tile have of it, in those of the first.
+  __device__ void add_partial_products(int (&c)[T::kRowTiles][T::kOutputTiles][4]) const {
+    constexpr int kValues = T::kRowTiles * T::kOutputTiles * 4;
+    int* partial = reinterpret_cast<int*>(ring);
+    const int warps = T::kWarpsM * T::kWarpsN, own = thread % (32 * warps);
+    int* values = &c[0][0][0];
+    if (warp_k > 0) {
+#pragma unroll
+      for (int i = 0; i < kValues; ++i) partial[(warp_k * kValues + i) * 32 * warps + own] = values[i];
+    }
+    synchronize();
+    if (warp_k == 0) {
+      for (int k = 1; k < T::kWarpsK; ++k) {
+#pragma unroll
+        for (int i = 0; i < kValues; ++i) values[i] += partial[(k * kValues + i) * 32 * warps + own];
+      }
+    }
+    synchronize();  // before the ring is used again
+  }
+
+  // Through shared memory, so that a row is written side by side: mma leaves two outputs of it in a lane.
+  __device__ void finish(const int (&c)[T::kRowTiles][T::kOutputTiles][4]) const {
+    const int quad = lane / 4, pair = lane % 4 * 2;
+    int* staged = reinterpret_cast<int*>(ring) + (warp_n * T::kWarpsM + warp_m) * 16 * T::kStagedStride;
+#pragma unroll
+    for (int i = 0; i < T::kRowTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < T::kOutputTiles; ++j) {
+        int* at = staged + quad * T::kStagedStride + 8 * j + pair;
+        at[0] = c[i][j][0];
+        at[1] = c[i][j][1];
+        at[8 * T::kStagedStride] = c[i][j][2];
+        at[8 * T::kStagedStride + 1] = c[i][j][3];
+      }
+      synchronize_warp();
+      const int row = (warp_m * T::kRowTiles + i) * 16;
+      finish_rows<Mma::kAnd, T::kOutputTiles / 4>(
+          p, group, first_row + row, first_output + warp_n * T::kOutputTiles * 8, staged, T::kStagedStride, ones + row);
+      synchronize_warp();
+    }
+  }
+
+  __device__ void run() {
+    Row rows[T::kRowChunks];
+    int counts[T::kRowChunks] = {};
+    int c[T::kRowTiles][T::kOutputTiles][4] = {};
+#pragma unroll
+    for (int i = 0; i < T::kRowChunks; ++i) rows[i] = Row::at(p.rows, first_row + chunk_row(thread + i * T::kThreads));
+    for (int row = thread; row < T::kRows; row += T::kThreads) ones[row] = 0;
+
+    // Products that are still under way read the stage before the present one.
+    constexpr int kAhead = Mma::kWarpGroup ? T::kStages - 2 : T::kStages - 1;
+    const int steps = (p.rows.k_blocks + T::kWarpsK - 1) / T::kWarpsK;
+    for (int step = 0; step < kAhead; ++step) {
+      start_copies(rows, step);
+      commit_copies();
+    }
+    for (int step = 0; step < steps; ++step) {
+      wait_for_copies<kAhead - 1>();
+      if (Mma::kAnd) count(step, counts);
+      if (Mma::kWarpGroup) publish_to_tensor_cores();
+      synchronize();  // this stage has come for all, and all are done with the one that the next copies overwrite
+      start_copies(rows, step + kAhead);
+      commit_copies();
+      if constexpr (Mma::kWarpGroup)
+        start_multiplying(step, c[0]);
+      else
+        multiply(step, c);
+    }
+    wait_for_copies<0>();
+    if (Mma::kWarpGroup) wait_for_products<0>();
+    synchronize();
+    if (Mma::kAnd) {
+#pragma unroll
+      for (int i = 0; i < T::kRowChunks; ++i) add_atomically(&ones[chunk_row(thread + i * T::kThreads)], counts[i]);
+    }
+    if (T::kWarpsK > 1) add_partial_products(c);
+    synchronize();
+    if (warp_k == 0) finish(c);
+  }
+};
+
+template <class Mma, class T>
+__global__ void __launch_bounds__(T::kThreads) product_kernel(const Product product) {
+  TileKernel<Mma, T>(product).run();
+}
+
+template <class Mma, class T>
+Status launch_tiles(const Product& p, Stream stream) {
+  const unsigned outputs = static_cast<unsigned>((p.group_outputs + T::kOutputs - 1) / T::kOutputs);
+  const unsigned groups = static_cast<unsigned>(p.outputs_padded / (p.panels_per_group * kPanel));
+  const Size3 grid = {static_cast<unsigned>((p.rows.count + T::kRows - 1) / T::kRows), outputs, groups};
+  return launch(product_kernel<Mma, T>, grid, T::kThreads, T::kSharedBytes, stream, p);
+}
+
+}  // namespace stompp::cuda

@@ -1,0 +1,355 @@
+// CUDA kernels on a CPU, for tests: what csrc/cuda/platform.cuh offers, with the threads of a block as fibers.
+//
+// A fiber runs until it waits: at a barrier of the block, or for the other lanes of its warp. Fibers take turns in a
+// random order, which differs from turn to turn. Shared memory begins as 0xCD bytes and has its exact size, so that the
+// address sanitizer sees an access beyond it. An asynchronous copy lands at once or when it is waited for, by chance,
+// and products of warp groups happen when they are waited for. So a missing barrier or wait, or a stage that is
+// overwritten too early, gives another result in one order or another. Threads that wait for ever end the program.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "core/float_types.h"
+#include "core/status.h"
+
+#define __device__
+#define __global__
+#define __launch_bounds__(...)
+#define threadIdx (::stompp::cuda::emulation::current().thread_index)
+#define blockIdx (::stompp::cuda::emulation::current().block->index)
+
+namespace stompp::cuda {
+
+using Stream = void*;
+
+struct Size3 {
+  unsigned x = 1, y = 1, z = 1;
+};
+
+namespace emulation {
+
+constexpr int kLanes = 32;
+constexpr size_t kStackBytes = 256 * 1024, kOperandBytes = 64;
+
+[[noreturn]] inline void fail(const char* message) {
+  std::fprintf(stderr, "emulation: %s\n", message);
+  std::exit(1);
+}
+
+// Threads that come together: a block at a barrier, a warp for an exchange of operands.
+struct Meeting {
+  int members = 0, arrived = 0, round = 0;
+};
+
+struct Warp {
+  Meeting meeting;
+  // Of two rounds: a lane may begin the next one before another has read the last.
+  unsigned char operands[2][kLanes][kOperandBytes];
+  const char* operation[2] = {nullptr, nullptr};
+};
+
+struct Block {
+  Size3 index;
+  Meeting barrier;
+  std::vector<Warp> warps;
+  std::unique_ptr<unsigned char[]> shared;
+  std::unique_ptr<uint32_t[]> aligned_shared;
+  long progress = 0;  // arrivals and exits, to notice a deadlock
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+  bool valid;
+
+  void land() const {
+    valid ? std::memcpy(to, from, static_cast<size_t>(bytes)) : std::memset(to, 0, static_cast<size_t>(bytes));
+  }
+};
+
+struct Fiber {
+  Size3 thread_index;
+  Block* block = nullptr;
+  int lane = 0, warp = 0;
+  bool done = false;
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  std::function<void()> body;
+  std::vector<std::vector<Copy>> groups = std::vector<std::vector<Copy>>(1);  // the last one is open
+  std::vector<std::vector<std::function<void()>>> rounds = std::vector<std::vector<std::function<void()>>>(1);
+};
+
+struct Scheduler {
+  ucontext_t context;
+  Fiber* running = nullptr;
+  std::mt19937 random{12345};
+};
+
+inline Scheduler& scheduler() {
+  static Scheduler instance;
+  return instance;
+}
+
+inline Fiber& current() { return *scheduler().running; }
+
+inline void yield() { swapcontext(&current().context, &scheduler().context); }
+
+inline void meet(Meeting& meeting) {
+  const int round = meeting.round;
+  ++current().block->progress;
+  if (++meeting.arrived == meeting.members) {
+    meeting.arrived = 0;
+    ++meeting.round;
+    return;
+  }
+  while (meeting.round == round) yield();
+}
+
+// Every lane gives its operand and sees those of all; returns them as an array.
+template <class T>
+const T* exchange(const char* operation, const T& operand, T (&all)[kLanes]) {
+  static_assert(sizeof(T) <= kOperandBytes, "operands fit");
+  Fiber& fiber = current();
+  Warp& warp = fiber.block->warps[static_cast<size_t>(fiber.warp)];
+  const int slot = warp.meeting.round & 1;
+  if (warp.meeting.arrived == 0) warp.operation[slot] = operation;
+  if (std::strcmp(warp.operation[slot], operation) != 0) fail("lanes of a warp do different things");
+  std::memcpy(warp.operands[slot][fiber.lane], &operand, sizeof(T));
+  meet(warp.meeting);
+  for (int lane = 0; lane < kLanes; ++lane) std::memcpy(&all[lane], warp.operands[slot][lane], sizeof(T));
+  return all;
+}
+
+inline void enter() {
+  Fiber& fiber = current();
+  fiber.body();
+  fiber.done = true;
+  // Threads that have left are not waited for.
+  Block& block = *fiber.block;
+  ++block.progress;
+  if (--block.barrier.members == block.barrier.arrived && block.barrier.members > 0) {
+    block.barrier.arrived = 0;
+    ++block.barrier.round;
+  }
+  swapcontext(&fiber.context, &scheduler().context);
+}
+
+inline void run_block(Size3 index, int threads, int shared_bytes, const std::function<void()>& body) {
+  if (threads % kLanes != 0) fail("whole warps only");
+  Block block;
+  block.index = index;
+  block.barrier.members = threads;
+  block.warps.resize(static_cast<size_t>(threads / kLanes));
+  for (Warp& warp : block.warps) warp.meeting.members = kLanes;
+  block.shared.reset(new unsigned char[static_cast<size_t>(shared_bytes)]);
+  std::memset(block.shared.get(), 0xCD, static_cast<size_t>(shared_bytes));
+  std::vector<Fiber> fibers(static_cast<size_t>(threads));
+  std::vector<Fiber*> order;
+  Scheduler& s = scheduler();
+  for (int i = 0; i < threads; ++i) {
+    Fiber& fiber = fibers[static_cast<size_t>(i)];
+    fiber.thread_index.x = static_cast<unsigned>(i);
+    fiber.thread_index.y = fiber.thread_index.z = 0;
+    fiber.block = &block;
+    fiber.lane = i % kLanes;
+    fiber.warp = i / kLanes;
+    fiber.body = body;
+    fiber.stack.reset(new char[kStackBytes]);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+    order.push_back(&fiber);
+  }
+  while (!order.empty()) {
+    const long before = block.progress;
+    std::shuffle(order.begin(), order.end(), s.random);
+    for (Fiber* fiber : order) {
+      s.running = fiber;
+      swapcontext(&s.context, &fiber->context);
+    }
+    order.erase(std::remove_if(order.begin(), order.end(), [](Fiber* fiber) { return fiber->done; }), order.end());
+    if (block.progress == before) fail("deadlock: threads wait for others that never come");
+  }
+}
+
+}  // namespace emulation
+
+template <class... Parameters>
+Status launch(void (*kernel)(Parameters...), Size3 grid, int threads, int shared_bytes, Stream,
+              const std::decay_t<Parameters>&... arguments) {
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x)
+        emulation::run_block({x, y, z}, threads, shared_bytes, [&] { kernel(arguments...); });
+  return Status::ok();
+}
+
+inline Status clear_async(void* to, size_t bytes, Stream) {
+  std::memset(to, 0, bytes);
+  return Status::ok();
+}
+
+inline unsigned char* shared_memory() { return emulation::current().block->shared.get(); }
+
+inline void synchronize() { emulation::meet(emulation::current().block->barrier); }
+
+inline uint32_t shuffle(uint32_t value, int lane) {
+  uint32_t all[emulation::kLanes];
+  return emulation::exchange("shuffle", value, all)[lane];
+}
+
+inline uint32_t ballot(bool condition) {
+  bool all[emulation::kLanes];
+  emulation::exchange("ballot", condition, all);
+  uint32_t bits = 0;
+  for (int lane = 0; lane < emulation::kLanes; ++lane) bits |= static_cast<uint32_t>(all[lane]) << lane;
+  return bits;
+}
+
+inline void synchronize_warp() {
+  bool all[emulation::kLanes];
+  emulation::exchange("synchronize_warp", true, all);
+}
+
+inline int count_ones(uint32_t word) { return __builtin_popcount(word); }
+inline uint32_t multiply_high(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
+}
+inline void add_atomically(int* to, int value) { *to += value; }
+inline void or_atomically(uint32_t* to, uint32_t bits) { *to |= bits; }
+
+inline float multiply_add_rounded(float a, float b, float c) {
+  const volatile float product = a * b;
+  return product + c;
+}
+inline float add_rounded(float a, float b) { return a + b; }
+inline uint16_t to_half(float f) { return float_to_half(f); }
+inline uint16_t to_bfloat16(float f) { return float_to_bfloat16(f); }
+inline float from_half(uint16_t h) { return half_to_float(h); }
+inline float from_bfloat16(uint16_t h) { return bfloat16_to_float(h); }
+
+template <int kBytes>
+void copy_async(void* to, const void* from, bool valid) {
+  if (reinterpret_cast<uintptr_t>(to) % kBytes != 0 || (valid && reinterpret_cast<uintptr_t>(from) % kBytes != 0))
+    emulation::fail("an asynchronous copy is not aligned");
+  const emulation::Copy copy = {to, from, kBytes, valid};
+  if (emulation::scheduler().random() % 2 == 0)
+    copy.land();
+  else
+    emulation::current().groups.back().push_back(copy);
+}
+
+inline void commit_copies() { emulation::current().groups.emplace_back(); }
+
+template <int kPending>
+void wait_for_copies() {
+  auto& groups = emulation::current().groups;
+  while (static_cast<int>(groups.size()) - 1 > kPending) {
+    for (const emulation::Copy& copy : groups.front()) copy.land();
+    groups.erase(groups.begin());
+  }
+}
+
+// The fragments of PTX's "Matrix Fragments for mma.m16n8k256": lane 4 g + t holds, of a, bits 32 t .. of the first and
+// the second 128 of K of rows g and g + 8; of b, the same of output g; of c, outputs 2 t and 2 t + 1 of both rows.
+struct MmaOperands {
+  uint32_t a[4], b[2];
+
+  static MmaOperands of(const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    return {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  }
+};
+
+inline void mma_and_16x8x256(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  MmaOperands all[emulation::kLanes];
+  emulation::exchange("mma.m16n8k256.and", MmaOperands::of(a, b), all);
+  const int g = emulation::current().lane / 4, t = emulation::current().lane % 4;
+  for (int row = 0; row < 2; ++row)
+    for (int column = 0; column < 2; ++column)
+      for (int k = 0; k < 4; ++k)
+        for (int part = 0; part < 2; ++part)
+          c[2 * row + column] += count_ones(all[4 * g + k].a[row + 2 * part] & all[4 * (2 * t + column) + k].b[part]);
+}
+
+// "Matrix Fragments for mma.m16n8k32": as above, with bytes 4 t .. of the first and the second 16 of K.
+inline void mma_bytes_16x8x32(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  MmaOperands all[emulation::kLanes];
+  emulation::exchange("mma.m16n8k32.u8", MmaOperands::of(a, b), all);
+  const int g = emulation::current().lane / 4, t = emulation::current().lane % 4;
+  for (int row = 0; row < 2; ++row)
+    for (int column = 0; column < 2; ++column)
+      for (int k = 0; k < 4; ++k)
+        for (int part = 0; part < 2; ++part)
+          for (int byte = 0; byte < 32; byte += 8)
+            c[2 * row + column] += static_cast<int>((all[4 * g + k].a[row + 2 * part] >> byte & 255u) *
+                                                    (all[4 * (2 * t + column) + k].b[part] >> byte & 255u));
+}
+
+// "Matrix Fragments for mma.m8n8k128": lane 4 g + t holds bits 32 t .. of row g of a and of output g of b.
+inline void mma_xor_8x8x128(int& c0, int& c1, uint32_t a, uint32_t b) {
+  struct Operands {
+    uint32_t a, b;
+  };
+  Operands all[emulation::kLanes];
+  emulation::exchange("mma.m8n8k128.xor", Operands{a, b}, all);
+  const int g = emulation::current().lane / 4, t = emulation::current().lane % 4;
+  for (int k = 0; k < 4; ++k) {
+    c0 += count_ones(all[4 * g + k].a ^ all[8 * t + k].b);
+    c1 += count_ones(all[4 * g + k].a ^ all[4 * (2 * t + 1) + k].b);
+  }
+}
+
+// wgmma's products happen when they are waited for. A descriptor holds the offset in shared memory; rows of 64 bytes,
+// in groups of eight, whose 16-byte chunks are swizzled by bits 7 and 8 of their address.
+inline uint64_t describe_tile(const void* tile) {
+  const unsigned char* base = emulation::current().block->shared.get();
+  return static_cast<uint64_t>(static_cast<const unsigned char*>(tile) - base);
+}
+
+inline uint32_t tile_word(uint64_t tile, int row, int word) {
+  uint64_t address = tile + static_cast<uint64_t>(row / 8 * 512 + row % 8 * 64 + word * 4);
+  address ^= (address >> 7 & 3) << 4;
+  uint32_t result;
+  std::memcpy(&result, emulation::current().block->shared.get() + address, sizeof(result));
+  return result;
+}
+
+inline void publish_to_tensor_cores() {}
+inline void begin_products() {}
+inline void commit_products() { emulation::current().rounds.emplace_back(); }
+
+template <int kPending>
+void wait_for_products() {
+  auto& rounds = emulation::current().rounds;
+  while (static_cast<int>(rounds.size()) - 1 > kPending) {
+    for (const std::function<void()>& product : rounds.front()) product();
+    rounds.erase(rounds.begin());
+  }
+}
+
+inline void multiply_warp_group(int (&c)[32][4], uint64_t a, uint64_t b) {
+  const emulation::Fiber& fiber = emulation::current();
+  const int first = fiber.warp % 4 * 16 + fiber.lane / 4, pair = fiber.lane % 4 * 2;
+  int (*out)[4] = c;
+  emulation::current().rounds.back().push_back([=] {
+    for (int j = 0; j < 32; ++j)
+      for (int i = 0; i < 4; ++i)
+        for (int word = 0; word < 8; ++word)
+          out[j][i] += count_ones(tile_word(a, first + i / 2 * 8, word) & tile_word(b, 8 * j + pair + i % 2, word));
+  });
+}
+
+}  // namespace stompp::cuda

@@ -1,0 +1,139 @@
+"""The CUDA kernels without a GPU: run in an emulation on the CPU (tests/cuda), and compiled for every architecture."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-clobbered", "-ffp-contract=off"]
+SANITIZERS = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FAMILIES = ("SM75", "SM80", "SM90A", "SM100")
+
+# The multiplication that each family's kernels must become, and the architectures that it is compiled for.
+INSTRUCTIONS = {
+    ("product_sm75", "75"): "BMMA.88128.XOR.POPC",
+    ("product_sm80", "80"): "BMMA.168256.AND.POPC",
+    ("product_sm80", "86"): "BMMA.168256.AND.POPC",
+    ("product_sm80", "89"): "BMMA.168256.AND.POPC",
+    ("product_sm80", "90a"): "BMMA.168256.AND.POPC",
+    ("product_sm90a", "90a"): "BGMMA.64x256x256.AND.POPC",
+    ("product_sm100", "100"): "IMMA.16832.U8.U8",
+    ("product_sm100", "120"): "IMMA.16832.U8.U8",
+}
+
+
+def compile_program(inputs, target, sources=ROOT / "csrc", flags=()):
+    compiler = os.environ.get("CXX", "c++").split()
+    includes = [f"-I{folder}" for folder in (sources, ROOT / "csrc", ROOT / "tests" / "core", ROOT / "tests" / "cuda")]
+    defines = ["-DSTOMPP_EMULATE_CUDA", *(f"-DSTOMPP_{family}" for family in FAMILIES)]
+    subprocess.run([*compiler, *FLAGS, *flags, *defines, *includes, *inputs, "-o", target], check=True)
+
+
+def inputs(sources, core):
+    return [ROOT / "tests" / "cuda" / "test_cuda.cpp", *core, "-x", "c++", *sorted(sources.glob("cuda/**/*.cu"))]
+
+
+def run(*command):
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_the_emulated_kernels_equal_the_scalar_implementation(tmp_path):
+    program, core = tmp_path / "cuda_tests", sorted(ROOT.glob("csrc/core/**/*.cpp"))
+    compile_program(inputs(ROOT / "csrc", core), program, flags=SANITIZERS)
+    done = run(program)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert re.search(r"^[1-9]\d* passed, 0 failed$", done.stdout, re.MULTILINE), done.stdout
+
+
+# What the emulation must notice, in the tile kernel: (what is taken out, what stands in its place).
+FAULTS = {
+    "no barrier before a stage is read": ("synchronize();  // this stage", "// this stage"),
+    "a copy is not waited for": ("wait_for_copies<kAhead - 1>();", "wait_for_copies<kAhead>();"),
+    "products are not waited for": ("wait_for_products<1>();", ""),
+    "a stage is overwritten too early": ("T::kStages - 2 : T::kStages - 1", "T::kStages - 2 : T::kStages"),
+    "rows are swizzled in one place only": ("swizzle(row, chunk) * kChunkWords;\n", "chunk * kChunkWords;\n"),
+}
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory):
+    """The core as one object file."""
+    target = tmp_path_factory.mktemp("core") / "core.o"
+    compile_program(["-r", "-nostdlib", *sorted(ROOT.glob("csrc/core/**/*.cpp"))], target)
+    return target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_emulation_notices(fault, core, tmp_path):
+    sources = tmp_path / "csrc"
+    shutil.copytree(ROOT / "csrc" / "cuda", sources / "cuda")
+    kernel = sources / "cuda" / "product" / "tiles.cuh"
+    right, wrong = FAULTS[fault]
+    text = kernel.read_text()
+    assert text.count(right) == 1, right
+    kernel.write_text(text.replace(right, wrong))
+    compile_program(inputs(sources, [core]), tmp_path / "cuda_tests", sources)
+    assert run(tmp_path / "cuda_tests", "stop at the first failure").returncode != 0
+
+
+@pytest.fixture(scope="module")
+def tools():
+    """nvcc, and cuobjdump with its disassembler."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc here: the CUDA kernels cannot be compiled")
+    triton = pytest.importorskip("triton")
+    return nvcc, Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+def compile_kernels(nvcc, source, architectures, target):
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    command = [
+        nvcc,
+        "-std=c++17",
+        "-O3",
+        "--expt-relaxed-constexpr",
+        f"-I{ROOT / 'csrc'}",
+        "-Xptxas",
+        "-v",
+        "--threads",
+        "2",
+    ]
+    done = subprocess.run([*command, *codes, "-c", source, "-o", target], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", dict.fromkeys(name for name, _ in INSTRUCTIONS))
+def test_products_become_their_architectures_instructions_without_spills(name, tools, tmp_path):
+    nvcc, disassembler = tools
+    architectures = [architecture for file, architecture in INSTRUCTIONS if file == name]
+    target = tmp_path / "kernels.o"
+    report = compile_kernels(nvcc, ROOT / "csrc" / "cuda" / "product" / f"{name}.cu", architectures, target)
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
+    assert spills
+    assert set(spills) == {("0", "0", "0")}, report
+    for architecture in architectures:
+        # cuobjdump runs the disassembler beside it.
+        environment = {**os.environ, "PATH": f"{disassembler}:{os.environ['PATH']}"}
+        command = [disassembler / "cuobjdump", "-sass", "-arch", f"sm_{architecture}", target]
+        sass = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+        found = set(re.findall(r"\b(?:[BI]G?MMA)\.[\w.]+", sass))
+        assert found == {INSTRUCTIONS[name, architecture]}, architecture
+        if name not in ("product_sm75",):
+            assert re.search(r"LDGSTS\.E\.BYPASS\.128", sass), "copies of 16 bytes past the registers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["bconv2d/depthwise.cu", "pack_weight/pack_weight.cu"])
+def test_other_kernels_compile_for_every_architecture(path, tools, tmp_path):
+    architectures = ["75", "80", "86", "89", "90a", "100", "120"]
+    report = compile_kernels(tools[0], ROOT / "csrc" / "cuda" / path, architectures, tmp_path / "kernels.o")
+    assert all(f"'sm_{architecture}'" in report for architecture in architectures)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu_rates, gpu_tiles
+
 ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-clobbered", "-ffp-contract=off"]
 SANITIZERS = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -129,6 +131,20 @@ def test_products_become_their_architectures_instructions_without_spills(name, t
         assert found == {INSTRUCTIONS[name, architecture]}, architecture
         if name not in ("product_sm75",):
             assert re.search(r"LDGSTS\.E\.BYPASS\.128", sass), "copies of 16 bytes past the registers"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpu_rates", "gpu_tiles"])
+def test_the_benchmark_programs_compile(name, tools, tmp_path):
+    sources = [ROOT / "benchmarks" / f"{name}.cu", *sorted((ROOT / "csrc" / "cuda" / "product").glob("*.cu"))]
+    command = gpu_rates.build_command(tools[0], (9, 0), sources, tmp_path / "program")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tile_rows_are_read_from_the_programs_lines():
+    row = {"M": 1, "N": 2, "K": 3, "kernel": "wide wgmma", "ms": 0.5, "chosen": True}
+    assert gpu_tiles.rows_of(["1 2 3 wide wgmma,0.5,1", "4 5 6 few,0.25,0"])[0] == row
 
 
 @pytest.mark.slow

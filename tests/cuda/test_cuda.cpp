@@ -146,6 +146,27 @@ void check_product(const Case& c, Launch launch, Random& random) {
   for (int i = 0; i < 2; ++i) check_variant(problem, static_cast<Variant>(turn++ % 5), launch, random);
 }
 
+Product shaped(int64_t M, int64_t N, int64_t K) {
+  return matrix_product(nullptr, M, {{N, K, 1, 1, 1}, nullptr}, Epilogue());
+}
+
+TEST(kernels_are_chosen_by_device_and_shape) {
+  const Device hopper = {90, 132};
+  CHECK(choose_tile(shaped(1, 8192, 8192), hopper) == TileSize::kFew, "one row");
+  CHECK(choose_tile(shaped(16, 8192, 8192), hopper) == TileSize::kFew, "16 rows");
+  CHECK(choose_tile(shaped(17, 8192, 8192), hopper) == TileSize::kNarrow, "17 rows");
+  CHECK(choose_tile(shaped(1024, 1024, 1024), hopper) == TileSize::kNarrow, "too few wide tiles");
+  CHECK(choose_tile(shaped(8192, 8192, 8192), hopper) == TileSize::kWide, "8192");
+  CHECK(choose_tile(shaped(1 << 20, 300, 64), hopper) == TileSize::kNarrow, "half a wide tile would be empty");
+  const Product large = shaped(8192, 8192, 8192), small = shaped(8, 64, 64);
+  CHECK(choose_product(large, hopper) == product_wide_sm90a, "wgmma");
+  CHECK(choose_product(small, hopper) == product_few_sm80, "few rows on sm_90");
+  CHECK(choose_product(large, {86, 10}) == product_wide_sm80, "sm_86");
+  CHECK(choose_product(large, {120, 10}) == product_wide_sm100, "sm_120");
+  CHECK(choose_product(large, {75, 10}) == product_sm75, "sm_75");
+  CHECK(choose_product(large, {70, 10}) == nullptr, "sm_70 has none");
+}
+
 TEST(packed_weights_come_back) {
   Random random(2);
   for (const WeightShape& shape :

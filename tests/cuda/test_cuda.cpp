@@ -155,6 +155,7 @@ TEST(kernels_are_chosen_by_device_and_shape) {
   CHECK(choose_tile(shaped(1, 8192, 8192), hopper) == TileSize::kFew, "one row");
   CHECK(choose_tile(shaped(16, 8192, 8192), hopper) == TileSize::kFew, "16 rows");
   CHECK(choose_tile(shaped(17, 8192, 8192), hopper) == TileSize::kNarrow, "17 rows");
+  CHECK(choose_tile(shaped(64, 1024, 8192), hopper) == TileSize::kFew, "16 narrow tiles, much of K");
   CHECK(choose_tile(shaped(1024, 1024, 1024), hopper) == TileSize::kNarrow, "too few wide tiles");
   CHECK(choose_tile(shaped(8192, 8192, 8192), hopper) == TileSize::kWide, "8192");
   CHECK(choose_tile(shaped(1 << 20, 300, 64), hopper) == TileSize::kNarrow, "half a wide tile would be empty");
@@ -182,8 +183,8 @@ TEST(packed_weights_come_back) {
 
 const Launch kLaunches[] = {product_narrow_sm80, product_few_sm80, product_sm75};
 
-const Case kMatrices[] = {matrix(1, 1, 1),    matrix(3, 33, 40),     matrix(17, 65, 512),
-                          matrix(5, 300, 70), matrix(130, 70, 1100), matrix(16, 64, 128 * 40)};
+const Case kMatrices[] = {matrix(1, 1, 1),       matrix(3, 33, 40),     matrix(17, 65, 512),     matrix(5, 300, 70),
+                          matrix(130, 70, 1100), matrix(20, 130, 1024), matrix(16, 64, 128 * 40)};
 
 // {batch, height, width, channels, stride, padding, dilation, padding value}, {outputs, channels of a group, kernel,
 // groups}

@@ -11,14 +11,16 @@ using ProductKernel = Status (*)(const Product&, Stream);
 
 enum class TileSize { kFew, kNarrow, kWide };
 
-// Up to 16 rows read every weight once, and blocks that share K keep enough reads under way. Wide tiles read each row
-// and weight least often; they pay once they fill the GPU and waste few outputs.
+// Up to 16 rows read every weight once, and eight warps that share K keep enough reads under way; so they do for more
+// rows where narrow tiles would leave half of the GPU idle. Wide tiles read each row and weight least often; they pay
+// once they fill the GPU and waste few outputs.
 inline TileSize choose_tile(const Product& p, const Device& device) {
-  if (p.rows.count <= 16) return TileSize::kFew;
-  const int groups = p.outputs_padded / (p.panels_per_group * kPanel);
-  const int64_t tiles = ceil_div(p.rows.count, 128) * ceil_div(p.group_outputs, 256) * groups;
+  const int64_t groups = p.outputs_padded / (p.panels_per_group * kPanel), row_tiles = ceil_div(p.rows.count, 128);
+  const int64_t narrow = row_tiles * p.panels_per_group * groups;
+  const int64_t wide = row_tiles * ceil_div(p.group_outputs, 256) * groups;
+  if (p.rows.count <= 16 || (2 * narrow <= device.multiprocessors && p.rows.k_blocks >= 8)) return TileSize::kFew;
   const bool wastes_little = p.group_outputs % 256 == 0 || p.group_outputs > 1024;
-  return tiles >= device.multiprocessors && wastes_little ? TileSize::kWide : TileSize::kNarrow;
+  return wide >= device.multiprocessors && wastes_little ? TileSize::kWide : TileSize::kNarrow;
 }
 
 // Null where the library holds no kernel for the device.

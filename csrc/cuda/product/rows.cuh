@@ -27,20 +27,18 @@ __device__ inline void clip_axis(int start, int dilation, int size, int limit, i
 
 // A row of the product, taken apart once.
 struct Row {
-  const uint32_t* base;  // matrix: the row; convolution: the image
+  const uint32_t* base;  // matrix: the row; convolution: the image; null where there is no such row
   int y, x;              // of the input pixel that tap (0, 0) reads
-  bool exists;
 
   __device__ static Row at(const Rows& rows, int m) {
-    const bool exists = m < rows.count;
-    if (!exists) m = 0;
-    if (rows.is_matrix) return {rows.x + static_cast<int64_t>(m) * rows.pixel_words, 0, 0, exists};
+    if (m >= rows.count) return {nullptr, 0, 0};
+    if (rows.is_matrix) return {rows.x + static_cast<int64_t>(m) * rows.pixel_words, 0, 0};
     const int image = static_cast<int>(divide(m, rows.image_pixels));
     const int pixel = m - image * static_cast<int>(rows.image_pixels.divisor);
     const int oh = static_cast<int>(divide(pixel, rows.out_width));
     const int ow = pixel - oh * static_cast<int>(rows.out_width.divisor);
     const int64_t first = static_cast<int64_t>(image) * rows.height * rows.width * rows.pixel_words;
-    return {rows.x + first, oh * rows.stride_h - rows.padding_h, ow * rows.stride_w - rows.padding_w, exists};
+    return {rows.x + first, oh * rows.stride_h - rows.padding_h, ow * rows.stride_w - rows.padding_w};
   }
 
   __device__ TapRectangle inside(const Rows& rows) const {
@@ -53,7 +51,7 @@ struct Row {
 
 // Where word `word` of a row lies in x, for a group that begins on a word; null where it lies outside.
 __device__ inline const uint32_t* find_word(const Rows& rows, const Row& row, int group, int word) {
-  if (!row.exists || word >= rows.words) return nullptr;
+  if (row.base == nullptr || word >= rows.words) return nullptr;
   if (rows.is_matrix) return row.base + word;
   const int tap = static_cast<int>(divide(word, rows.tap_words));
   const int within = word - tap * static_cast<int>(rows.tap_words.divisor);

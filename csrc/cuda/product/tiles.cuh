@@ -99,8 +99,9 @@ struct Tile {
   static constexpr int kRowTiles = kRows / kWarpsM / 16, kOutputTiles = kOutputs / kWarpsN / 8;
   static constexpr int kRowWords = kRows * kBlockWords, kOutputWords = kOutputs * kBlockWords;  // of a block
   static constexpr int kStageWords = kWarpsK * (kRowWords + kOutputWords);
-  static constexpr int kRowChunks = kWarpsK * kRows * 4 / kThreads;  // that a thread copies
-  static constexpr int kStagedStride = 8 * kOutputTiles + 8;         // of a warp's counts on their way out
+  static constexpr int kRowChunks = kWarpsK * kRows * 4 / kThreads;        // that a thread copies
+  static constexpr int kWeightChunks = kWarpsK * kOutputs * 4 / kThreads;  // the same
+  static constexpr int kStagedStride = 8 * kOutputTiles + 8;               // of a warp's counts on their way out
   static constexpr int kStagedWords = kWarpsM * kWarpsN * 16 * kStagedStride;
   static constexpr int kPartialWords = kWarpsK == 1 ? 0 : kWarpsK * kRows * kOutputs;
   static constexpr int kAfterWords = kStagedWords > kPartialWords ? kStagedWords : kPartialWords;
@@ -109,10 +110,12 @@ struct Tile {
 
   static_assert(kRows % (16 * kWarpsM) == 0 && kOutputs % (32 * kWarpsN) == 0, "whole mma tiles and words of bits");
   static_assert(kOutputs % kPanel == 0, "whole panels");
-  static_assert(kWarpsK * kRows * 4 % kThreads == 0, "every thread copies the same");
+  static_assert(kWarpsK * kRows * 4 % kThreads == 0 && kWarpsK * kOutputs * 4 % kThreads == 0,
+                "every thread copies the same");
 };
 
-template <class Mma, class T>
+// kPlain: rows of a matrix whose 16-byte chunks are aligned; a pointer a chunk is all that their copies need.
+template <class Mma, class T, bool kPlain>
 struct TileKernel {
   const Product& p;
   uint32_t* ring;
@@ -139,28 +142,60 @@ struct TileKernel {
 
   __device__ uint32_t* stage(int step) const { return ring + step % T::kStages * T::kStageWords; }
 
-  __device__ void start_copies(const Row (&rows)[T::kRowChunks], int step) const {
+  // What this thread copies, where it lies at step 0.
+  struct Sources {
+    Row rows[T::kRowChunks];
+    const uint32_t* chunks[T::kRowChunks];      // kPlain: null for a row that does not exist
+    const uint32_t* weights[T::kWeightChunks];  // null for a panel that does not exist
+  };
+
+  // Weights come in the order of the panels: panel, block, chunk.
+  static constexpr int kPanelChunks = kPanelBlockWords / kChunkWords;
+  __device__ static int weight_panel(int index) { return index / (T::kWarpsK * kPanelChunks); }
+  __device__ static int weight_block(int index) { return index % (T::kWarpsK * kPanelChunks) / kPanelChunks; }
+
+  __device__ void find_sources(Sources* sources) const {
+#pragma unroll
+    for (int i = 0; i < T::kRowChunks; ++i) {
+      const int index = thread + i * T::kThreads;
+      const Row row = Row::at(p.rows, first_row + chunk_row(index));
+      sources->rows[i] = row;
+      const int at = chunk_block(index) * kBlockWords + index % 4 * kChunkWords;
+      sources->chunks[i] = row.base == nullptr ? nullptr : row.base + at;
+    }
+#pragma unroll
+    for (int i = 0; i < T::kWeightChunks; ++i) {
+      const int index = thread + i * T::kThreads, number = first_output / kPanel + weight_panel(index);
+      const int64_t panel = static_cast<int64_t>(group) * p.panels_per_group + number;
+      const uint32_t* block = p.panels + (panel * p.rows.k_blocks + weight_block(index)) * kPanelBlockWords;
+      sources->weights[i] = number < p.panels_per_group ? block + index % kPanelChunks * kChunkWords : nullptr;
+    }
+  }
+
+  __device__ void start_copies(const Sources& sources, int step) const {
     if (step * T::kWarpsK >= p.rows.k_blocks) return;
     uint32_t* to = stage(step);
 #pragma unroll
     for (int i = 0; i < T::kRowChunks; ++i) {
       const int index = thread + i * T::kThreads, row = chunk_row(index), chunk = index % 4;
-      const int block = step * T::kWarpsK + chunk_block(index);
+      const int word = (step * T::kWarpsK + chunk_block(index)) * kBlockWords + chunk * kChunkWords;
       uint32_t* at = to + chunk_block(index) * T::kRowWords + row * kBlockWords + swizzle(row, chunk) * kChunkWords;
-      copy_chunk(p.rows, rows[i], group, block * kBlockWords + chunk * kChunkWords, at);
+      if constexpr (kPlain) {
+        const bool exists = sources.chunks[i] != nullptr && word < p.rows.words;
+        copy_async<16>(at, exists ? sources.chunks[i] + step * T::kWarpsK * kBlockWords : p.rows.x, exists);
+      } else {
+        copy_chunk(p.rows, sources.rows[i], group, word, at);
+      }
     }
     to += T::kWarpsK * T::kRowWords;
-    constexpr int kPanelChunks = kPanelBlockWords / kChunkWords;
-    for (int index = thread; index < T::kWarpsK * T::kOutputs * 4; index += T::kThreads) {
-      // In the order of the panels: panel, block, chunk.
-      const int panel = index / (T::kWarpsK * kPanelChunks), within = index % (T::kWarpsK * kPanelChunks);
-      const int block = step * T::kWarpsK + within / kPanelChunks, number = first_output / kPanel + panel;
-      const bool exists = number < p.panels_per_group && block < p.rows.k_blocks;
-      const int64_t from = (static_cast<int64_t>(group) * p.panels_per_group + number) * p.rows.k_blocks + block;
-      const uint32_t* panel_block = p.panels + from * kPanelBlockWords + within % kPanelChunks * kChunkWords;
+    const int64_t offset = static_cast<int64_t>(step) * T::kWarpsK * kPanelBlockWords;
+#pragma unroll
+    for (int i = 0; i < T::kWeightChunks; ++i) {
+      const int index = thread + i * T::kThreads, block = weight_block(index);
+      const bool exists = sources.weights[i] != nullptr && step * T::kWarpsK + block < p.rows.k_blocks;
       uint32_t* at =
-          to + within / kPanelChunks * T::kOutputWords + panel * kPanelBlockWords + within % kPanelChunks * kChunkWords;
-      copy_async<16>(at, exists ? panel_block : p.panels, exists);
+          to + block * T::kOutputWords + weight_panel(index) * kPanelBlockWords + index % kPanelChunks * kChunkWords;
+      copy_async<16>(at, exists ? sources.weights[i] + offset : p.panels, exists);
     }
   }
 
@@ -247,18 +282,17 @@ struct TileKernel {
   }
 
   __device__ void run() {
-    Row rows[T::kRowChunks];
+    Sources sources;
     int counts[T::kRowChunks] = {};
     int c[T::kRowTiles][T::kOutputTiles][4] = {};
-#pragma unroll
-    for (int i = 0; i < T::kRowChunks; ++i) rows[i] = Row::at(p.rows, first_row + chunk_row(thread + i * T::kThreads));
+    find_sources(&sources);
     for (int row = thread; row < T::kRows; row += T::kThreads) ones[row] = 0;
 
     // Products that are still under way read the stage before the present one.
     constexpr int kAhead = Mma::kWarpGroup ? T::kStages - 2 : T::kStages - 1;
     const int steps = (p.rows.k_blocks + T::kWarpsK - 1) / T::kWarpsK;
     for (int step = 0; step < kAhead; ++step) {
-      start_copies(rows, step);
+      start_copies(sources, step);
       commit_copies();
     }
     for (int step = 0; step < steps; ++step) {
@@ -266,7 +300,7 @@ struct TileKernel {
       if (Mma::kAnd) count(step, counts);
       if (Mma::kWarpGroup) publish_to_tensor_cores();
       synchronize();  // this stage has come for all, and all are done with the one that the next copies overwrite
-      start_copies(rows, step + kAhead);
+      start_copies(sources, step + kAhead);
       commit_copies();
       if constexpr (Mma::kWarpGroup)
         start_multiplying(step, c[0]);
@@ -286,9 +320,9 @@ struct TileKernel {
   }
 };
 
-template <class Mma, class T>
+template <class Mma, class T, bool kPlain>
 __global__ void __launch_bounds__(T::kThreads) product_kernel(const Product product) {
-  TileKernel<Mma, T>(product).run();
+  TileKernel<Mma, T, kPlain>(product).run();
 }
 
 template <class Mma, class T>
@@ -296,7 +330,9 @@ Status launch_tiles(const Product& p, Stream stream) {
   const unsigned outputs = static_cast<unsigned>((p.group_outputs + T::kOutputs - 1) / T::kOutputs);
   const unsigned groups = static_cast<unsigned>(p.outputs_padded / (p.panels_per_group * kPanel));
   const Size3 grid = {static_cast<unsigned>((p.rows.count + T::kRows - 1) / T::kRows), outputs, groups};
-  return launch(product_kernel<Mma, T>, grid, T::kThreads, T::kSharedBytes, stream, p);
+  const bool plain = p.rows.is_matrix && p.rows.granule == kChunkWords;
+  void (*kernel)(Product) = plain ? product_kernel<Mma, T, true> : product_kernel<Mma, T, false>;
+  return launch(kernel, grid, T::kThreads, T::kSharedBytes, stream, p);
 }
 
 }  // namespace stompp::cuda

@@ -1,11 +1,14 @@
-"""Compiles stompp_kernels/_C; the metadata is in pyproject.toml.
+"""Compiles stompp_kernels/_C and, where nvcc is, stompp_kernels/_cuda; the metadata is in pyproject.toml.
 
 _C is one extension module that holds the torch-free core, the operators (libtorch stable ABI) and
-a pybind11 module. Ninja runs the compiler directly: the flags are exactly those written here, and a
-second build compiles only what changed, also under `pip install -e`, whose temporary directories
-would defeat that.
+a pybind11 module. _cuda is a plain shared library with the kernels for NVIDIA GPUs: there is no Python in
+it, it has its own CUDA runtime, and it builds against a torch for CPUs too. Ninja runs the compilers
+directly: the flags are exactly those written here, and a second build compiles only what changed, also
+under `pip install -e`, whose temporary directories would defeat that.
 
-Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual; STOMPP_BUILD_NATIVE=0 leaves _C out.
+Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual; STOMPP_BUILD_NATIVE=0 leaves both out, STOMPP_CUDA=0 leaves
+_cuda out and STOMPP_CUDA=1 insists on it; CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST ("8.0;9.0a;12.0+PTX")
+what _cuda is compiled for.
 """
 
 import os
@@ -15,6 +18,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -40,6 +45,7 @@ MIN_SETUPTOOLS = Version("77.0.3")  # the first release that reads pyproject's `
 TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 
 WITHOUT_NATIVE = "STOMPP_BUILD_NATIVE=0 installs stompp_kernels without its compiled kernels."
+WITHOUT_CUDA = "STOMPP_CUDA=0 leaves out the kernels for NVIDIA GPUs."
 
 CXX_FLAGS = [
     "-std=c++17",
@@ -57,11 +63,23 @@ CXX_FLAGS = [
 CPU_FEATURE_FLAG = re.compile(r"-m(arch|cpu|no-(avx|sse|fma)|avx|sse|ssse|fma|f16c|bmi|lzcnt|popcnt|amx)")
 
 
+# The first nvcc that knows all of DEFAULT_ARCHITECTURES.
+MIN_NVCC = (12, 8)
+DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
+OLDEST_ARCHITECTURE = 75
+# Words of $CXX that start a compiler and are none.
+LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
+
+
+def switch(name: str, default: str) -> str:
+    value = os.environ.get(name, default)
+    if value not in ("0", "1", default):
+        raise PlatformError(f"{name}={value!r}: only 0 and 1 are allowed.")
+    return value
+
+
 def native_enabled() -> bool:
-    value = os.environ.get("STOMPP_BUILD_NATIVE", "1")
-    if value not in ("0", "1"):
-        raise PlatformError(f"STOMPP_BUILD_NATIVE={value!r}: only 0 and 1 are allowed.")
-    return value == "1"
+    return switch("STOMPP_BUILD_NATIVE", "1") == "1"
 
 
 def find_torch() -> Path:
@@ -104,6 +122,119 @@ def find_compiler() -> list[str]:
         f"stompp_kernels needs a C++17 compiler, and none was found (looked for: {looked_for}). "
         f"Install gcc or clang, or set CXX to the compiler to use. {WITHOUT_NATIVE}"
     )
+
+
+def find_nvcc() -> str | None:
+    """nvcc where _cuda is to be built, else None."""
+    wanted = switch("STOMPP_CUDA", "")
+    if wanted == "0":
+        return None
+    home = os.environ.get("CUDA_HOME", "")
+    nvcc = shutil.which(os.path.join(home, "bin", "nvcc")) if home else None
+    nvcc = nvcc or shutil.which("nvcc")
+    if nvcc is None:
+        problem = f"nvcc was found neither in CUDA_HOME={home!r} nor on PATH"
+    else:
+        version = nvcc_version(nvcc)
+        if version >= MIN_NVCC:
+            return nvcc
+        needed, found = (".".join(map(str, v)) for v in (MIN_NVCC, version))
+        problem = f"CUDA >= {needed} is needed, and {nvcc} is of {found}"
+    if wanted == "1":
+        raise PlatformError(f"STOMPP_CUDA=1 needs CUDA's compiler, but {problem}. {WITHOUT_CUDA}")
+    if nvcc is not None:
+        print(f"stompp_kernels/_cuda left out: {problem}")
+    return None
+
+
+def nvcc_version(nvcc: str) -> tuple[int, ...]:
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    match = re.search(r"release (\d+)\.(\d+)", text)
+    return tuple(map(int, match.groups())) if match else (0, 0)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Of a GPU: 80, or 90a with the instructions that 9.0 alone has; PTX too, for GPUs that are yet to come."""
+
+    number: int
+    suffix: str = ""
+    ptx: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}{self.suffix}"
+
+    def flags(self) -> list[str]:
+        codes = [f"sm_{self.name}", *([f"compute_{self.name}"] if self.ptx else [])]
+        return [f"-gencode=arch=compute_{self.name},code={code}" for code in codes]
+
+
+def parse_architectures(text: str) -> list[Architecture]:
+    """torch's syntax: "8.0;9.0a;12.0+PTX", also with spaces; oldest first. What is too old for b1 is left out."""
+    found = {}
+    for word in text.replace(";", " ").split():
+        match = re.fullmatch(r"(\d{1,2})\.(\d)([af]?)(\+PTX)?", word)
+        if match is None:
+            raise PlatformError(
+                f"TORCH_CUDA_ARCH_LIST={text!r}: {word!r} is no architecture; write them as in "
+                f'"{DEFAULT_ARCHITECTURES}". {WITHOUT_CUDA}'
+            )
+        number, suffix = int(match[1] + match[2]), match[3]
+        before = found.get((number, suffix))
+        found[number, suffix] = Architecture(number, suffix, bool(match[4]) or (before is not None and before.ptx))
+    wanted = [found[key] for key in sorted(found) if key[0] >= OLDEST_ARCHITECTURE]
+    if not wanted:
+        raise PlatformError(f"TORCH_CUDA_ARCH_LIST={text!r}: name an architecture from 7.5 on. {WITHOUT_CUDA}")
+    if len(wanted) < len(found):
+        print(f"TORCH_CUDA_ARCH_LIST={text!r}: the kernels need 7.5; what is older is left out")
+    return wanted
+
+
+def requested_architectures(nvcc: str) -> list[Architecture]:
+    text = os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    wanted = parse_architectures(text or DEFAULT_ARCHITECTURES)
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout
+    known = set(map(int, re.findall(r"sm_(\d+)", listed)))
+    unknown = [a.name for a in wanted if a.number not in known]
+    if not text:  # a later nvcc may have dropped the oldest
+        return [a for a in wanted if a.number in known]
+    if unknown:
+        raise PlatformError(f"TORCH_CUDA_ARCH_LIST={text!r}: {nvcc} does not know {', '.join(unknown)}. {WITHOUT_CUDA}")
+    return wanted
+
+
+def kernel_family(source: str) -> str:
+    """ "80" of product_sm80.cu: the architecture that it is written for, "" for any."""
+    match = re.search(r"_sm(\d+a?)\.cu$", source)
+    return match[1] if match else ""
+
+
+def architectures_of(source: str, wanted: list[Architecture], families: Iterable[str]) -> list[Architecture]:
+    """Those of the wanted ones that a source is compiled for.
+
+    A family is for what came from its architecture on to before the next family's; 90a for 9.0a alone, also where 9.0
+    is wanted.
+    """
+    family = kernel_family(source)
+    if not family:
+        return wanted
+    if family.endswith("a"):
+        number = int(family[:-1])
+        return [Architecture(number, "a")] if any(a.number == number for a in wanted) else []
+    first = int(family)
+    later = [int(name) for name in families if name.isdigit() and int(name) > first]
+    return [a for a in wanted if first <= a.number < min(later, default=1000)]
+
+
+def find_cuda_runtime(nvcc: str) -> str:
+    """The static library, in one of the directories that nvcc links with."""
+    shown = subprocess.run([nvcc, "--dryrun", "-shared", "-o", "none.so", "none.o"], capture_output=True, text=True)
+    line = re.search(r"^#\$ LIBRARIES=(.*)$", shown.stderr, re.MULTILINE)
+    for folder in re.findall(r'"-L([^"]*)"', line[1] if line else ""):
+        if (path := Path(folder, "libcudart_static.a")).is_file():
+            return str(path.resolve())
+    raise PlatformError(f"{nvcc} comes without libcudart_static.a, which the kernels are linked with. {WITHOUT_CUDA}")
 
 
 def find_ninja() -> str:
@@ -150,19 +281,20 @@ def user_flags(variable: str) -> list[str]:
     return [flag for flag in flags if flag not in refused]
 
 
+def include_flags(torch_dir: Path, *system: Path) -> list[str]:
+    # System directories, so that warnings are about our own code only.
+    return ["-Icsrc", *(word for path in (torch_dir / "include", *system) for word in ("-isystem", str(path)))]
+
+
+def prefix_map(torch_dir: Path) -> str:
+    """torch's headers put their file names into error messages: not those of the build host."""
+    return f"-ffile-prefix-map={torch_dir.parent}=."
+
+
 def compile_command(compiler: list[str], torch_dir: Path, python_include: Path) -> list[str]:
-    return [
-        *compiler,
-        *CXX_FLAGS,
-        "-Icsrc",
-        # torch's headers put their file names into error messages: not those of the build host.
-        f"-ffile-prefix-map={torch_dir.parent}=.",
-        # torch ships the pybind11 that supports every Python it supports. System directories, so
-        # that warnings are about our own code only.
-        *("-isystem", str(torch_dir / "include")),
-        *("-isystem", str(python_include)),
-        *user_flags("CXXFLAGS"),
-    ]
+    # torch ships the pybind11 that supports every Python it supports.
+    includes = include_flags(torch_dir, python_include)
+    return [*compiler, *CXX_FLAGS, prefix_map(torch_dir), *includes, *user_flags("CXXFLAGS")]
 
 
 def link_command(compiler: list[str], torch_dir: Path) -> list[str]:
@@ -175,35 +307,92 @@ def link_command(compiler: list[str], torch_dir: Path) -> list[str]:
     return [*compiler, *kind, "$in", *libraries, *user_flags("LDFLAGS")]
 
 
+def to_host(flags: Iterable[str]) -> list[str]:
+    """Flags of the C++ compiler among nvcc's, which takes a comma for the beginning of another one."""
+    return ["-Xcompiler=" + flag.replace(",", "\\,") for flag in flags]
+
+
+def nvcc_command(nvcc: str, compiler: list[str]) -> list[str]:
+    if not os.environ.get("CXX", "").strip():
+        return [nvcc]  # finds its own
+    words = [word for word in compiler if os.path.basename(word) not in LAUNCHERS] or compiler
+    return [nvcc, f"-ccbin={words[0]}", *to_host(words[1:])]
+
+
+def cuda_compile_command(nvcc: list[str], torch_dir: Path, defines: list[str]) -> list[str]:
+    shared = [flag for flag in CXX_FLAGS if flag.startswith(("-std", "-O", "-D"))]
+    host = [flag for flag in CXX_FLAGS if flag not in shared]
+    return [
+        *nvcc,
+        *shared,
+        *to_host([*host, prefix_map(torch_dir), *user_flags("CXXFLAGS")]),
+        "--expt-relaxed-constexpr",
+        # Of one file, as many architectures at once; ninja runs files side by side as well.
+        f"--threads={min(4, os.cpu_count() or 1)}",
+        *defines,
+        *include_flags(torch_dir),
+        "$flags",
+    ]
+
+
+def cuda_link_command(compiler: list[str], torch_dir: Path, cuda_runtime: str) -> list[str]:
+    # libtorch stands for libtorch_cuda, which a torch for CPUs does not have.
+    torch = [f"-L{torch_dir / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-ltorch_cpu", "-lc10"]
+    # The CUDA runtime in it must neither be seen by others nor be replaced by one that is loaded already.
+    runtime = ["-Wl,--exclude-libs,ALL", cuda_runtime, "-lpthread", "-ldl", "-lrt"]
+    return [*compiler, "-shared", "$in", *torch, *runtime, *user_flags("LDFLAGS")]
+
+
 def shell(command: list[str]) -> str:
     """A command for ninja, whose own variables stay as they are."""
-    return " ".join(word if word == "$in" else shlex.quote(word).replace("$", "$$") for word in command)
+    return " ".join(word if word in ("$in", "$flags") else shlex.quote(word).replace("$", "$$") for word in command)
 
 
-def ninja_file(compile_cmd: list[str], link_cmd: list[str], sources: list[str], target: str) -> str:
-    """Sources and target are relative to ROOT, so no path of the build host needs escaping."""
-    folder = os.path.dirname(target)
-    objects = {source: f"{folder}/{os.path.splitext(source)[0]}.o" for source in sources}
-    lines = [
-        f"builddir = {folder}",
-        "rule cxx",
-        f"  command = {shell(compile_cmd)} -MD -MF $out.d -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "  description = CXX $in",
-        "rule link",
-        f"  command = {shell(link_cmd)} -o $out",
-        "  description = LINK $out",
-        *(f"build {object_}: cxx {source}" for source, object_ in objects.items()),
-        f"build {target}: link {' '.join(objects.values())}",
-        "",
-    ]
-    return "\n".join(lines)
+class NinjaFile:
+    """What is compiled and linked, with which commands. Paths are relative to ROOT: none of the build host's needs
+    escaping."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.lines = [f"builddir = {folder}"]
+        self.built: set[str] = set()
+
+    def rule(self, name: str, command: list[str], compiles: bool = True) -> None:
+        arguments = "-MD -MF $out.d -c $in -o $out" if compiles else "-o $out"
+        dependencies = ["  depfile = $out.d", "  deps = gcc"] if compiles else []
+        description = f"  description = {name.upper()} {'$in' if compiles else '$out'}"
+        self.lines += [f"rule {name}", f"  command = {shell(command)} {arguments}", *dependencies, description]
+
+    def compile(self, rule: str, source: str, flags: Iterable[str] = ()) -> str:
+        """The object of a source. The core's have one in common."""
+        object_ = f"{self.folder}/{os.path.splitext(source)[0]}.o"
+        if object_ not in self.built:
+            self.lines += [f"build {object_}: {rule} {source}", *([f"  flags = {shell(list(flags))}"] if flags else [])]
+            self.built.add(object_)
+        return object_
+
+    def link(self, rule: str, target: str, objects: Iterable[str]) -> None:
+        self.lines.append(f"build {target}: {rule} {' '.join(objects)}")
+
+    def write(self) -> str:
+        path = f"{self.folder}/build.ninja"
+        (ROOT / self.folder).mkdir(parents=True, exist_ok=True)
+        (ROOT / path).write_text("\n".join([*self.lines, ""]))
+        return path
+
+
+def sources_in(*patterns: str) -> list[str]:
+    found = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
 
 def native_sources() -> list[str]:
-    found = [*ROOT.glob("csrc/core/**/*.cpp"), *ROOT.glob("csrc/torch/*.cpp")]
-    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+    return sources_in("csrc/core/**/*.cpp", "csrc/torch/*.cpp")
+
+
+def cuda_sources() -> list[str]:
+    # Of the core, what checks shapes.
+    return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", "csrc/core/check_shapes.cpp")
 
 
 def check_requirements() -> tuple[Path, list[str], str, Path]:
@@ -213,24 +402,51 @@ def check_requirements() -> tuple[Path, list[str], str, Path]:
 
 
 class BuildNative(build_ext):
-    def build_extension(self, ext: Extension) -> None:
-        torch_dir, compiler, ninja, python_include = check_requirements()
-        output = Path(self.get_ext_fullpath(ext.name))
-        folder = f"build/native/{sysconfig.get_config_var('SOABI')}"
-        target = f"{folder}/{output.name}"
+    def get_ext_filename(self, fullname: str) -> str:
+        *package, name = fullname.split(".")
+        # Any Python loads it.
+        return os.path.join(*package, "_cuda.so") if name == "_cuda" else super().get_ext_filename(fullname)
 
-        (ROOT / folder).mkdir(parents=True, exist_ok=True)
-        (ROOT / folder / "build.ninja").write_text(
-            ninja_file(
-                compile_command(compiler, torch_dir, python_include),
-                link_command(compiler, torch_dir),
-                ext.sources,
-                target,
-            )
-        )
-        self.run_ninja([ninja, "-f", f"{folder}/build.ninja", target])
-        output.parent.mkdir(parents=True, exist_ok=True)
-        self.copy_file(str(ROOT / target), str(output))
+    def build_extensions(self) -> None:
+        torch_dir, compiler, ninja, python_include = check_requirements()
+        file = NinjaFile(f"build/native/{sysconfig.get_config_var('SOABI')}")
+        file.rule("cxx", compile_command(compiler, torch_dir, python_include))
+        targets = {}
+        for ext in self.extensions:
+            output = Path(self.get_ext_fullpath(ext.name))
+            target = targets[output] = f"{file.folder}/{output.name}"
+            if ext.name.endswith("._cuda"):
+                self.add_cuda(file, ext.sources, target, compiler, torch_dir)
+            else:
+                file.rule("link", link_command(compiler, torch_dir), compiles=False)
+                file.link("link", target, [file.compile("cxx", source) for source in ext.sources])
+        self.run_ninja([ninja, "-f", file.write(), *targets.values()])
+        for output, target in targets.items():
+            output.parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(ROOT / target), str(output))
+
+    def add_cuda(self, file: NinjaFile, sources: list[str], target: str, compiler: list[str], torch_dir: Path) -> None:
+        nvcc = find_nvcc()
+        assert nvcc is not None, "extensions() asked for it"
+        wanted = requested_architectures(nvcc)
+        families = sorted({kernel_family(source) for source in sources} - {""})
+        compiled_for = {source: architectures_of(source, wanted, families) for source in sources}
+        held = [f for f in families if any(compiled_for[s] for s in sources if kernel_family(s) == f)]
+        names = "_".join(name for a in wanted for name in (a.name, *([f"{a.name}ptx"] if a.ptx else [])))
+        defines = [f"-DSTOMPP_CUDA_ARCHITECTURES={names}", *(f"-DSTOMPP_SM{family.upper()}" for family in held)]
+        file.rule("nvcc", cuda_compile_command(nvcc_command(nvcc, compiler), torch_dir, defines))
+        file.rule("link_cuda", cuda_link_command(compiler, torch_dir, find_cuda_runtime(nvcc)), compiles=False)
+        objects = []
+        for source in sources:
+            if source.startswith("csrc/core/"):
+                objects.append(file.compile("cxx", source))
+            elif source.endswith(".cpp"):
+                # Bindings have no code for a GPU, but include headers that only nvcc reads.
+                objects.append(file.compile("nvcc", source, ["-x=cu", wanted[0].flags()[0]]))
+            elif compiled_for[source]:
+                flags = [flag for a in compiled_for[source] for flag in a.flags()]
+                objects.append(file.compile("nvcc", source, flags))
+        file.link("link_cuda", target, objects)
 
     def run_ninja(self, command: list[str]) -> None:
         jobs = os.environ.get("MAX_JOBS")
@@ -240,7 +456,8 @@ class BuildNative(build_ext):
             command = [*command, "-j", jobs]
         sys.stdout.flush()
         if subprocess.run(command, cwd=ROOT).returncode != 0:
-            raise CompileError("the kernels did not compile; the compiler's output is above.")
+            hint = f" {WITHOUT_CUDA}" if any(ext.name.endswith("._cuda") for ext in self.extensions or []) else ""
+            raise CompileError(f"the kernels did not compile; the compiler's output is above.{hint}")
 
 
 class DistInfo(dist_info):
@@ -252,6 +469,17 @@ class DistInfo(dist_info):
         super().run()
 
 
+def extensions() -> list[Extension]:
+    if not native_enabled():
+        if switch("STOMPP_CUDA", "") == "1":
+            raise PlatformError("STOMPP_BUILD_NATIVE=0 and STOMPP_CUDA=1 contradict each other.")
+        return []
+    found = [Extension("stompp_kernels._C", native_sources())]
+    if find_nvcc() is not None:
+        found.append(Extension("stompp_kernels._cuda", cuda_sources()))
+    return found
+
+
 def main() -> None:
     if Version(setuptools.__version__) < MIN_SETUPTOOLS:
         raise SystemExit(
@@ -259,11 +487,11 @@ def main() -> None:
             f"{sys.executable} has {setuptools.__version__}. Run `pip install -U setuptools`."
         )
     try:
-        native = native_enabled()
+        libraries = extensions()
     except PlatformError as error:
         raise SystemExit(f"error: {error}") from None
     setup(
-        ext_modules=[Extension("stompp_kernels._C", native_sources())] if native else [],
+        ext_modules=libraries,
         cmdclass={"build_ext": BuildNative, "dist_info": DistInfo},
     )
 

@@ -24,6 +24,8 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "stompp_kernels"
+CUDA_LIBRARY = PACKAGE / "_cuda.so"  # built where nvcc is found
 STATE_FILE = "stompp-setup.json"
 MIN_PYTHON = (3, 10)
 MIN_TORCH = (2, 10)
@@ -180,14 +182,14 @@ def install(venv, extras):
     install_torch(python, venv)
     pip = [python, "-m", "pip", "install", "--quiet"]
     call([*pip, *build_requirements()])
-    say("installing stompp_kernels; compiling it takes a minute or two")
+    say("installing stompp_kernels; compiling it takes a minute or two, and with CUDA's nvcc two more")
     call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]"], cwd=ROOT)
 
 
 def library_exists(python):
     code = "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"
     suffix, _ = probe(python, code)
-    return (ROOT / "stompp_kernels" / f"_C{suffix}").exists()
+    return (PACKAGE / f"_C{suffix}").exists()
 
 
 def main():
@@ -209,18 +211,26 @@ def main():
     native = os.environ.get("STOMPP_BUILD_NATIVE", "1") != "0"
     metadata = digest([ROOT / "pyproject.toml"], ["STOMPP_BUILD_NATIVE"])
     sources = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
-    build = digest([ROOT / "setup.py", *sources], ["CXX", "CXXFLAGS", "LDFLAGS"])
+    variables = ["CXX", "CXXFLAGS", "LDFLAGS", "STOMPP_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"]
+    build = digest([ROOT / "setup.py", *sources], variables) + f" {shutil.which('nvcc')}"
 
     if state.get("metadata") != metadata or state.get("extras") != extras:
         install(venv, extras)
-    elif native and (state.get("build") != build or not library_exists(python)):
+    elif native and (
+        state.get("build") != build
+        or not library_exists(python)
+        or (state.get("cuda", False) and not CUDA_LIBRARY.exists())
+    ):
         call([python, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=ROOT)
     else:
         return
-    if not native:
-        for library in (ROOT / "stompp_kernels").glob("_C*.so"):
-            library.unlink()
-    write_state(venv, {**state, "metadata": metadata, "extras": extras, "build": build})
+    unwanted = [] if native else [*PACKAGE.glob("_C*.so")]
+    if not native or os.environ.get("STOMPP_CUDA") == "0":
+        unwanted.append(CUDA_LIBRARY)
+    for library in unwanted:
+        library.unlink(missing_ok=True)
+    done = {"metadata": metadata, "extras": extras, "build": build, "cuda": CUDA_LIBRARY.exists()}
+    write_state(venv, {**state, **done})
 
 
 if __name__ == "__main__":

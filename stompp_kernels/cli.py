@@ -24,10 +24,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _info(arguments: argparse.Namespace) -> int:
     rows = [
-        (i.name, "active" if i.active else "available" if i.available else i.reason, i.description)
+        (i.name, i.device, "active" if i.active else "available" if i.available else i.reason, i.description)
         for i in native.implementations()
     ]
-    print(table(("implementation", "status", "method"), rows))
+    print(table(("implementation", "device", "status", "method"), rows))
     return 0
 
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--results", type=Path, help="write what the table shows to this JSON file")
     demo.set_defaults(run=_demo)
 
-    info = commands.add_parser("info", help="list the CPU implementations and which one runs")
+    info = commands.add_parser("info", help="list the implementations and which ones run")
     info.set_defaults(run=_info)
     return parser
 

@@ -97,7 +97,12 @@ def machine() -> dict[str, str | int]:
 def _gpu() -> dict[str, str]:
     if not torch.cuda.is_available():
         return {}
-    return {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda), "triton": metadata.version("triton")}
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpu_implementation": native.implementation_of("bgemm", torch.device("cuda")),
+        "cuda": str(torch.version.cuda),
+        "triton": metadata.version("triton"),
+    }
 
 
 def _processor() -> str:

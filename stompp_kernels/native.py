@@ -1,6 +1,6 @@
-"""Finds the compiled library, says which implementation runs and why another does not.
+"""Finds the compiled libraries, says which implementation runs and why another does not.
 
-Without the library the package works on the plain-PyTorch reference path: right, and slow.
+Without them the package works on the plain-PyTorch reference path: right, and slow.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import torch  # before the library, which resolves its symbols against it
+import torch  # before the libraries, which resolve their symbols against it
+
+from stompp_kernels import cuda_library
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to run the CPU ops.
+    """One way to run ops.
 
     Attributes:
-        name: what :func:`use_implementation` and ``STOMPP_CPU`` take.
+        name: for the CPU what :func:`use_implementation` and ``STOMPP_CPU`` take.
         description: the method in a few words.
         available: it can run here.
         active: it is the one that runs now.
         reason: why it is not available; empty when it is.
+        device: of its ops, "cpu" or "cuda".
     """
 
     name: str
@@ -35,6 +38,7 @@ class Implementation:
     available: bool
     active: bool
     reason: str = ""
+    device: str = "cpu"
 
 
 def _load() -> tuple[Any, str]:
@@ -65,6 +69,10 @@ if library is None:
     )
 
 
+# The library for GPUs, or None and the reason.
+cuda, cuda_missing_reason = cuda_library.find()
+
+
 def wants_triton() -> bool:
     """Whether to load the Triton kernels: torch is built for NVIDIA GPUs, or Triton is told to interpret them."""
     wanted = torch.version.cuda is not None or os.environ.get("TRITON_INTERPRET") == "1"
@@ -79,8 +87,34 @@ def kernels_check(x: Any) -> bool:
     return library is not None and isinstance(x, torch.Tensor) and x.is_cpu
 
 
+def product_kernels_check(x: Any) -> bool:
+    """The same of the binary products, which have compiled kernels on GPUs too."""
+    return kernels_check(x) or (cuda is not None and isinstance(x, torch.Tensor) and x.is_cuda)
+
+
 def implementations() -> list[Implementation]:
-    """Every implementation of the CPU ops, best first; ``reference`` is plain PyTorch."""
+    """Every implementation of the ops: the CPU's, best first, then those for NVIDIA GPUs.
+
+    On each device ``reference``, plain PyTorch, runs what none of them covers.
+    """
+    return [*_cpu_implementations(), *_gpu_implementations()]
+
+
+def _gpu_implementations() -> list[Implementation]:
+    if wants_triton():
+        no_triton = cuda_library.no_gpu()
+    else:
+        no_triton = "this torch is built without CUDA" if torch.version.cuda is None else "Triton is not installed"
+    return [
+        Implementation(name, description, not reason, not reason, reason, "cuda")
+        for name, description, reason in (
+            ("cuda", "bgemm and bconv2d on binary tensor cores", cuda_missing_reason),
+            ("triton", "elementwise ops and the packing of signs", no_triton),
+        )
+    ]
+
+
+def _cpu_implementations() -> list[Implementation]:
     if library is None:
         return [Implementation("reference", "plain PyTorch", True, True, "")]
     active = library.active_implementation()
@@ -101,6 +135,15 @@ def active_implementation() -> str:
     return "reference" if library is None else library.active_implementation()
 
 
+def implementation_of(op: str, device: torch.device) -> str:
+    """The name of the implementation that runs an op, "bgemm" for example, on a device."""
+    if device.type == "cpu":
+        return active_implementation()
+    active = {item.name for item in _gpu_implementations() if item.active} if device.type == "cuda" else set()
+    wanted = "cuda" if op in cuda_library.OPS else "triton"
+    return wanted if wanted in active else "reference"
+
+
 @contextlib.contextmanager
 def use_implementation(name: str) -> Iterator[None]:
     """Forces an implementation of the CPU ops inside a ``with`` block, for the whole process (all threads).
@@ -108,12 +151,12 @@ def use_implementation(name: str) -> Iterator[None]:
     Weights that were packed for another implementation's layout still work, but are packed again at every call.
 
     Args:
-        name: one of :func:`implementations` that is available.
+        name: one of :func:`implementations` that is available, for the CPU.
 
     Raises:
         ValueError: the name is unknown or cannot run here.
     """
-    available = [implementation.name for implementation in implementations() if implementation.available]
+    available = [implementation.name for implementation in _cpu_implementations() if implementation.available]
     if name not in available:
         raise ValueError(f"implementation {name!r} cannot run here; available: {', '.join(available)}")
     before = active_implementation()

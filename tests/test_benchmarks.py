@@ -5,7 +5,7 @@ import torch
 from helpers import run_python
 
 import stompp_kernels as sk
-from benchmarks import gpu_progressive, timing, training_speed
+from benchmarks import gpu_bgemm, gpu_progressive, timing, training_speed
 from stompp_kernels.measure import Timing
 
 
@@ -61,7 +61,9 @@ def gpu_timings_are_made_up(monkeypatch):
             function()
         return {name: Timing(place, place, place, 2) for place, name in enumerate(sides, start=1)}
 
-    monkeypatch.setattr(gpu_progressive, "compare_on_gpu", compare)
+    for module in (gpu_progressive, gpu_bgemm):
+        monkeypatch.setattr(module, "compare_on_gpu", compare)
+    monkeypatch.setattr(gpu_bgemm, "in_graph", lambda calls: lambda: [call() for call in calls])
     monkeypatch.setattr(torch, "compile", lambda function: function)
 
 
@@ -88,9 +90,45 @@ def test_the_gpu_benchmark_does_not_time_a_wrong_formula(gpu_timings_are_made_up
         gpu_progressive.measure_training(inputs, 2)
 
 
+def test_the_gpu_products_are_timed_by_call_and_their_stack_with_one_packing(gpu_timings_are_made_up):
+    many = gpu_bgemm.measure(gpu_bgemm.gemm_case("g", 40, 64, 96, "cpu"), 2)
+    assert many["ratios"] == {"bf16": 2.0, "int8": 3.0}
+    assert many["pops"] == 2 * 40 * 64 * 96 / 1e12
+    case = gpu_bgemm.gemm_case("few rows", 2, 64, 96, "cpu", cache=64 * 96 * 4)
+    assert len(case.others["bf16"]) == 3  # weights of 2 bytes an element, in a cache of 4 and one more
+    calls = len(case.ours)
+    assert len(case.others["copy"]) == calls > 3
+    few = gpu_bgemm.measure(case, 2)
+    assert few["ratios"] == {"bf16": pytest.approx(2 / 3 * calls)}
+    assert few["of_copy"] == pytest.approx(3 * case.bytes / case.copy)
+    layers = [
+        gpu_bgemm.measure(gpu_bgemm.conv_case("ResNet-18, 3x3", 32, 40, 7, stride, 3, "cpu"), 2) for stride in (1, 2)
+    ]
+    packing = gpu_bgemm.measure(gpu_bgemm.packing_case("NHWC", (5, 40, 6, 6), True, "cpu"), 2)
+    assert packing["of_copy"] == pytest.approx(
+        17 / 16
+    )  # 17/16 of what is read, in half the time of a copy, which writes as much
+    assert gpu_bgemm.stack([*layers, packing])["ratios"] == {"bf16": 4 / 3}
+    assert gpu_bgemm.stack(layers) is None
+
+
+def test_the_gpu_products_are_not_timed_when_wrong(gpu_timings_are_made_up, monkeypatch):
+    monkeypatch.setattr(gpu_bgemm, "bgemm", lambda a, weight: torch.zeros(40, 64, dtype=torch.int32))
+    with pytest.raises(AssertionError, match="wrong result"):
+        gpu_bgemm.measure(gpu_bgemm.gemm_case("g", 40, 64, 96, "cpu"), 2)
+    monkeypatch.setattr(gpu_bgemm, "bconv2d", lambda words, *_, **__: words)
+    with pytest.raises(AssertionError, match="wrong result"):
+        gpu_bgemm.measure(gpu_bgemm.conv_case("g", 32, 32, 7, 1, 3, "cpu"), 2)
+
+
 @pytest.mark.parametrize(
     "module",
-    ["benchmarks.gpu_progressive", "stompp_kernels.ops.triton.tune", "benchmarks.training_speed --device cuda"],
+    [
+        "benchmarks.gpu_progressive",
+        "benchmarks.gpu_bgemm",
+        "stompp_kernels.ops.triton.tune",
+        "benchmarks.training_speed --device cuda",
+    ],
 )
 def test_gpu_benchmarks_say_that_they_need_a_gpu(module):
     pytest.importorskip("triton")

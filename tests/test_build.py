@@ -51,9 +51,39 @@ def project(tmp_path, monkeypatch):
     (folder / "fake-c++").write_text(FAKE_COMPILER)
     (folder / "fake-c++").chmod(0o755)
     fake_torch(folder, "__version__ = '2.10.0'")
-    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "STOMPP_BUILD_NATIVE"):
+    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "STOMPP_BUILD_NATIVE", "CUDA_HOME", "TORCH_CUDA_ARCH_LIST"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("STOMPP_CUDA", "0")  # a real nvcc takes its time
     return folder
+
+
+# Stands in for nvcc, of CUDA 13.0.
+FAKE_NVCC = """#!/bin/sh
+home=$(dirname "$(dirname "$0")")
+case "$1" in
+    --version) echo "Cuda compilation tools, release ${FAKE_RELEASE-13.0}, V0.0.1"; exit ;;
+    --list-gpu-code) echo sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120; exit ;;
+    --dryrun) echo '#$ LIBRARIES=  "-L/nonexistent/stubs" "-L'"$home"'/lib"' >&2; exit ;;
+esac
+"""
+
+
+@pytest.fixture
+def cuda_home(project):
+    """Sources for GPUs in the project, and a directory with the fake nvcc and its library."""
+    for name in ("any.cu", "tile_sm75.cu", "tile_sm80.cu", "tile_sm90a.cu", "tile_sm100.cu"):
+        (project / "csrc" / "cuda").mkdir(exist_ok=True)
+        (project / "csrc" / "cuda" / name).touch()
+    (project / "csrc" / "torch" / "cuda").mkdir()
+    for name in ("torch/cuda/binding.cpp", "core/check_shapes.cpp"):
+        (project / "csrc" / name).touch()
+    home = project / "cuda"
+    for name in ("bin/nvcc", "lib/libcudart_static.a"):
+        (home / name).parent.mkdir(parents=True)
+        (home / name).touch()
+    (home / "bin/nvcc").write_text(FAKE_NVCC + FAKE_COMPILER.removeprefix("#!/bin/sh\n"))
+    (home / "bin/nvcc").chmod(0o755)
+    return home
 
 
 def fake_torch(project, source):
@@ -207,3 +237,146 @@ def test_build_requirements(build):
     requires = re.search(r"^requires = (.*)$", text, re.MULTILINE).group(1)
     assert f"setuptools>={build.MIN_SETUPTOOLS}" in requires
     assert "torch" not in requires
+
+
+def architectures(build, text):
+    return [(a.name, a.ptx) for a in build.parse_architectures(text)]
+
+
+def test_architectures_in_torchs_syntax(build):
+    assert architectures(build, "8.0") == [("80", False)]
+    assert architectures(build, "12.0+PTX;9.0a 8.6") == [("86", False), ("90a", False), ("120", True)]
+    assert architectures(build, "9.0 9.0a; 9.0+PTX;") == [("90", True), ("90a", False)]
+    assert architectures(build, "10.0f;10.3a") == [("100f", False), ("103a", False)]
+    assert [name for name, _ in architectures(build, build.DEFAULT_ARCHITECTURES)] == [
+        *("75", "80", "86", "89", "90a", "100", "120")
+    ]
+    two = build.parse_architectures("8.6;12.0+PTX")
+    assert [flag for a in two for flag in a.flags()] == [
+        "-gencode=arch=compute_86,code=sm_86",
+        "-gencode=arch=compute_120,code=sm_120",
+        "-gencode=arch=compute_120,code=compute_120",
+    ]
+
+
+@pytest.mark.parametrize("text", ["Ampere", "80", "8.0,9.0", "8.0+ptx", "8.", "sm_80", "9.0b", "8.0;all"])
+def test_nonsense_among_architectures_is_refused(build, text):
+    with pytest.raises(build.PlatformError, match="is no architecture; write them as in") as error:
+        build.parse_architectures(text)
+    assert repr(text) in str(error.value)
+
+
+def test_architectures_without_binary_tensor_cores_are_left_out(build, capsys):
+    assert architectures(build, "6.1;7.0;8.0") == [("80", False)]
+    assert "'6.1;7.0;8.0'" in capsys.readouterr().out
+    with pytest.raises(build.PlatformError, match=r"'7\.0': name an architecture from 7\.5 on"):
+        build.parse_architectures("7.0")
+
+
+def test_an_architecture_that_nvcc_does_not_know_is_refused(build, monkeypatch, cuda_home):
+    nvcc = str(cuda_home / "bin" / "nvcc")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;15.0")
+    with pytest.raises(build.PlatformError, match="does not know 150"):
+        build.requested_architectures(nvcc)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", " ")
+    assert [a.number for a in build.requested_architectures(nvcc)] == [75, 80, 86, 89, 90, 100, 120]
+
+
+def test_each_family_of_kernels_is_compiled_for_its_architectures(build):
+    families = ["75", "80", "90a", "100"]
+
+    def names(source, text):
+        wanted = build.parse_architectures(text)
+        return [a.name for a in build.architectures_of(f"csrc/cuda/{source}.cu", wanted, families)]
+
+    everything = build.DEFAULT_ARCHITECTURES
+    assert names("product_sm75", everything) == ["75"]
+    assert names("product_sm80", everything) == ["80", "86", "89", "90a"]
+    assert names("product_sm90a", everything) == ["90a"]
+    assert names("product_sm100", everything) == ["100", "120"]
+    assert names("bgemm", everything) == ["75", "80", "86", "89", "90a", "100", "120"]
+    assert names("product_sm90a", "9.0+PTX") == ["90a"]
+    assert names("product_sm80", "9.0+PTX") == ["90"]
+    assert names("product_sm90a", "8.0;10.0") == []
+    assert names("product_sm75", "8.0") == []
+
+
+def test_where_nvcc_is_looked_for(build, monkeypatch, cuda_home, tmp_path, capsys):
+    monkeypatch.setenv("CUDA_HOME", str(cuda_home))
+    assert build.find_nvcc() is None  # STOMPP_CUDA=0
+    monkeypatch.delenv("STOMPP_CUDA")
+    assert build.find_nvcc() == str(cuda_home / "bin" / "nvcc")
+    monkeypatch.setenv("FAKE_RELEASE", "12.6")
+    assert build.find_nvcc() is None
+    assert re.search(r"_cuda left out: CUDA >= 12\.8 is needed, and .*nvcc is of 12\.6", capsys.readouterr().out)
+    monkeypatch.setenv("STOMPP_CUDA", "1")
+    with pytest.raises(build.PlatformError, match=r"STOMPP_CUDA=1 needs .* CUDA >= 12\.8 .* 12\.6\. STOMPP_CUDA=0"):
+        build.find_nvcc()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(build.PlatformError, match=r"neither in CUDA_HOME='.*' nor on PATH"):
+        build.find_nvcc()
+    monkeypatch.delenv("STOMPP_CUDA")
+    assert build.find_nvcc() is None
+    assert capsys.readouterr().out == ""
+    monkeypatch.delenv("FAKE_RELEASE")
+    monkeypatch.setenv("PATH", os.pathsep.join([str(cuda_home / "bin"), os.defpath]))
+    assert build.find_nvcc() == str(cuda_home / "bin" / "nvcc")
+
+
+def test_wrong_switches_of_the_gpu_library(project):
+    assert_clear_error(run_setup(project, "build_ext", STOMPP_CUDA="yes"), "STOMPP_CUDA='yes'")
+    assert_clear_error(run_setup(project, "build_ext", STOMPP_CUDA="1", STOMPP_BUILD_NATIVE="0"), "contradict")
+
+
+def test_nvcc_gets_the_host_compiler_and_its_flags(build, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    assert build.nvcc_command("nvcc", ["c++"]) == ["nvcc"]
+    monkeypatch.setenv("CXX", "ccache g++-12 -m64")
+    command = build.nvcc_command("nvcc", ["ccache", "g++-12", "-m64"])
+    assert command == ["nvcc", "-ccbin=g++-12", "-Xcompiler=-m64"]
+    assert build.to_host(["-Wp,-DX"]) == ["-Xcompiler=-Wp\\,-DX"]
+
+
+def test_build_commands_of_the_gpu_library(project, cuda_home):
+    variables = {"CXX": "./fake-c++", "CXXFLAGS": "-march=native -g1", "CUDA_HOME": str(cuda_home), "STOMPP_CUDA": "1"}
+    variables["TORCH_CUDA_ARCH_LIST"] = "8.0;9.0a+PTX"
+    log = project / "commands.log"
+
+    result = run_setup(project, "build_ext", "--inplace", **variables)
+    assert result.returncode == 0, result.stdout
+    assert (project / "stompp_kernels" / "_cuda.so").exists()
+    commands = log.read_text().splitlines()
+    by_nvcc = {re.search(r"-c (\S+)", c)[1].removeprefix("csrc/"): c for c in commands if "-ccbin=./fake-c++" in c}
+    assert sorted(by_nvcc) == ["cuda/any.cu", "cuda/tile_sm80.cu", "cuda/tile_sm90a.cu", "torch/cuda/binding.cpp"]
+    for command in by_nvcc.values():
+        assert not re.search(r"-m(arch|avx)", command)
+        for flag in ("-Xcompiler=-fPIC", "-Xcompiler=-fvisibility=hidden", "-Xcompiler=-g1", "-DNDEBUG", "-O3"):
+            assert flag in command.split()
+        assert "-DSTOMPP_CUDA_ARCHITECTURES=80_90a_90aptx -DSTOMPP_SM80 -DSTOMPP_SM90A -I" in command
+    codes = {name: re.findall(r",code=(\w+)", command) for name, command in by_nvcc.items()}
+    assert codes["cuda/any.cu"] == codes["cuda/tile_sm80.cu"] == ["sm_80", "sm_90a", "compute_90a"]
+    assert codes["cuda/tile_sm90a.cu"] == ["sm_90a"]
+    assert codes["torch/cuda/binding.cpp"] == ["sm_80"]
+    [link] = [c for c in commands if c.split(" -o ")[-1].endswith("_cuda.so")]
+    assert str(cuda_home / "lib" / "libcudart_static.a") in link
+    assert "rpath" not in link
+    assert "-lpython" not in link
+    assert sum("check_shapes" in re.findall(r"-c (\S+)", c)[0] for c in commands if " -c " in c) == 1
+
+    assert rebuilt(project, "csrc/cuda/any.cu", **variables) == ["csrc/cuda/any.cu"]
+
+
+def test_the_gpu_library_goes_into_the_wheel(project, cuda_home):
+    result = run_setup(project, "build", CXX="./fake-c++", CUDA_HOME=str(cuda_home), STOMPP_CUDA="1")
+    assert result.returncode == 0, result.stdout
+    [built] = project.glob("build/lib.*/stompp_kernels")
+    names = sorted(path.name for path in built.iterdir())
+    assert names[1:] == ["__init__.py", "_cuda.so", "py.typed"], names
+    assert names[0].startswith("_C.")
+
+
+def test_a_gpu_library_without_the_static_runtime_is_explained(project, cuda_home):
+    (cuda_home / "lib" / "libcudart_static.a").unlink()
+    result = run_setup(project, "build_ext", CXX="./fake-c++", CUDA_HOME=str(cuda_home), STOMPP_CUDA="1")
+    assert_clear_error(result, "libcudart_static.a", "STOMPP_CUDA=0")

@@ -121,6 +121,10 @@ def test_the_packing_kernels_equal_the_oracle(device, dtype, shape, g):
         same(ops.pack_signs(on_device), reference.pack_signs(view), name)
         expected = reference.pack_outside(view, low, high)
         same(ops.pack_outside(on_device, low.to(device), high.to(device)), expected, name)
+    words = reference.pack_signs(x)
+    for out_dtype in (dtype, torch.float64):
+        unpacked = ops.unpack_signs(words.to(device), shape[-1], out_dtype)
+        same(unpacked, reference.unpack_signs(words, shape[-1], out_dtype))
 
 
 def test_rows_beyond_the_grids_second_dimension_are_done_too(device):
@@ -171,6 +175,8 @@ def test_bad_arguments_are_refused_before_a_kernel_runs(device, g):
         (lambda: ops.refresh_mask_(words, 121, 1.5, 2.0, 0, 0, 0), "p must be in"),
         (lambda: ops.refresh_mask_(words, 12, 0.5, 2.0, 0, 0, 0), "mask_words must have shape"),
         (lambda: ops.pack_signs(u.double()), "x must be"),
+        (lambda: ops.unpack_signs(words, 33, torch.float32), "words must have a last dimension"),
+        (lambda: ops.unpack_signs(words, 120, torch.int32), "dtype must be one of"),
         (lambda: ops.pack_outside(u, u[0, :39], u[0]), "low must have shape"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
@@ -250,7 +256,7 @@ def test_every_kernel_compiles_for_every_architecture(compiled_ahead_of_time):
         "pack_rows",
         "pack_planes",
     }
-    assert names == kernels
+    assert names == kernels | {"unpack_rows"}
     for name in names:
         found = {r["architecture"] for r in compiled_ahead_of_time if r["name"].startswith(name)}
         assert found == {80, 90, 100}

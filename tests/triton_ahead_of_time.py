@@ -33,6 +33,7 @@ def variants():
     yield "forward_drawn-bf16", kernels.forward, "bf16", drawn, size.warps
     approx_sign = {"SURROGATE": 3, "MASK": kernels.STORED.value, "BYTES": size.tile}
     yield "backward-bf16", kernels.backward, "bf16", approx_sign, size.warps
+    yield "unpack_rows-bf16", kernels.unpack_rows, "bf16", {"BYTES": size.tile}, size.warps
     for limits in (False, True):
         constants = {"LIMITS": limits, "BYTES": size.tile}
         yield f"pack_rows-bf16-{limits}", kernels.pack_rows, "bf16", constants, size.warps

@@ -128,25 +128,6 @@ void fill_padding(int value, int64_t channels, int64_t pixels, int64_t pixel_byt
 
 }  // namespace
 
-Status check_conv2d(const Conv2dShape& s, const WeightShape& w) {
-  constexpr int64_t kMaxSize = int64_t{1} << 31;
-  if (s.batch < 0 || s.height < 1 || s.width < 1) return Status::error("bconv2d: input sizes must be positive");
-  if (s.height >= kMaxSize || s.width >= kMaxSize) return Status::error("bconv2d: input sizes must be below 2^31");
-  if (s.stride_h < 1 || s.stride_w < 1 || s.dilation_h < 1 || s.dilation_w < 1)
-    return Status::error("bconv2d: stride and dilation must be at least 1");
-  if (s.padding_h < 0 || s.padding_w < 0) return Status::error("bconv2d: padding must not be negative");
-  if (s.stride_h >= kMaxSize || s.stride_w >= kMaxSize || s.dilation_h >= kMaxSize || s.dilation_w >= kMaxSize ||
-      s.padding_h >= kMaxSize || s.padding_w >= kMaxSize)
-    return Status::error("bconv2d: stride, dilation and padding must be below 2^31");
-  if (s.padding_value < -1 || s.padding_value > 1) return Status::error("bconv2d: padding_value must be 0, 1 or -1");
-  if (s.channels != w.in_channels * w.groups)
-    return Status::error("bconv2d: the input's channels must be the weight's input channels times groups");
-  if (s.dilation_h * (w.kernel_h - 1) + 1 > s.height + 2 * s.padding_h ||
-      s.dilation_w * (w.kernel_w - 1) + 1 > s.width + 2 * s.padding_w)
-    return Status::error("bconv2d: the kernel reaches beyond the padded input");
-  return Status::ok();
-}
-
 Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& weight, const Epilogue& epilogue,
                const Parallel& pool) {
   const Implementation* implementation = active_implementation();

@@ -62,20 +62,6 @@ int64_t panel_offset(const WeightLayout& layout, int64_t byte, int64_t n) {
 
 }  // namespace
 
-Status check_shape(const WeightShape& s) {
-  if (s.out_channels < 1 || s.in_channels < 1 || s.kernel_h < 1 || s.kernel_w < 1 || s.groups < 1)
-    return Status::error("every size of a packed weight must be at least 1");
-  constexpr int64_t kMaxSize = int64_t{1} << 30;
-  if (s.out_channels > kMaxSize || s.in_channels > kMaxSize || s.kernel_h > 32767 || s.kernel_w > 32767)
-    return Status::error("a packed weight's channels must be at most 2^30 and its kernel at most 32767");
-  if (s.out_channels % s.groups != 0) return Status::error("groups must divide the output channels of a packed weight");
-  // 2 * pop <= 2 * K must fit int32, and so must every offset into a panel fit int64.
-  if (s.in_channels > (kMaxSize - 1) / s.taps()) return Status::error("a packed weight's K must be below 2^30");
-  if (s.out_channels > (int64_t{1} << 56) / (s.taps() * round_up(s.in_channels, 64) * kPanelOutputs))
-    return Status::error("a packed weight is too large");
-  return Status::ok();
-}
-
 int64_t packed_bytes(const WeightShape& shape, const WeightLayout& layout) {
   if (shape.small_groups())
     return static_cast<int64_t>(sizeof(Header)) + words_for(shape.out_channels) * shape.K() * kWordBytes;

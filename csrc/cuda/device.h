@@ -4,7 +4,7 @@
 namespace stompp::cuda {
 
 struct Device {
-  int capability;  // 10 * major + minor: 80, 90, 120 ..
+  int capability;  // 10 * major + minor of the code that runs there: older than the GPU where that compiles PTX
   int multiprocessors;
 };
 

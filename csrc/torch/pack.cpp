@@ -1,7 +1,8 @@
 #include "core/pack.h"
 
 #include "core/dispatch.h"
-#include "torch/tensors.h"
+#include "torch/host.h"
+#include "torch/products.h"
 
 namespace stompp::binding {
 namespace {
@@ -10,23 +11,6 @@ const Implementation& active() {
   const Implementation* implementation = active_implementation();
   if (implementation == nullptr) check(no_implementation());
   return *implementation;
-}
-
-WeightShape weight_shape(Ints shape, int64_t groups) {
-  check(shape.size() == 2 || shape.size() == 4, "shape must be [N, K] or [O, I/groups, kh, kw], got ", shape.size(),
-        " sizes");
-  WeightShape result = {shape[0], shape[1], 1, 1, groups};
-  if (shape.size() == 4) {
-    result.kernel_h = shape[2];
-    result.kernel_w = shape[3];
-  }
-  check(check_shape(result));
-  return result;
-}
-
-std::vector<int64_t> words_sizes(const WeightShape& shape, bool matrix) {
-  if (matrix) return {shape.out_channels, words_for(shape.in_channels)};
-  return {shape.out_channels, shape.kernel_h, shape.kernel_w, words_for(shape.in_channels)};
 }
 
 // x of shape [images, pixels..., K] whose channels are planes, as an NCHW tensor permuted to NHWC is.

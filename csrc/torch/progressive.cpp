@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/refresh_mask.h"
-#include "torch/tensors.h"
+#include "torch/host.h"
 
 namespace stompp::binding {
 namespace {

@@ -1,4 +1,4 @@
-// Between torch's tensors and the core's pointers: checks, allocation and torch's thread pool.
+// Between torch's tensors and the core's pointers: checks, on any device.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -13,12 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "core/epilogue.h"
 #include "core/float_types.h"
 #include "core/packed_weight.h"
-#include "core/parallel.h"
 #include "core/status.h"
-#include "torch/huge_pages.h"
 
 namespace stompp::binding {
 
@@ -36,13 +33,7 @@ void check(bool condition, const Parts&... parts) {
 
 inline void check(const Status& status) { check(status.is_ok(), status.message()); }
 
-inline Parallel torch_pool() {
-  return {[](int64_t count, int64_t grain, Parallel::Body body, void* context) {
-            torch::stable::parallel_for(0, count, grain,
-                                        [=](int64_t begin, int64_t end) { body(begin, end, context); });
-          },
-          static_cast<int>(torch::stable::get_num_threads())};
-}
+inline void check(const char* op, const Status& status) { check(status.is_ok(), op, ": ", status.message()); }
 
 inline std::optional<FloatType> float_type(ScalarType type) {
   switch (type) {
@@ -113,117 +104,24 @@ inline Tensor words_of(const char* op, const char* argument, const Tensor& tenso
   return dense_of(tensor);
 }
 
-inline const uint32_t* word_pointer(const Tensor& tensor) { return static_cast<const uint32_t*>(tensor.data_ptr()); }
-
-// The first touch of a large result in pages of 4 KB takes longer than computing it.
-inline Tensor with_huge_pages(Tensor fresh) {
-  advise_huge_pages(fresh.data_ptr(), fresh.numel() * static_cast<int64_t>(fresh.element_size()));
-  return fresh;
+inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes);
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= std::max<int64_t>(sizes[i], 1)) strides[i] = stride;
+  return strides;
 }
 
-// A CPU tensor of undefined values, contiguous without strides. Small products take microseconds: no call by name
-// through torch's dispatcher, as torch::stable::new_empty makes.
-inline Tensor new_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType type) {
+// Without the call by name through torch's dispatcher that torch::stable::new_empty makes: small products take
+// microseconds.
+inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType type,
+                            int32_t device_type, int32_t device_index) {
   AtenTensorHandle handle = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), aoti_torch_device_type_cpu(), 0, &handle));
-  return with_huge_pages(Tensor(handle));
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(type)), device_type, device_index, &handle));
+  return Tensor(handle);
 }
 
-inline Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType type) {
-  std::vector<int64_t> strides(sizes.size(), 1);
-  for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
-  return new_tensor(sizes, strides, type);
-}
-
-// A weight argument: packed bytes and the shape they must have been packed for.
-struct WeightArgument {
-  Tensor data;  // keeps the bytes alive
-  PackedWeight view;
-};
-
-WeightArgument weight_argument(const char* op, const Tensor& weight, const WeightShape& expected);
-
-// Epilogue arguments, checked. `out_sizes` is the shape that an unpacked result would have, [..., N].
-struct AffineArguments {
-  const Tensor& scale;
-  const Tensor& bias;
-  const std::optional<Tensor>& residual;
-  ScalarType dtype;
-};
-
-struct ThresholdArguments {
-  const Tensor& thresholds;
-  const Tensor& flip_words;
-  const std::optional<Tensor>& residual_words;
-};
-
-// Runs compute(Epilogue) with an epilogue that writes a fresh tensor, and returns that tensor.
-template <class Compute>
-Tensor with_int32(const std::vector<int64_t>& out_sizes, const Compute& compute) {
-  Tensor out = new_tensor(out_sizes, ScalarType::Int);
-  Epilogue epilogue;
-  epilogue.N = out_sizes.back();
-  epilogue.out = out.data_ptr();
-  check(compute(epilogue));
-  return out;
-}
-
-template <class Compute>
-Tensor with_affine(const char* op, const std::vector<int64_t>& out_sizes, const AffineArguments& args,
-                   const Compute& compute) {
-  const int64_t N = out_sizes.back();
-  Epilogue epilogue;
-  epilogue.kind = Epilogue::Kind::kAffine;
-  epilogue.N = N;
-  epilogue.out_type = short_float_type(op, "dtype", args.dtype);
-  check_dtype(op, "scale", args.scale, ScalarType::Float, "float32");
-  check_dtype(op, "bias", args.bias, ScalarType::Float, "float32");
-  check_shape(op, "scale", args.scale, {N});
-  check_shape(op, "bias", args.bias, {N});
-  const Tensor scale = dense_of(args.scale), bias = dense_of(args.bias);
-  epilogue.scale = static_cast<const float*>(scale.data_ptr());
-  epilogue.bias = static_cast<const float*>(bias.data_ptr());
-  std::optional<Tensor> residual;
-  if (args.residual.has_value()) {
-    check_shape(op, "residual", *args.residual, out_sizes);
-    epilogue.residual_type = short_float_type(op, "residual", args.residual->scalar_type());
-    residual = row_major(*args.residual);
-    epilogue.residual = residual->data_ptr();
-  }
-  Tensor out = new_tensor(out_sizes, args.dtype);
-  epilogue.out = out.data_ptr();
-  check(compute(epilogue));
-  return out;
-}
-
-template <class Compute>
-Tensor with_threshold(const char* op, std::vector<int64_t> out_sizes, const ThresholdArguments& args,
-                      const Compute& compute) {
-  const int64_t N = out_sizes.back();
-  out_sizes.back() = words_for(N);
-  const bool has_residual = args.residual_words.has_value();
-  Epilogue epilogue;
-  epilogue.kind = Epilogue::Kind::kThreshold;
-  epilogue.N = N;
-  check_dtype(op, "thresholds", args.thresholds, ScalarType::Int, "int32");
-  check_shape(op, "thresholds", args.thresholds, {has_residual ? 2 : 1, N});
-  check_shape(op, "flip_words", args.flip_words, {words_for(N)});
-  const Tensor thresholds = dense_of(args.thresholds);
-  const Tensor flip_words = words_of(op, "flip_words", args.flip_words);
-  epilogue.thresholds = static_cast<const int32_t*>(thresholds.data_ptr());
-  epilogue.flip_words = word_pointer(flip_words);
-  std::optional<Tensor> residual_words;
-  if (has_residual) {
-    check_shape(op, "residual_words", *args.residual_words, out_sizes);
-    residual_words = words_of(op, "residual_words", *args.residual_words);
-    epilogue.residual_words = word_pointer(*residual_words);
-  }
-  Tensor out = new_tensor(out_sizes, ScalarType::Int);
-  epilogue.out = out.data_ptr();
-  check(compute(epilogue));
-  return out;
-}
+inline const uint32_t* word_pointer(const Tensor& tensor) { return static_cast<const uint32_t*>(tensor.data_ptr()); }
 
 }  // namespace stompp::binding

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 
-from stompp_kernels.native import active_implementation
+from stompp_kernels.native import implementation_of
 from stompp_kernels.nn import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.table import table
@@ -19,7 +20,7 @@ class LayerExplanation:
     Attributes:
         name: of the submodule.
         kernel: the op that runs, with its epilogue; for float modules their type.
-        implementation: the instruction set of the kernel, or "torch".
+        implementation: what runs the kernel: an instruction set, "cuda", "triton", "reference" or "torch".
         nbytes: bytes of weights and constants in memory.
         float_nbytes: bytes of the same in fp32.
         reason: why it runs as it does.
@@ -54,29 +55,35 @@ def explain(packed: fx.GraphModule) -> Explanation:
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
     modules = dict(packed.named_modules())
     calls = [node for node in packed.graph.nodes if node.op == "call_module"]
-    return Explanation(tuple(_explain(str(node.target), modules[str(node.target)]) for node in calls))
+    devices = [module.weight.data.device for module in modules.values() if isinstance(module, PackedLayer)]
+    device = devices[0] if devices else torch.device("cpu")
+    return Explanation(tuple(_explain(str(node.target), modules[str(node.target)], device) for node in calls))
 
 
-def _explain(name: str, module: nn.Module) -> LayerExplanation:
+def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplanation:
+    def row(op: str, epilogue: str, nbytes: int, float_nbytes: int, reason: str) -> LayerExplanation:
+        return LayerExplanation(name, op + epilogue, implementation_of(op, device), nbytes, float_nbytes, reason)
+
     if isinstance(module, PackedLayer):
         op = "bconv2d" if isinstance(module, PackedConv2d) else "bgemm"
         assert isinstance(module, (PackedConv2d, PackedLinear))
         if module.writes_bits:
             residual = module.thresholds.shape[0] == 2
-            kernel = f"{op} + threshold"
+            epilogue = " + threshold"
             reason = "BatchNorm" + (", +-1 shortcut" if residual else "") + " and sign folded to integer thresholds"
         else:
-            kernel, reason = f"{op} + affine", "what comes next needs floats"
+            epilogue, reason = " + affine", "what comes next needs floats"
         float_nbytes = 4 * module.weight.shape[0] * module.weight.unpacked_row_numel
-        return LayerExplanation(name, kernel, active_implementation(), module.nbytes, float_nbytes, reason)
+        return row(op, epilogue, module.nbytes, float_nbytes, reason)
     if isinstance(module, PackSigns):
-        return LayerExplanation(name, "pack_signs", active_implementation(), 0, 0, "float input of a binary layer")
+        return row("pack_signs", "", 0, 0, "float input of a binary layer")
     if isinstance(module, PackBatchNorm):
         nbytes = sum(t.numel() * t.element_size() for t in module.buffers())
-        reason = "BatchNorm and sign of a float input folded to one comparison"
-        return LayerExplanation(name, "pack_outside", active_implementation(), nbytes, 2 * nbytes, reason)
+        return row(
+            "pack_outside", "", nbytes, 2 * nbytes, "BatchNorm and sign of a float input folded to one comparison"
+        )
     if isinstance(module, UnpackSigns):
-        return LayerExplanation(name, "unpack_signs", active_implementation(), 0, 0, "a float module reads these signs")
+        return row("unpack_signs", "", 0, 0, "a float module reads these signs")
     nbytes = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         reason = "kept in float by prepare"

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import check_choice, check_tensor, pair
+from stompp_kernels.ops.checks import check_choice, check_tensor, check_words, pair
 from stompp_kernels.ops.epilogue import Affine, Epilogue
-from stompp_kernels.ops.pack import PackedWeight, check_words
+from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
 _ops = torch.ops.stompp
@@ -49,7 +49,7 @@ def bconv2d(
             larger than the padded input.
     """
     geometry = stride, padding, dilation, groups, padding_value
-    if not native.kernels_check(x_words):
+    if not native.product_kernels_check(x_words):
         _check(x_words, weight, *geometry, epilogue)
     try:
         if epilogue is None:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
+from stompp_kernels.ops.checks import check_words
 from stompp_kernels.ops.epilogue import Affine, Epilogue
-from stompp_kernels.ops.pack import PackedWeight, check_words
+from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
 _ops = torch.ops.stompp
@@ -27,7 +28,7 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> T
     Raises:
         TypeError, ValueError: an argument's type, dtype or shape is not as above.
     """
-    if not native.kernels_check(a_words):
+    if not native.product_kernels_check(a_words):
         _check(a_words, weight, epilogue)
     try:
         N, K = weight.shape

@@ -40,6 +40,18 @@ def check_short_floats(x: Any) -> None:
         raise ValueError(f"x must have a last dimension of at least 1, got shape {list(x.shape)}")
 
 
+def check_words(name: str, words: Tensor, K: int) -> None:
+    """Raises unless ``words`` are int32 rows of K bits."""
+    check_tensor(name, words, (torch.int32,))
+    if K < 1:
+        raise ValueError(f"K must be at least 1, got {K}")
+    if words.dim() == 0 or words.shape[-1] != words_for(K):
+        raise ValueError(
+            f"{name} must have a last dimension of ceil(K/32) = {words_for(K)} words for K = {K}, "
+            f"got shape {list(words.shape)}"
+        )
+
+
 def check_limits(x: Any, low: Any, high: Any) -> None:
     """That low and high are limits of x's channels."""
     check_short_floats(x)

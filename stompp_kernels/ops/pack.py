@@ -22,6 +22,7 @@ from stompp_kernels.ops.checks import (
     check_shape,
     check_short_floats,
     check_tensor,
+    check_words,
 )
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
@@ -94,19 +95,7 @@ def unpack_signs(words: Tensor, K: int, dtype: torch.dtype = torch.float32) -> T
     if dtype not in FLOATS:
         raise TypeError(f"dtype must be one of {', '.join(map(str, FLOATS))}, got {dtype}")
     check_words("words", words, K)
-    return _ops.unpack_signs(words, K, dtype)
-
-
-def check_words(name: str, words: Tensor, K: int) -> None:
-    """Raises unless ``words`` are int32 rows of K bits."""
-    check_tensor(name, words, (torch.int32,))
-    if K < 1:
-        raise ValueError(f"K must be at least 1, got {K}")
-    if words.dim() == 0 or words.shape[-1] != words_for(K):
-        raise ValueError(
-            f"{name} must have a last dimension of ceil(K/32) = {words_for(K)} words for K = {K}, "
-            f"got shape {list(words.shape)}"
-        )
+    return kernels_for(words).unpack_signs(words, K, dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +197,8 @@ def pack_conv_weight(w: Tensor, groups: int = 1) -> PackedWeight:
 def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> int:
     O, I, *kernel = shape
     kh, kw = kernel or (1, 1)
-    if native.library is None or device.type != "cpu":
-        return O * kh * kw * words_for(I) * 4
-    return native.library.packed_bytes(O, I, kh, kw, groups)
+    kernels = {"cpu": native.library, "cuda": native.cuda}.get(device.type)
+    return O * kh * kw * words_for(I) * 4 if kernels is None else kernels.packed_bytes(O, I, kh, kw, groups)
 
 
 @torch.library.register_fake("stompp::pack_signs")

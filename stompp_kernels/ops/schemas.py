@@ -1,8 +1,8 @@
 """The ops' schemas and where their kernels come from.
 
-The compiled library defines ``torch.ops.stompp`` and its CPU kernels (csrc/torch). On NVIDIA GPUs Triton kernels run
-(ops/triton). Everything that neither covers is served by ops/reference.py: other ops and devices, and, without the
-library, the definitions and the CPU too.
+The compiled library defines ``torch.ops.stompp`` and its CPU kernels (csrc/torch). On NVIDIA GPUs the products' kernels
+come from a second library (csrc/torch/cuda) and the elementwise ops' from Triton (ops/triton). What they do not cover
+is served by ops/reference.py: other ops and devices, and, without the library, the definitions and the CPU too.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import importlib
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from stompp_kernels import native
+from stompp_kernels import cuda_library, native
 from stompp_kernels.ops import reference
 
 _CONV = (
@@ -51,13 +52,33 @@ triton: Any = importlib.import_module("stompp_kernels.ops.triton") if native.wan
 # A torch.library.Library unregisters what it registered when it is collected, so this one lives with the module.
 _library = torch.library.Library("stompp", "FRAGMENT")
 
+
+def _pack_weight(w: Tensor) -> Tensor:
+    return torch.ops.stompp.pack_weight_words(torch.ops.stompp.pack_signs(w), w.shape, 1)
+
+
+def _pack_conv_weight(w: Tensor, groups: int) -> Tensor:
+    words = torch.ops.stompp.pack_signs(w.permute(0, 2, 3, 1))
+    return torch.ops.stompp.pack_weight_words(words, w.shape, groups)
+
+
+def _cuda_kernel(name: str) -> Any:
+    """What runs an op on an NVIDIA GPU; None where the library's kernel is registered already."""
+    if native.cuda is not None and name in cuda_library.OPS:
+        return None
+    if native.cuda is not None and name in ("pack_weight", "pack_conv_weight"):
+        # Here and not in the library: the signs are packed by a kernel of Triton's.
+        return {"pack_weight": _pack_weight, "pack_conv_weight": _pack_conv_weight}[name]
+    return getattr(torch.ops.stompp_triton if triton is not None and name in triton.OPS else reference, name)
+
+
 for _name, _schema in SCHEMAS.items():
     if native.library is None:
         _library.define(_name + _schema)
         _library.impl(_name, getattr(reference, _name), "CPU")
-    for _key in ("CUDA", "XPU"):
-        on_triton = _key == "CUDA" and triton is not None and _name in triton.OPS
-        _library.impl(_name, getattr(torch.ops.stompp_triton if on_triton else reference, _name), _key)
+    if _cuda_kernel(_name) is not None:
+        _library.impl(_name, _cuda_kernel(_name), "CUDA")
+    _library.impl(_name, getattr(reference, _name), "XPU")
 
 
 def kernels_for(x: Any) -> Any:

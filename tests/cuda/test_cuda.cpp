@@ -168,6 +168,17 @@ TEST(kernels_are_chosen_by_device_and_shape) {
   CHECK(choose_product(large, {70, 10}) == nullptr, "sm_70 has none");
 }
 
+TEST(what_the_indices_cannot_count_is_refused) {
+  const WeightShape fine = {64, 64, 3, 3, 1};
+  CHECK(stompp::cuda::check_product(1 << 20, fine).is_ok(), "usual");
+  CHECK(!stompp::cuda::check_product(int64_t{1} << 31, fine).is_ok(), "rows");
+  CHECK(!stompp::cuda::check_product(1, {1 << 22, 64, 1, 1, 1}).is_ok(), "outputs");
+  CHECK(!stompp::cuda::check_product(1, {1 << 17, 32, 1, 1, 1 << 17}).is_ok(), "groups");
+  CHECK(!stompp::cuda::check_product(1, {64, 64, 256, 1, 1}).is_ok(), "kernel");
+  const Conv2dShape wide = {1, 1, 1 << 30, 64, 1, 1 << 28, 1, 1 << 30, 1, 1, 0};
+  CHECK(!cuda::bconv2d(nullptr, wide, {fine, nullptr}, Epilogue(), kDevice, nullptr).is_ok(), "padded input");
+}
+
 TEST(packed_weights_come_back) {
   Random random(2);
   for (const WeightShape& shape :

@@ -1,5 +1,7 @@
 #include "cuda/bconv2d/bconv2d.h"
 
+#include <climits>
+
 #include "cuda/bconv2d/depthwise.h"
 #include "cuda/product/choose.h"
 
@@ -11,6 +13,8 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const DeviceWeight& 
   if (rows == 0) return Status::ok();
   const Status status = check_product(rows, weight.shape);
   if (!status.is_ok()) return status;
+  if (shape.height + 2 * shape.padding_h > INT_MAX || shape.width + 2 * shape.padding_w > INT_MAX)
+    return Status::error("a convolution on the GPU has a padded input of fewer than 2^31 rows and columns");
   const bool words_are_shared = weight.shape.groups > 1 && weight.shape.group_outputs() % kWordBits != 0;
   if (epilogue.kind == Epilogue::Kind::kThreshold && words_are_shared) {
     const size_t bytes = static_cast<size_t>(rows * words_for(epilogue.N) * kWordBytes);

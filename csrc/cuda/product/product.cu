@@ -33,10 +33,10 @@ Product make_product(const DeviceWeight& weight, const Epilogue& epilogue) {
 }  // namespace
 
 Status check_product(int64_t rows, const WeightShape& weight) {
-  const WeightLayout layout = WeightLayout::of(weight);
+  constexpr int64_t kMaxGrid = 65535;  // of a grid's second and third dimension
   if (rows > INT_MAX - 1024) return Status::error("a product on the GPU has fewer than 2^31 - 1024 rows or pixels");
-  if (layout.outputs_padded() > INT_MAX || (weight.groups > 65535 && !weight.small_groups()))
-    return Status::error("a product on the GPU has fewer than 2^31 outputs and at most 65535 groups");
+  if (weight.out_channels > kMaxGrid * kWordBits || (weight.groups > kMaxGrid && !weight.small_groups()))
+    return Status::error("a product on the GPU has at most 2,097,120 outputs and 65,535 groups");
   if (weight.kernel_h > 255 || weight.kernel_w > 255)
     return Status::error("a convolution on the GPU has a kernel of at most 255 x 255");
   return Status::ok();

@@ -15,4 +15,5 @@ OPS = (
     "refresh_mask_",
     "pack_signs",
     "pack_outside",
+    "unpack_signs",
 )

@@ -231,6 +231,17 @@ def pack_rows(x, low, high, words, rows, n, row_bytes, K, LIMITS: tl.constexpr, 
 
 
 @triton.jit
+def unpack_rows(words, out, rows, n, row_bytes, BYTES: tl.constexpr):
+    """Bits of rows of n elements, bytes [rows, row_bytes], as +1 and -1, floats [rows, n]."""
+    row = _row()
+    if row < rows:
+        first, left, byte, element = _tile(n, BYTES)
+        bits = tl.load(words + row * row_bytes + first // 8 + byte, mask=byte * 8 < left, other=0).to(tl.int32)
+        sign = tl.where(_bits(bits), -1.0, 1.0).to(out.dtype.element_ty)
+        tl.store(out + row * n + first + element, sign, mask=element < left)
+
+
+@triton.jit
 def pack_planes(x, low, high, words, rows, R, K, row_words, LIMITS: tl.constexpr, PIXELS: tl.constexpr):
     """Signs of planes [rows / row_words, K, R] as words [rows / row_words, R, row_words]: one word of each pixel."""
     row = _row()

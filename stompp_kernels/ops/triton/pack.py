@@ -1,4 +1,4 @@
-"""Launchers of the packing of signs, in ``torch.ops.stompp_triton``."""
+"""Launchers of the packing and unpacking of signs, in ``torch.ops.stompp_triton``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from stompp_kernels.ops.checks import check_limits, check_short_floats
+from stompp_kernels.ops.checks import FLOATS, check_choice, check_limits, check_short_floats, check_words
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.triton import kernels, launch
 
-_pack_rows, _pack_planes = kernels.pack_rows, kernels.pack_planes
+_pack_rows, _pack_planes, _unpack_rows = kernels.pack_rows, kernels.pack_planes, kernels.unpack_rows
 
 
 def _pack(x: Tensor, limits: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -54,6 +54,22 @@ def _pack(x: Tensor, limits: tuple[Tensor, Tensor] | None) -> Tensor:
         LIMITS=limits is not None,
         BYTES=size.tile,
         num_warps=size.warps,
+    )
+    return out
+
+
+@triton_op("stompp_triton::unpack_signs", mutates_args={})
+def unpack_signs(words: Tensor, K: int, dtype: torch.dtype) -> Tensor:
+    check_choice("dtype", dtype, FLOATS)
+    check_words("words", words, K)
+    out = words.new_empty((*words.shape[:-1], K), dtype=dtype)
+    if out.numel() == 0:
+        return out
+    n = out.numel() if K % 32 == 0 else K
+    size = launch.elementwise(n, dtype.itemsize)
+    rows = out.numel() // n
+    wrap_triton(_unpack_rows)[launch.grid(launch.ceil_div(n, 8 * size.tile), rows)](
+        words.contiguous().view(torch.uint8), out, rows, n, 4 * words_for(n), BYTES=size.tile, num_warps=size.warps
     )
     return out
 

@@ -1,0 +1,80 @@
+// The arguments of the products but for their weight's bytes, checked, on any device.
+#pragma once
+
+#include "core/bconv2d.h"
+#include "torch/tensors.h"
+
+namespace stompp::binding {
+
+struct MatrixArguments {
+  // The weight's shape {N, K, 1, 1, 1} has been checked.
+  MatrixArguments(const char* op, const Tensor& a_words, int64_t N, int64_t K)
+      : a(words_of(op, "a_words", a_words)), out_sizes(sizes_of(a_words)) {
+    check(a.dim() >= 1 && a.size(a.dim() - 1) == words_for(K), op, ": a_words has shape ", ShapeOf{a},
+          ", whose last dimension must be ceil(K / 32) for K = ", K);
+    out_sizes.back() = N;
+  }
+
+  int64_t rows() const { return a.numel() / a.size(a.dim() - 1); }
+
+  Tensor a;
+  std::vector<int64_t> out_sizes;
+};
+
+inline WeightShape conv_weight_shape(const char* op, Ints shape, int64_t groups) {
+  check(shape.size() == 4, op, ": weight_shape must be [O, I/groups, kh, kw]");
+  return {shape[0], shape[1], shape[2], shape[3], groups};
+}
+
+struct Conv2dArguments {
+  // `weight` has been checked.
+  Conv2dArguments(const char* op, const Tensor& x_words, const WeightShape& weight, Ints stride, Ints padding,
+                  Ints dilation, int64_t padding_value)
+      : x(words_of(op, "x_words", x_words)) {
+    check(x.dim() == 4, op, ": x_words must be [N, H, W, C_words], got ", ShapeOf{x});
+    check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, op,
+          ": stride, padding and dilation need two values each");
+    check(padding_value >= -1 && padding_value <= 1, op, ": padding_value must be 0, 1 or -1, got ", padding_value);
+    const int64_t channels = weight.in_channels * weight.groups;
+    check(x.size(3) == words_for(channels), op, ": x_words has shape ", ShapeOf{x},
+          ", whose last dimension must be ceil(C / 32) for C = ", channels, " channels");
+    shape = {x.size(0),
+             x.size(1),
+             x.size(2),
+             channels,
+             stride[0],
+             stride[1],
+             padding[0],
+             padding[1],
+             dilation[0],
+             dilation[1],
+             static_cast<int>(padding_value)};
+    check(check_conv2d(shape, weight));
+    out_sizes = {shape.batch, shape.out_height(weight), shape.out_width(weight), weight.out_channels};
+  }
+
+  Tensor x;
+  Conv2dShape shape;
+  std::vector<int64_t> out_sizes;
+};
+
+// A weight's shape argument, [N, K] or [O, I/groups, kh, kw].
+inline WeightShape weight_shape(Ints shape, int64_t groups) {
+  check(shape.size() == 2 || shape.size() == 4, "shape must be [N, K] or [O, I/groups, kh, kw], got ", shape.size(),
+        " sizes");
+  WeightShape result = {shape[0], shape[1], 1, 1, groups};
+  if (shape.size() == 4) {
+    result.kernel_h = shape[2];
+    result.kernel_w = shape[3];
+  }
+  check(check_shape(result));
+  return result;
+}
+
+// Of its portable words.
+inline std::vector<int64_t> words_sizes(const WeightShape& shape, bool matrix) {
+  if (matrix) return {shape.out_channels, words_for(shape.in_channels)};
+  return {shape.out_channels, shape.kernel_h, shape.kernel_w, words_for(shape.in_channels)};
+}
+
+}  // namespace stompp::binding

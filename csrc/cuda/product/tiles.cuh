@@ -12,9 +12,8 @@ namespace stompp::cuda {
 // A way to multiply. multiply(c, low, high, weights) adds a block's chunks of rows and outputs to the accumulators of a
 // warp: c[i][j][0..1] and [2..3] are rows g and g + 8 of row tile i, with g the thread's quad, times two outputs of
 // tile j; low[i] and high[i] hold the thread's chunk of these rows, weights(j) that of output g.
-struct AndMma {
-  static constexpr bool kAnd = true, kWarpGroup = false;
-
+template <class Mma>
+struct ByChunks {
   template <int kRowTiles, int kOutputTiles, class Weights>
   __device__ static void multiply(int (&c)[kRowTiles][kOutputTiles][4], const Chunk (&low)[kRowTiles],
                                   const Chunk (&high)[kRowTiles], const Weights& weights) {
@@ -22,33 +21,32 @@ struct AndMma {
     for (int j = 0; j < kOutputTiles; ++j) {
       const Chunk w = weights(j);
 #pragma unroll
-      for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-        for (int k = 0; k < kChunkWords; k += 2) {
-          const uint32_t a[4] = {low[i].words[k], high[i].words[k], low[i].words[k + 1], high[i].words[k + 1]};
-          const uint32_t b[2] = {w.words[k], w.words[k + 1]};
-          mma_and_16x8x256(c[i][j], a, b);
-        }
+      for (int i = 0; i < kRowTiles; ++i) Mma::multiply_chunks(c[i][j], low[i], high[i], w);
     }
   }
 };
 
-struct XorMma {
+struct AndMma : ByChunks<AndMma> {
+  static constexpr bool kAnd = true, kWarpGroup = false;
+
+  __device__ static void multiply_chunks(int (&c)[4], const Chunk& low, const Chunk& high, const Chunk& w) {
+#pragma unroll
+    for (int k = 0; k < kChunkWords; k += 2) {
+      const uint32_t a[4] = {low.words[k], high.words[k], low.words[k + 1], high.words[k + 1]};
+      const uint32_t b[2] = {w.words[k], w.words[k + 1]};
+      mma_and_16x8x256(c, a, b);
+    }
+  }
+};
+
+struct XorMma : ByChunks<XorMma> {
   static constexpr bool kAnd = false, kWarpGroup = false;
 
-  template <int kRowTiles, int kOutputTiles, class Weights>
-  __device__ static void multiply(int (&c)[kRowTiles][kOutputTiles][4], const Chunk (&low)[kRowTiles],
-                                  const Chunk (&high)[kRowTiles], const Weights& weights) {
+  __device__ static void multiply_chunks(int (&c)[4], const Chunk& low, const Chunk& high, const Chunk& w) {
 #pragma unroll
-    for (int j = 0; j < kOutputTiles; ++j) {
-      const Chunk w = weights(j);
-#pragma unroll
-      for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-        for (int k = 0; k < kChunkWords; ++k) {
-          mma_xor_8x8x128(c[i][j][0], c[i][j][1], low[i].words[k], w.words[k]);
-          mma_xor_8x8x128(c[i][j][2], c[i][j][3], high[i].words[k], w.words[k]);
-        }
+    for (int k = 0; k < kChunkWords; ++k) {
+      mma_xor_8x8x128(c[0], c[1], low.words[k], w.words[k]);
+      mma_xor_8x8x128(c[2], c[3], high.words[k], w.words[k]);
     }
   }
 };

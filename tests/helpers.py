@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -123,3 +124,22 @@ def run_python(code, *arguments, **environment):
         timeout=120,
         check=False,
     )
+
+
+def compile_program(compiler, flags, sources, target, link=()):
+    """Compiles C++ sources, kernels among them, as many at once as there are cores, and links them to ``target``.
+
+    Args:
+        link: further arguments of the link alone.
+    """
+
+    def compile_one(numbered):
+        index, source = numbered
+        language = ["-x", "c++"] if source.suffix == ".cu" else []
+        output = target.with_name(f"{target.name}_{index}.o")
+        subprocess.run([*compiler, *flags, *language, "-c", source, "-o", output], check=True)
+        return output
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, enumerate(sources)))
+    subprocess.run([*compiler, *flags, *objects, *link, "-o", target], check=True)

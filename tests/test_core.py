@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import compile_program
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-ffp-contract=off"]
@@ -17,7 +18,7 @@ def build(compiler, flags, folder):
     sources = sorted([*ROOT.glob("csrc/core/**/*.cpp"), *ROOT.glob("tests/core/*.cpp")])
     program = folder / "core_tests"
     includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'core'}"]
-    subprocess.run([*compiler, *FLAGS, *flags, *includes, *sources, "-o", program], check=True)
+    compile_program(compiler, [*FLAGS, *flags, *includes], sources, program)
     return program
 
 

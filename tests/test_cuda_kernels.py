@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import compile_program
 
 from benchmarks import gpu_rates, gpu_tiles
 
@@ -25,15 +26,20 @@ INSTRUCTIONS = {
 }
 
 
-def compile_program(inputs, target, sources=ROOT / "csrc", flags=()):
-    compiler = os.environ.get("CXX", "c++").split()
+def flags_for(sources=ROOT / "csrc"):
     includes = [f"-I{folder}" for folder in (sources, ROOT / "csrc", ROOT / "tests" / "core", ROOT / "tests" / "cuda")]
-    defines = ["-DSTOMPP_EMULATE_CUDA", *(f"-DSTOMPP_{family}" for family in FAMILIES)]
-    subprocess.run([*compiler, *FLAGS, *flags, *defines, *includes, *inputs, "-o", target], check=True)
+    return [*FLAGS, "-DSTOMPP_EMULATE_CUDA", *(f"-DSTOMPP_{family}" for family in FAMILIES), *includes]
 
 
-def inputs(sources, core):
-    return [ROOT / "tests" / "cuda" / "test_cuda.cpp", *core, "-x", "c++", *sorted(sources.glob("cuda/**/*.cu"))]
+def compiler():
+    return os.environ.get("CXX", "c++").split()
+
+
+def kernel_sources(sources):
+    return [ROOT / "tests" / "cuda" / "test_cuda.cpp", *sorted(sources.glob("cuda/**/*.cu"))]
+
+
+CORE = sorted(ROOT.glob("csrc/core/**/*.cpp"))
 
 
 def run(*command):
@@ -42,8 +48,8 @@ def run(*command):
 
 @pytest.mark.slow
 def test_the_emulated_kernels_equal_the_scalar_implementation(tmp_path):
-    program, core = tmp_path / "cuda_tests", sorted(ROOT.glob("csrc/core/**/*.cpp"))
-    compile_program(inputs(ROOT / "csrc", core), program, flags=SANITIZERS)
+    program = tmp_path / "cuda_tests"
+    compile_program(compiler(), [*flags_for(), *SANITIZERS], [*kernel_sources(ROOT / "csrc"), *CORE], program)
     done = run(program)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert re.search(r"^[1-9]\d* passed, 0 failed$", done.stdout, re.MULTILINE), done.stdout
@@ -63,7 +69,7 @@ FAULTS = {
 def core(tmp_path_factory):
     """The core as one object file."""
     target = tmp_path_factory.mktemp("core") / "core.o"
-    compile_program(["-r", "-nostdlib", *sorted(ROOT.glob("csrc/core/**/*.cpp"))], target)
+    compile_program(compiler(), flags_for(), CORE, target, link=["-r", "-nostdlib"])
     return target
 
 
@@ -77,7 +83,7 @@ def test_the_emulation_notices(fault, core, tmp_path):
     text = kernel.read_text()
     assert text.count(right) == 1, right
     kernel.write_text(text.replace(right, wrong))
-    compile_program(inputs(sources, [core]), tmp_path / "cuda_tests", sources)
+    compile_program(compiler(), flags_for(sources), kernel_sources(sources), tmp_path / "cuda_tests", link=[core])
     assert run(tmp_path / "cuda_tests", "stop at the first failure").returncode != 0
 
 

@@ -39,7 +39,7 @@ struct Size3 {
 namespace emulation {
 
 constexpr int kLanes = 32;
-constexpr size_t kStackBytes = 256 * 1024, kOperandBytes = 64;
+constexpr size_t kStackBytes = 32 * 1024, kOperandBytes = 64;
 
 [[noreturn]] inline void fail(const char* message) {
   std::fprintf(stderr, "emulation: %s\n", message);

@@ -12,7 +12,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
-PYTEST_ARGS ?=
+# A file of tests a process, two at a time; PYTEST_ARGS="-x tests/test_pack.py" runs in one.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 RUN = "$(VENV)/bin/python" -m
 # Not bin/clang-format: the package may be in the Python that the environment was made from.

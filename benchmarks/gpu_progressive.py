@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import RESULTS, save
+from benchmarks.timing import RESULTS, save, saved_bytes
 from stompp_kernels.measure import compare_on_gpu
 from stompp_kernels.ops import draw_state, progressive, progressive_drawn, reference
 from stompp_kernels.table import table
@@ -35,19 +35,6 @@ def both_ways(function: Callable[[Tensor], Tensor], u: Tensor, grad: Tensor) -> 
         function(u).backward(grad)
 
     return call
-
-
-def saved_bytes(function: Callable[[Tensor], Tensor], u: Tensor) -> int:
-    """Bytes that autograd keeps for backward."""
-    found: dict[int, int] = {}
-
-    def pack(t: Tensor) -> Tensor:
-        found[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        function(u)
-    return sum(found.values())
 
 
 def check(function: Callable[[Tensor], Tensor], u: Tensor, grad: Tensor, words: Tensor) -> None:
@@ -130,7 +117,7 @@ def measure_training(inputs: Inputs, rounds: int) -> list[dict[str, Any]]:
             "name": f"both ways: {name}",
             **asdict(timing),
             "over_ours": timing.median / ours,
-            "kept_of_u": saved_bytes(sides[name], u) / u.nbytes,
+            "kept_of_u": saved_bytes(lambda name=name: sides[name](u)) / u.nbytes,
         }
         for name, timing in timings.items()
     ]

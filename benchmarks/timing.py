@@ -66,6 +66,23 @@ def run(cases: Iterable[Case], threads: int, seconds: float) -> list[dict[str, A
     return rows
 
 
+def saved_bytes(forward: Callable[[], Any], own: Iterable[torch.Tensor] = ()) -> int:
+    """Bytes of the distinct memory that autograd keeps of ``forward()`` for backward, that of ``own`` left out."""
+    left_out = {t.untyped_storage().data_ptr() for t in own}
+    kept: dict[int, int] = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in left_out:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = forward()
+    del result  # what it keeps lived until here: no two share an address
+    return sum(kept.values())
+
+
 def _line(row: dict[str, Any]) -> str:
     ratios = "  ".join(f"{ratio:6.2f}x {name}" for name, ratio in row["ratios"].items())
     rate = f"{row['gops']:7.0f} GOPS" if row["gops"] else f"{row['gbytes_per_s']:7.1f} GB/s"

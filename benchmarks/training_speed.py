@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import stompp_kernels as sk
-from benchmarks.timing import RESULTS, save
+from benchmarks.timing import RESULTS, save, saved_bytes
 from stompp_kernels.measure import compare
 from stompp_kernels.nn import BinaryConv2d, ProgressiveActivation
 from stompp_kernels.table import table
@@ -96,20 +96,9 @@ def synchronized(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def kept_bytes(model: nn.Module, x: Tensor, labels: Tensor) -> int:
-    """Bytes of the distinct memory that stands for backward when it begins."""
-    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers(), x)}
-    kept: dict[int, int] = {}
-
-    def pack(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        loss = nn.functional.cross_entropy(model(x), labels)
-    del loss
-    return sum(kept.values())
+    """Bytes that stand for backward when it begins."""
+    own = (*model.parameters(), *model.buffers(), x)
+    return saved_bytes(lambda: nn.functional.cross_entropy(model(x), labels), own)
 
 
 def networks(batch: int, device: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:

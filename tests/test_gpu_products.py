@@ -6,8 +6,6 @@ import dataclasses
 import pytest
 import torch
 from helpers import (
-    INT32_MAX,
-    INT32_MIN,
     SHORT_FLOATS,
     assert_same_bits,
     generator,
@@ -19,6 +17,7 @@ from hypothesis import given, settings
 from models_for_tests import NETS, committed, make, set_stage
 from safetensors import safe_open
 from test_bconv2d import convolutions, expected_conv
+from test_epilogue import random_thresholds
 from torch import nn
 
 import stompp_kernels as sk
@@ -49,9 +48,7 @@ def epilogues(shape, K, g):
     """Of every kind, for accumulators of this shape that are sums of K signs; on the CPU."""
     N = shape[-1]
     scale, bias = random_floats((N,), g), random_floats((N,), g)
-    limits = torch.randint(-K - 1, K + 2, (2, N), generator=g, dtype=torch.int32)
-    limits[0, torch.rand(N, generator=g) < 0.1] = INT32_MIN
-    limits[1, torch.rand(N, generator=g) < 0.1] = INT32_MAX
+    limits = random_thresholds(2, N, K + 1, g)
     flips = random_words((), N, g)
     yield None
     for dtype, residual_dtype in zip(SHORT_FLOATS, (torch.bfloat16, torch.float32, torch.float16), strict=True):

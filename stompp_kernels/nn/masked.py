@@ -108,8 +108,8 @@ class Masked(nn.Module):
         if self.committed:
             return progressive(u.detach() if self.cuts_gradient else u, None, self.surrogate)
         # Compiled code reads a soft tensor's mask too, all zero, and not `started`, so that it outlasts the window.
-        fits = tuple(u.shape[1:] if batch_shared else u.shape) == self.mask_shape
-        if (torch.compiler.is_compiling() and fits) or self.started:
+        shape = u.shape[1:] if batch_shared else u.shape
+        if (torch.compiler.is_compiling() and tuple(shape) == self.mask_shape) or self.started:
             return progressive(u, self.mask_words, self.surrogate, batch_shared)
         return u.clamp(-1, 1)
 

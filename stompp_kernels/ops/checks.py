@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stompp_kernels.ops.reference import result_format, words_for
+from stompp_kernels.ops.reference import mask_rows, result_format, words_for
 
 SHORT_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 FLOATS = (*SHORT_FLOATS, torch.float64)
@@ -68,7 +68,7 @@ def check_progressive(u: Any, mask_words: Any, surrogate: str, batch_shared: boo
         raise ValueError("u must have a batch dimension when the mask is shared by the batch, got a scalar")
     if mask_words is not None:
         check_tensor("mask_words", mask_words, (torch.int32,))
-        check_shape("mask_words", mask_words, (words_for((u.shape[1:] if batch_shared else u.shape).numel()),))
+        check_shape("mask_words", mask_words, (words_for(mask_rows(u, batch_shared)[1]),))
 
 
 def check_draw(draw: Any) -> None:
@@ -92,9 +92,9 @@ def check_gate(grad: Tensor, gate: Any, like: Tensor, batch_shared: bool) -> Non
             "strides must be those of dense elements, the batch outermost where it shares a mask, "
             f"got {list(like.stride())} for shape {list(like.shape)}"
         )
-    rows = grad.shape[0] if batch_shared else 1
+    rows, n = mask_rows(grad, batch_shared)
     check_tensor("gate", gate, (torch.int32,))
-    check_shape("gate", gate, (rows, words_for((grad.shape[1:] if batch_shared else grad.shape).numel())))
+    check_shape("gate", gate, (rows, words_for(n)))
 
 
 def check_refresh(mask_words: Any, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:

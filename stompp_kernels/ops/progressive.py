@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import check_draw, check_progressive
-from stompp_kernels.ops.reference import result_format, words_for
+from stompp_kernels.ops.reference import mask_rows, result_format, rows_in_memory, words_for
 from stompp_kernels.ops.schemas import kernels_for, triton
 
 
@@ -87,8 +87,7 @@ def _(grad, gate, strides, batch_shared):
 
 
 def _gate_fake(u, batch_shared):
-    rows = u.shape[0] if batch_shared else 1
-    n = (u.shape[1:] if batch_shared else u.shape).numel()
+    rows, n = mask_rows(u, batch_shared)
     return u.new_empty((rows, words_for(n)), dtype=torch.int32)
 
 
@@ -144,8 +143,7 @@ def register_autograd(namespace: str) -> None:
 
 def _row_in_memory(t: Tensor, strides: tuple[int, ...]) -> Tensor:
     """The elements of t as one row, in the order that dense strides give them."""
-    ordered = t.new_empty_strided(t.shape, strides).copy_(t)
-    return ordered.as_strided((t.numel(),), (1,))
+    return rows_in_memory(t.new_empty_strided(t.shape, strides).copy_(t), False)[0]
 
 
 register_autograd("stompp")

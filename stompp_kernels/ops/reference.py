@@ -200,9 +200,18 @@ def result_format(u: Tensor, batch_shared: bool) -> torch.memory_format:
     return torch.preserve_format if batch_outermost and is_dense(u) else torch.contiguous_format
 
 
-def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool) -> Tensor:
-    result = torch.where(_frozen(u, mask_words, batch_shared), sign(u), u.clamp(-1, 1))
+def mask_rows(u: Tensor, batch_shared: bool) -> tuple[int, int]:
+    """Rows that share a mask, and elements of a row: those of the batch, or one row of everything."""
+    return (u.shape[0], u.shape[1:].numel()) if batch_shared else (1, u.numel())
+
+
+def _commit(u: Tensor, frozen: Tensor, batch_shared: bool) -> Tensor:
+    result = torch.where(frozen, sign(u), u.clamp(-1, 1))
     return torch.empty_like(u, memory_format=result_format(u, batch_shared)).copy_(result)
+
+
+def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool) -> Tensor:
+    return _commit(u, _frozen(u, mask_words, batch_shared), batch_shared)
 
 
 def progressive_gated(
@@ -210,26 +219,26 @@ def progressive_gated(
 ) -> tuple[Tensor, Tensor]:
     """The gate's bits stand in the order in which the elements of the result lie in memory: a row of words for each
     element of a batch that shares a mask, else one row."""
-    out = progressive(u, mask_words, surrogate, batch_shared)
-    return out, _gate(u, _frozen(u, mask_words, batch_shared), surrogate, out, batch_shared)
+    frozen = _frozen(u, mask_words, batch_shared)
+    out = _commit(u, frozen, batch_shared)
+    return out, _gate(u, frozen, surrogate, out, batch_shared)
 
 
 def _gate(u: Tensor, frozen: Tensor, surrogate: str, out: Tensor, batch_shared: bool) -> Tensor:
     inside = u.abs() <= 1
     committed = {"none": torch.zeros_like(inside), "identity": torch.ones_like(inside), "clip": inside}[surrogate]
     gate = torch.empty_like(out, dtype=torch.bool).copy_(torch.where(frozen, committed, inside))
-    return pack_bits(_rows_in_memory(gate, batch_shared))
+    return pack_bits(rows_in_memory(gate, batch_shared))
 
 
 def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str) -> tuple[Tensor, Tensor]:
     """Entry i of the mask, in the order of the result's memory, is 1 where random word i is below draw[3]. The bits are
     the gate's, or for approx_sign the mask's."""
     seed, tensor_id, step, one_below = draw.tolist()
-    out = torch.empty_like(u, memory_format=result_format(u, False))
-    frozen = torch.empty_like(out, dtype=torch.bool)
+    frozen = torch.empty_like(u, memory_format=result_format(u, False), dtype=torch.bool)
     drawn = _random_words(u.numel(), seed, tensor_id, step, u.device) < one_below
-    _rows_in_memory(frozen, False).copy_(drawn)
-    out.copy_(torch.where(frozen, sign(u), u.clamp(-1, 1)))
+    rows_in_memory(frozen, False).copy_(drawn)
+    out = _commit(u, frozen, False)
     if surrogate == "approx_sign":
         return out, pack_bits(drawn.unsqueeze(0))
     return out, _gate(u, frozen, surrogate, out, False)
@@ -237,16 +246,15 @@ def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str) -> tuple[Tensor, 
 
 def progressive_gate_backward(grad: Tensor, gate: Tensor, strides: Sequence[int], batch_shared: bool) -> Tensor:
     result = torch.empty_strided(grad.shape, strides, dtype=grad.dtype, device=grad.device).copy_(grad)
-    rows = _rows_in_memory(result, batch_shared)
+    rows = rows_in_memory(result, batch_shared)
     rows.masked_fill_(~bits_from_words(gate, rows.shape[1]), 0)
     return result
 
 
-def _rows_in_memory(dense: Tensor, batch_shared: bool) -> Tensor:
+def rows_in_memory(dense: Tensor, batch_shared: bool) -> Tensor:
     """A view of dense elements in their order in memory, [B, n] or [1, n]."""
-    batch = dense.shape[0] if batch_shared else 1
-    n = dense.numel() // batch if batch else 0
-    return dense.as_strided((batch, n), (n, 1))
+    rows, n = mask_rows(dense, batch_shared)
+    return dense.as_strided((rows, n), (n, 1))
 
 
 def progressive_backward(

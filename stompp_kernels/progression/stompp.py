@@ -134,7 +134,6 @@ class StoMPP:
             goes on with its statistics. No value changes by it (as long as torch picks the same forward kernels for
             tensors that require no grad), so a run may be resumed with another choice. Give False where the loss takes
             more than the model's output, say a layer's features or weights, or where inputs choose the layers that run.
-
         activation_masks: "shared" by the batch, of one sample's shape and softly refreshed; or "per_element": every
             entry of every batch is drawn by itself from Bernoulli(p), without ``refresh``, by its place in the batch of
             this process: micro-batches of one step, and processes, draw alike.

@@ -15,7 +15,7 @@ enum class TileSize { kFew, kNarrow, kWide };
 // rows where narrow tiles would leave half of the GPU idle. Wide tiles read each row and weight least often; they pay
 // once they fill the GPU and waste few outputs.
 inline TileSize choose_tile(const Product& p, const Device& device) {
-  const int64_t groups = p.outputs_padded / (p.panels_per_group * kPanel), row_tiles = ceil_div(p.rows.count, 128);
+  const int64_t groups = p.groups(), row_tiles = ceil_div(p.rows.count, 128);
   const int64_t narrow = row_tiles * p.panels_per_group * groups;
   const int64_t wide = row_tiles * ceil_div(p.group_outputs, 256) * groups;
   if (p.rows.count <= 16 || (2 * narrow <= device.multiprocessors && p.rows.k_blocks >= 8)) return TileSize::kFew;

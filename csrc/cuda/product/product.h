@@ -52,6 +52,8 @@ struct Product {
   int group_outputs, panels_per_group, outputs_padded, sum_count;
   int K;  // of an output
   Epilogue epilogue;
+
+  int groups() const { return outputs_padded / (panels_per_group * kPanel); }
 };
 
 // Packed weights of this shape on the device; a matrix has one tap and one group.

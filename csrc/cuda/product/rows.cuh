@@ -76,24 +76,21 @@ __device__ inline uint32_t read_shifted_word(const Rows& rows, const Row& row, i
   return left < kWordBits ? bits & ((1u << left) - 1u) : bits;
 }
 
+// Words [word, word + 4) of a row, kWords at a time.
+template <int kWords>
+__device__ inline void copy_granules(const Rows& rows, const Row& row, int group, int word, uint32_t* to) {
+  for (int i = 0; i < kChunkWords; i += kWords) {
+    const uint32_t* from = find_word(rows, row, group, word + i);
+    copy_async<kWords * kWordBytes>(to + i, from == nullptr ? rows.x : from, from != nullptr);
+  }
+}
+
 // Starts the copy of a chunk of a row, words [word, word + 4), to `to`.
 __device__ inline void copy_chunk(const Rows& rows, const Row& row, int group, int word, uint32_t* to) {
-  if (rows.granule == 4) {
-    const uint32_t* from = find_word(rows, row, group, word);
-    copy_async<16>(to, from == nullptr ? rows.x : from, from != nullptr);
-  } else if (rows.granule == 2) {
-    for (int i = 0; i < kChunkWords; i += 2) {
-      const uint32_t* from = find_word(rows, row, group, word + i);
-      copy_async<8>(to + i, from == nullptr ? rows.x : from, from != nullptr);
-    }
-  } else if (rows.granule == 1) {
-    for (int i = 0; i < kChunkWords; ++i) {
-      const uint32_t* from = find_word(rows, row, group, word + i);
-      copy_async<4>(to + i, from == nullptr ? rows.x : from, from != nullptr);
-    }
-  } else {
-    for (int i = 0; i < kChunkWords; ++i) to[i] = read_shifted_word(rows, row, group, word + i);
-  }
+  if (rows.granule == 4) return copy_granules<4>(rows, row, group, word, to);
+  if (rows.granule == 2) return copy_granules<2>(rows, row, group, word, to);
+  if (rows.granule == 1) return copy_granules<1>(rows, row, group, word, to);
+  for (int i = 0; i < kChunkWords; ++i) to[i] = read_shifted_word(rows, row, group, word + i);
 }
 
 }  // namespace stompp::cuda

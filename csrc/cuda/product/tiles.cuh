@@ -325,9 +325,8 @@ __global__ void __launch_bounds__(T::kThreads) product_kernel(const Product prod
 
 template <class Mma, class T>
 Status launch_tiles(const Product& p, Stream stream) {
-  const unsigned outputs = static_cast<unsigned>((p.group_outputs + T::kOutputs - 1) / T::kOutputs);
-  const unsigned groups = static_cast<unsigned>(p.outputs_padded / (p.panels_per_group * kPanel));
-  const Size3 grid = {static_cast<unsigned>((p.rows.count + T::kRows - 1) / T::kRows), outputs, groups};
+  const Size3 grid = {static_cast<unsigned>(ceil_div(p.rows.count, T::kRows)),
+                      static_cast<unsigned>(ceil_div(p.group_outputs, T::kOutputs)), static_cast<unsigned>(p.groups())};
   const bool plain = p.rows.is_matrix && p.rows.granule == kChunkWords;
   void (*kernel)(Product) = plain ? product_kernel<Mma, T, true> : product_kernel<Mma, T, false>;
   return launch(kernel, grid, T::kThreads, T::kSharedBytes, stream, p);

@@ -17,7 +17,14 @@ from stompp_kernels.ops.checks import (
     check_refresh,
     check_tensor,
 )
-from stompp_kernels.ops.reference import bits_from_words, pack_bits, refresh_limits, result_format, words_for
+from stompp_kernels.ops.reference import (
+    bits_from_words,
+    mask_rows,
+    pack_bits,
+    refresh_limits,
+    result_format,
+    words_for,
+)
 from stompp_kernels.ops.triton import kernels, launch
 
 _forward, _backward, _gate_backward = kernels.forward, kernels.backward, kernels.gate_backward
@@ -27,12 +34,6 @@ _refresh, _permute = kernels.refresh, kernels.permute
 def _dense(u: Tensor, batch_shared: bool) -> Tensor:
     """u, or a contiguous copy where its order in memory cannot be kept."""
     return u if result_format(u, batch_shared) is torch.preserve_format else u.contiguous()
-
-
-def _rows(u: Tensor, batch_shared: bool) -> tuple[int, int]:
-    """Rows that share a mask, and elements of a row."""
-    rows = u.shape[0] if batch_shared else 1
-    return rows, (u.shape[1:] if batch_shared else u.shape).numel()
 
 
 def _byte_view(words: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ def _run_forward(
 ) -> tuple[Tensor, Tensor | None]:
     dense = _dense(u, batch_shared)
     out = torch.empty_like(dense)
-    rows, n = _rows(u, batch_shared)
+    rows, n = mask_rows(u, batch_shared)
     gate = u.new_empty((rows, words_for(n)), dtype=torch.int32) if with_gate else None
     if u.numel() == 0:
         return out, gate
@@ -128,7 +129,7 @@ def progressive_gate_backward(grad: Tensor, gate: Tensor, strides: list[int], ba
     check_gate(grad, gate, out, batch_shared)
     if grad.numel() == 0:
         return out
-    rows, n = _rows(grad, batch_shared)
+    rows, n = mask_rows(grad, batch_shared)
     size = launch.elementwise(n, grad.element_size())
     wrap_triton(_gate_backward)[launch.grid(launch.ceil_div(n, 8 * size.tile), rows)](
         _like(grad, out),
@@ -153,7 +154,7 @@ def progressive_backward(
     out = torch.empty_like(dense)
     if u.numel() == 0:
         return out
-    rows, n = _rows(u, batch_shared)
+    rows, n = mask_rows(u, batch_shared)
     mask_kind = kernels.ALL_FROZEN if mask_words is None else kernels.STORED
     size = launch.elementwise(n, u.element_size())
     wrap_triton(_backward)[launch.grid(launch.ceil_div(n, 8 * size.tile), rows)](

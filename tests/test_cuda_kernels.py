@@ -35,11 +35,8 @@ def compiler():
     return os.environ.get("CXX", "c++").split()
 
 
-def kernel_sources(sources):
-    return [ROOT / "tests" / "cuda" / "test_cuda.cpp", *sorted(sources.glob("cuda/**/*.cu"))]
-
-
-CORE = sorted(ROOT.glob("csrc/core/**/*.cpp"))
+SOURCES = [ROOT / "tests" / "cuda" / "test_cuda.cpp", *sorted(ROOT.glob("csrc/cuda/**/*.cu"))]
+SOURCES += sorted(ROOT.glob("csrc/core/**/*.cpp"))
 
 
 def run(*command):
@@ -49,41 +46,49 @@ def run(*command):
 @pytest.mark.slow
 def test_the_emulated_kernels_equal_the_scalar_implementation(tmp_path):
     program = tmp_path / "cuda_tests"
-    compile_program(compiler(), [*flags_for(), *SANITIZERS], [*kernel_sources(ROOT / "csrc"), *CORE], program)
+    compile_program(compiler(), [*flags_for(), *SANITIZERS], SOURCES, program)
     done = run(program)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert re.search(r"^[1-9]\d* passed, 0 failed$", done.stdout, re.MULTILINE), done.stdout
 
 
-# What the emulation must notice, in the tile kernel: (what is taken out, what stands in its place).
+# What the emulation must notice in the tile kernel: (where it runs, what is taken out, what stands in its place).
 FAULTS = {
-    "no barrier before a stage is read": ("synchronize();  // this stage", "// this stage"),
-    "a copy is not waited for": ("wait_for_copies<kAhead - 1>();", "wait_for_copies<kAhead>();"),
-    "products are not waited for": ("wait_for_products<1>();", ""),
-    "a stage is overwritten too early": ("T::kStages - 2 : T::kStages - 1", "T::kStages - 2 : T::kStages"),
-    "rows are swizzled in one place only": ("swizzle(row, chunk) * kChunkWords;\n", "chunk * kChunkWords;\n"),
+    "no barrier before a stage is read": ("sm80", "synchronize();  // this stage", "// this stage"),
+    "a copy is not waited for": ("sm80", "wait_for_copies<kAhead - 1>();", "wait_for_copies<kAhead>();"),
+    "a stage is overwritten too early": ("sm80", "T::kStages - 2 : T::kStages - 1", "T::kStages - 2 : T::kStages"),
+    "rows are swizzled in one place only": ("sm80", "swizzle(row, chunk) * kChunkWords;\n", "chunk * kChunkWords;\n"),
+    "products are not waited for": ("sm90a", "wait_for_products<1>();", ""),
+    "wgmma still reads what is overwritten": ("sm90a", "T::kStages - 2", "T::kStages - 1"),
+    "weights in bulk are not waited for": ("sm90a", "wait_barrier(barrier(step), step / T::kStages & 1);", ""),
+    "weights of another phase are waited for": ("sm90a", "T::kStages & 1);", "T::kStages + 1 & 1);"),
+    "bytes that never come are waited for": ("sm90a", "panels * kBytes", "kTilePanels * kBytes"),
+    "more bytes come than are expected": ("sm90a", "panels * kBytes", "kBytes"),
 }
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory):
-    """The core as one object file."""
-    target = tmp_path_factory.mktemp("core") / "core.o"
-    compile_program(compiler(), flags_for(), CORE, target, link=["-r", "-nostdlib"])
+def whole(tmp_path_factory):
+    """The test program as one object file."""
+    target = tmp_path_factory.mktemp("whole") / "whole.o"
+    compile_program(compiler(), flags_for(), SOURCES, target, link=["-r", "-nostdlib"])
     return target
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_emulation_notices(fault, core, tmp_path):
+def test_the_emulation_notices(fault, whole, tmp_path):
     sources = tmp_path / "csrc"
     shutil.copytree(ROOT / "csrc" / "cuda", sources / "cuda")
     kernel = sources / "cuda" / "product" / "tiles.cuh"
-    right, wrong = FAULTS[fault]
+    architecture, right, wrong = FAULTS[fault]
     text = kernel.read_text()
     assert text.count(right) == 1, right
     kernel.write_text(text.replace(right, wrong))
-    compile_program(compiler(), flags_for(sources), kernel_sources(sources), tmp_path / "cuda_tests", link=[core])
+    changed = [sources / "cuda" / "product" / f"product_{architecture}.cu"]
+    # Of two definitions the first counts.
+    link = [whole, "-Wl,--allow-multiple-definition"]
+    compile_program(compiler(), flags_for(sources), changed, tmp_path / "cuda_tests", link=link)
     assert run(tmp_path / "cuda_tests", "stop at the first failure").returncode != 0
 
 
@@ -135,6 +140,11 @@ def test_products_become_their_architectures_instructions(name, tools, tmp_path)
         assert found == {INSTRUCTIONS[name, architecture]}, architecture
         if name not in ("product_sm75",):
             assert re.search(r"LDGSTS\.E\.BYPASS\.128", sass), "copies of 16 bytes past the registers"
+        kernels = sass.split("Function : ")[1:]
+        assert kernels
+        # Copies in bulk, and their barriers' arrivals and waits.
+        for bulk in ("UBLKCP", "SYNCS.ARRIVE.TRANS64", "SYNCS.PHASECHK.TRANS64.TRYWAIT"):
+            assert all((bulk in kernel) == (name == "product_sm90a") for kernel in kernels), bulk
 
 
 @pytest.mark.slow

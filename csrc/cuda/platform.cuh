@@ -57,11 +57,15 @@ __device__ inline uint16_t to_bfloat16(float f) { return __bfloat16_as_ushort(__
 __device__ inline float from_half(uint16_t h) { return __half2float(__ushort_as_half(h)); }
 __device__ inline float from_bfloat16(uint16_t h) { return __uint_as_float(static_cast<uint32_t>(h) << 16); }
 
+__device__ inline unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
 // Starts a copy of 4, 8 or 16 bytes to shared memory; zeros where `valid` is false, and then `from` is not read.
 template <int kBytes>
 __device__ inline void copy_async(void* to, const void* from, bool valid) {
 #if __CUDA_ARCH__ >= 800
-  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const unsigned address = shared_address(to);
   const int bytes = valid ? kBytes : 0;
   if constexpr (kBytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
@@ -86,6 +90,51 @@ template <int kPending>
 __device__ inline void wait_for_copies() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+// In shared memory: a phase of it ends when one thread has said how many bytes are to come and these have come.
+using Barrier = uint64_t;
+
+// To be called by the thread that starts the copies; others may wait once they have met it. The fence lets the copies,
+// which are of the asynchronous proxy, see the barriers.
+__device__ inline void init_barriers(Barrier* barriers, int count) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  for (int i = 0; i < count; ++i)
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barriers + i)) : "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+__device__ inline void expect_bytes(Barrier* barrier, int bytes) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+#endif
+}
+
+// Starts a copy of `bytes`, which the barrier expects, to shared memory; both ends and the size are multiples of 16.
+__device__ inline void copy_bulk(void* to, const void* from, int bytes, Barrier* barrier) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                   shared_address(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
+               : "memory");
+#endif
+}
+
+// Waits for the end of the phase of this parity; the first one has 0. What was copied is then seen by this thread and
+// by the tensor cores' reads that it starts, without a fence.
+__device__ inline void wait_barrier(Barrier* barrier, int parity) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
 #endif
 }
 

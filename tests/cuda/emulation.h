@@ -4,7 +4,8 @@
 // random order, which differs from turn to turn. Shared memory begins as 0xCD bytes and has its exact size, so that the
 // address sanitizer sees an access beyond it. An asynchronous copy lands at once or when it is waited for, by chance,
 // and products of warp groups happen when they are waited for. So a missing barrier or wait, or a stage that is
-// overwritten too early, gives another result in one order or another. Threads that wait for ever end the program.
+// overwritten too early, gives another result in one order or another. Threads that wait for ever end the program, and
+// so do bulk copies that their barrier does not expect or that nobody waits for.
 #pragma once
 
 #include <ucontext.h>
@@ -32,6 +33,13 @@ namespace stompp::cuda {
 
 using Stream = void*;
 
+// An mbarrier of one arrival a phase. It lies in the kernel's shared memory, where poison is no parity.
+struct alignas(8) Barrier {
+  uint8_t parity;    // of the present phase
+  bool has_arrived;  // in this phase
+  int32_t bytes;     // that are still expected
+};
+
 struct Size3 {
   unsigned x = 1, y = 1, z = 1;
 };
@@ -58,15 +66,6 @@ struct Warp {
   const char* operation[2] = {nullptr, nullptr};
 };
 
-struct Block {
-  Size3 index;
-  Meeting barrier;
-  std::vector<Warp> warps;
-  std::unique_ptr<unsigned char[]> shared;
-  std::unique_ptr<uint32_t[]> aligned_shared;
-  long progress = 0;  // arrivals and exits, to notice a deadlock
-};
-
 struct Copy {
   void* to;
   const void* from;
@@ -76,6 +75,20 @@ struct Copy {
   void land() const {
     valid ? std::memcpy(to, from, static_cast<size_t>(bytes)) : std::memset(to, 0, static_cast<size_t>(bytes));
   }
+};
+
+struct BulkCopy {
+  Copy copy;
+  Barrier* barrier;
+};
+
+struct Block {
+  Size3 index;
+  Meeting barrier;
+  std::vector<Warp> warps;
+  std::unique_ptr<unsigned char[]> shared;
+  std::vector<BulkCopy> bulk_copies;  // under way
+  long progress = 0;                  // arrivals, ends of phases and exits, to notice a deadlock
 };
 
 struct Fiber {
@@ -181,8 +194,9 @@ inline void run_block(Size3 index, int threads, int shared_bytes, const std::fun
       swapcontext(&s.context, &fiber->context);
     }
     order.erase(std::remove_if(order.begin(), order.end(), [](Fiber* fiber) { return fiber->done; }), order.end());
-    if (block.progress == before) fail("deadlock: threads wait for others that never come");
+    if (block.progress == before) fail("deadlock: threads wait for others or for bytes that never come");
   }
+  if (!block.bulk_copies.empty()) fail("a block ends before its bulk copies");
 }
 
 }  // namespace emulation
@@ -260,6 +274,69 @@ void wait_for_copies() {
   while (static_cast<int>(groups.size()) - 1 > kPending) {
     for (const emulation::Copy& copy : groups.front()) copy.land();
     groups.erase(groups.begin());
+  }
+}
+
+namespace emulation {
+
+inline void check_barrier(const Barrier* barrier) {
+  if (reinterpret_cast<uintptr_t>(barrier) % sizeof(Barrier) != 0) fail("a barrier in memory is not aligned");
+  if (barrier->parity > 1) fail("a barrier in memory is used before it is made, or was overwritten");
+}
+
+inline void end_phase_if_complete(Barrier* barrier) {
+  if (!barrier->has_arrived || barrier->bytes != 0) return;
+  *barrier = {static_cast<uint8_t>(barrier->parity ^ 1), false, 0};
+  ++current().block->progress;
+}
+
+inline void land(const BulkCopy& bulk) {
+  check_barrier(bulk.barrier);
+  bulk.copy.land();
+  bulk.barrier->bytes -= bulk.copy.bytes;
+  if (bulk.barrier->bytes < 0) fail("a bulk copy brings more bytes than its barrier expects");
+  end_phase_if_complete(bulk.barrier);
+}
+
+}  // namespace emulation
+
+inline void init_barriers(Barrier* barriers, int count) {
+  for (int i = 0; i < count; ++i) barriers[i] = {0, false, 0};
+}
+
+inline void expect_bytes(Barrier* barrier, int bytes) {
+  emulation::check_barrier(barrier);
+  if (barrier->has_arrived) emulation::fail("a barrier in memory counts one arrival a phase");
+  barrier->has_arrived = true;
+  barrier->bytes += bytes;
+  emulation::end_phase_if_complete(barrier);
+}
+
+// The hardware would let bytes come before they are expected; here they must not.
+inline void copy_bulk(void* to, const void* from, int bytes, Barrier* barrier) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | static_cast<unsigned>(bytes)) % 16 != 0)
+    emulation::fail("a bulk copy is not aligned");
+  emulation::check_barrier(barrier);
+  const emulation::BulkCopy bulk = {{to, from, bytes, true}, barrier};
+  if (emulation::scheduler().random() % 2 == 0)
+    emulation::land(bulk);
+  else
+    emulation::current().block->bulk_copies.push_back(bulk);
+}
+
+// Brings what the barrier waits for, once somebody waits.
+inline void wait_barrier(Barrier* barrier, int parity) {
+  emulation::check_barrier(barrier);
+  auto& copies = emulation::current().block->bulk_copies;
+  while (barrier->parity == parity) {
+    const auto awaited =
+        std::find_if(copies.begin(), copies.end(), [=](const auto& bulk) { return bulk.barrier == barrier; });
+    if (awaited == copies.end()) {
+      emulation::yield();
+      continue;
+    }
+    emulation::land(*awaited);
+    copies.erase(awaited);
   }
 }
 

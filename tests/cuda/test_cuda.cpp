@@ -218,6 +218,7 @@ TEST(matrices_equal_the_scalar_implementation) {
     check_product(matrix(130, 70, 1600), launch, random);
     check_product(matrix(70, 20, 7000), launch, random);
     check_product(kConvolutions[0], launch, random);
+    check_product(kConvolutions[5], launch, random);
   }
 }
 

@@ -83,7 +83,8 @@ struct ByteMma {
   }
 };
 
-// Four warps together, from shared memory, 64 rows times 256 outputs: each warp has 16 rows and all outputs.
+// Four warps together, from shared memory, 64 rows times 256 outputs: each warp has 16 rows and all outputs. Weights
+// come to shared memory in bulk.
 struct WarpGroupMma {
   static constexpr bool kAnd = true, kWarpGroup = true;
 };
@@ -104,10 +105,10 @@ struct Tile {
   static constexpr int kPartialWords = kWarpsK == 1 ? 0 : kWarpsK * kRows * kOutputs;
   static constexpr int kAfterWords = kStagedWords > kPartialWords ? kStagedWords : kPartialWords;
   static constexpr int kRingWords = kStages * kStageWords > kAfterWords ? kStages * kStageWords : kAfterWords;
-  static constexpr int kSharedBytes = (kRingWords + kRows) * 4;
 
   static_assert(kRows % (16 * kWarpsM) == 0 && kOutputs % (32 * kWarpsN) == 0, "whole mma tiles and words of bits");
   static_assert(kOutputs % kPanel == 0, "whole panels");
+  static_assert((kRingWords + kRows) % 2 == 0, "barriers behind them are aligned");
   static_assert(kWarpsK * kRows * 4 % kThreads == 0 && kWarpsK * kOutputs * 4 % kThreads == 0,
                 "every thread copies the same");
 };
@@ -115,9 +116,13 @@ struct Tile {
 // kPlain: rows of a matrix whose 16-byte chunks are aligned; a pointer a chunk is all that their copies need.
 template <class Mma, class T, bool kPlain>
 struct TileKernel {
+  static constexpr int kBarriers = Mma::kWarpGroup ? T::kStages : 0;
+  static constexpr int kSharedBytes = (T::kRingWords + T::kRows) * 4 + kBarriers * static_cast<int>(sizeof(Barrier));
+
   const Product& p;
   uint32_t* ring;
-  int* ones;  // of each row
+  int* ones;          // of each row
+  Barrier* barriers;  // of a warp group, for each stage: its weights have come
   int group, first_row, first_output;
   int thread, lane, warp_m, warp_n, warp_k;
 
@@ -125,6 +130,7 @@ struct TileKernel {
       : p(product),
         ring(reinterpret_cast<uint32_t*>(shared_memory())),
         ones(reinterpret_cast<int*>(ring + T::kRingWords)),
+        barriers(reinterpret_cast<Barrier*>(ones + T::kRows)),
         group(static_cast<int>(blockIdx.z)),
         first_row(static_cast<int>(blockIdx.x) * T::kRows),
         first_output(static_cast<int>(blockIdx.y) * T::kOutputs),
@@ -144,7 +150,7 @@ struct TileKernel {
   struct Sources {
     Row rows[T::kRowChunks];
     const uint32_t* chunks[T::kRowChunks];      // kPlain: null for a row that does not exist
-    const uint32_t* weights[T::kWeightChunks];  // null for a panel that does not exist
+    const uint32_t* weights[T::kWeightChunks];  // null for a panel that does not exist; not read by a warp group
   };
 
   // Weights come in the order of the panels: panel, block, chunk.
@@ -186,6 +192,14 @@ struct TileKernel {
       }
     }
     to += T::kWarpsK * T::kRowWords;
+    if constexpr (Mma::kWarpGroup) {
+      if (thread == 0) copy_panels(step, to);
+    } else {
+      copy_weights(sources, step, to);
+    }
+  }
+
+  __device__ void copy_weights(const Sources& sources, int step, uint32_t* to) const {
     const int64_t offset = static_cast<int64_t>(step) * T::kWarpsK * kPanelBlockWords;
 #pragma unroll
     for (int i = 0; i < T::kWeightChunks; ++i) {
@@ -195,6 +209,29 @@ struct TileKernel {
           to + block * T::kOutputWords + weight_panel(index) * kPanelBlockWords + index % kPanelChunks * kChunkWords;
       copy_async<16>(at, exists ? sources.weights[i] + offset : p.panels, exists);
     }
+  }
+
+  __device__ Barrier* barrier(int step) const { return barriers + step % T::kStages; }
+
+  // A warp group's weights of a step, by one thread: a panel's block is a single piece of memory, in wgmma's order.
+  //
+  // Panels that do not exist are left out, and wgmma multiplies what happens to lie in their place. An output's
+  // products depend on its own weights alone, and theirs are outputs from panels_per_group * kPanel >= group_outputs
+  // on, of which finish_rows writes none.
+  //
+  // It needs no proxy fence. wgmma, the last to use this place, read it through the asynchronous proxy, by which these
+  // copies write, and was done for all warps before the barrier of the block that precedes them. Threads write here
+  // only in `finish`, after all of them have waited for all copies.
+  __device__ void copy_panels(int step, uint32_t* to) const {
+    constexpr int kBytes = kPanelBlockWords * kWordBytes, kTilePanels = T::kOutputs / kPanel;
+    const int first = first_output / kPanel, left = p.panels_per_group - first;
+    const int panels = left < kTilePanels ? left : kTilePanels;
+    const int64_t panel = static_cast<int64_t>(group) * p.panels_per_group + first, k_blocks = p.rows.k_blocks;
+    const uint32_t* from = p.panels + (panel * k_blocks + step) * kPanelBlockWords;
+    expect_bytes(barrier(step), panels * kBytes);
+#pragma unroll 1
+    for (int i = 0; i < panels; ++i)
+      copy_bulk(to + i * kPanelBlockWords, from + i * k_blocks * kPanelBlockWords, kBytes, barrier(step));
   }
 
   __device__ static Chunk load(const uint32_t* block, int row, int chunk) {
@@ -216,6 +253,7 @@ struct TileKernel {
   __device__ void start_multiplying(int step, int (&c)[32][4]) const {
     const uint32_t* rows = stage(step) + warp_m / 4 * 64 * kBlockWords;
     const uint32_t* weights = stage(step) + T::kRowWords;
+    wait_barrier(barrier(step), step / T::kStages & 1);
     begin_products();
     for (int half = 0; half < 2; ++half)
       multiply_warp_group(c, describe_tile(rows + half * 8), describe_tile(weights + half * 8));
@@ -285,6 +323,8 @@ struct TileKernel {
     int c[T::kRowTiles][T::kOutputTiles][4] = {};
     find_sources(&sources);
     for (int row = thread; row < T::kRows; row += T::kThreads) ones[row] = 0;
+    // Thread 0 starts the copies; the others wait for them behind the first barrier of the block.
+    if (Mma::kWarpGroup && thread == 0) init_barriers(barriers, kBarriers);
 
     // Products that are still under way read the stage before the present one.
     constexpr int kAhead = Mma::kWarpGroup ? T::kStages - 2 : T::kStages - 1;
@@ -297,7 +337,7 @@ struct TileKernel {
       wait_for_copies<kAhead - 1>();
       if (Mma::kAnd) count(step, counts);
       if (Mma::kWarpGroup) publish_to_tensor_cores();
-      synchronize();  // this stage has come for all, and all are done with the one that the next copies overwrite
+      synchronize();  // this stage, weights in bulk apart, has come, and all are done with the one that is overwritten
       start_copies(sources, step + kAhead);
       commit_copies();
       if constexpr (Mma::kWarpGroup)
@@ -329,7 +369,7 @@ Status launch_tiles(const Product& p, Stream stream) {
                       static_cast<unsigned>(ceil_div(p.group_outputs, T::kOutputs)), static_cast<unsigned>(p.groups())};
   const bool plain = p.rows.is_matrix && p.rows.granule == kChunkWords;
   void (*kernel)(Product) = plain ? product_kernel<Mma, T, true> : product_kernel<Mma, T, false>;
-  return launch(kernel, grid, T::kThreads, T::kSharedBytes, stream, p);
+  return launch(kernel, grid, T::kThreads, TileKernel<Mma, T, true>::kSharedBytes, stream, p);
 }
 
 }  // namespace stompp::cuda

@@ -1,5 +1,7 @@
 """The order of execution and the provenance of signs."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,11 +85,17 @@ def test_an_activation_that_feeds_several_layers_belongs_to_the_first():
         lambda x: x.transpose(2, 3),
         lambda x: x.contiguous(memory_format=torch.channels_last),
         lambda x: x[:, :, 1:],
+        lambda x: x.chunk(2, 3)[1],
+        lambda x: x.split([3, 5], 2)[0],
+        lambda x: x.unbind(0)[1].unsqueeze(0),
         lambda x: F.max_pool2d(x, 2).permute(0, 1, 3, 2).clone(),
         nn.Dropout(0.5),
         lambda x: F.dropout(x, 0.5, training=False),
     ],
-    ids=["nothing", "identity", "maxpool", "transpose", "format", "slice", "chain", "dropout", "F.dropout"],
+    ids=[
+        *("nothing", "identity", "maxpool", "transpose", "format", "slice", "chunk", "split", "unbind"),
+        *("chain", "dropout", "F.dropout"),
+    ],
 )
 @pytest.mark.parametrize("inplace", [False, True])
 def test_signs_pass(function, inplace):
@@ -149,7 +157,31 @@ def test_functional_activations_are_named():
     assert calls["second"].functional == "hardtanh"
 
 
-def test_runs_of_each_activation_are_counted():
+def test_the_module_that_called_the_activation_is_named():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("not for this input")
+
+    class Falling(Between):
+        def forward(self, x):
+            with contextlib.suppress(RuntimeError):
+                self.failing(x)
+            return super().forward(x)
+
+    inner = Between(lambda x: x, second=nn.Identity())
+    block = Falling(F.relu)
+    block.failing = nn.Sequential(Failing())
+    net = nn.Sequential(inner, nn.Conv2d(4, 3, 1), block)
+    calls, runs = calls_of(net, X)
+    assert (calls["1"].producer, calls["1"].place) == ("0.relu", "0")
+    assert (calls["2.second"].functional, calls["2.second"].place) == ("relu", "2")
+    assert (runs["2.failing.0"], runs["2.second"]) == (1, 1)
+    net[2].function = net[0].relu
+    calls, runs = calls_of(net, X)
+    assert (calls["2.second"].producer, calls["2.second"].place, runs["0.relu"]) == ("0.relu", "2", 2)
+
+
+def test_runs_of_each_module_are_counted():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -158,7 +190,7 @@ def test_runs_of_each_activation_are_counted():
         def forward(self, x):
             return self.relu(self.b(self.relu(self.a(x))))
 
-    assert calls_of(Twice(), torch.randn(2, 7))[1] == {"relu": 2}
+    assert calls_of(Twice(), torch.randn(2, 7))[1] == {"": 1, "a": 1, "relu": 2, "b": 1}
 
 
 @pytest.mark.parametrize("as_type", [lambda x: x, lambda x: (x,), lambda x: {"x": x}], ids=["tensor", "tuple", "dict"])
@@ -182,6 +214,7 @@ class Counting(nn.Module):
         return self.bn(self.conv(x + self.noise * torch.randn_like(x)))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_example_run_leaves_no_trace(fails):
     seeded()

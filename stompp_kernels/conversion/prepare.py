@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stompp_kernels.conversion.split_activations import RELU_LIKE, split_activations, unshare_activations
 from stompp_kernels.nn import BinaryConv2d, BinaryLayer, BinaryLinear, ProgressiveActivation
 from stompp_kernels.nn.binary import LATENT_STD
 from stompp_kernels.ops.checks import check_choice
@@ -19,8 +20,6 @@ from stompp_kernels.progression.execution import Call
 from stompp_kernels.progression.stompp import BINARIZE
 from stompp_kernels.table import table
 
-# Activations that clip/sign takes the place of.
-RELU_LIKE = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 SHORTCUT_NAMES = r"(^|[._])(downsample|shortcut)"
 _UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
 SCALES = (None, "channel", "tensor")
@@ -66,9 +65,13 @@ def prepare(
     """A copy of a float model in which eligible layers are progressive.
 
     Conv2d and Linear layers become BinaryConv2d and BinaryLinear; a ReLU (ReLU6, Hardtanh) whose output arrives at one
-    becomes a ProgressiveActivation, and a layer that no such activation feeds gets one of its own. First, last and
-    downsample layers stay in float, and so do activations that feed no binarized layer, subclasses of Conv2d and Linear
-    (parametrized ones too), and layers with forward hooks.
+    becomes a ProgressiveActivation, and a layer that no such activation feeds gets one of its own, after a GELU or SiLU
+    too. First, last and downsample layers stay in float, and so do activations that feed no binarized layer, subclasses
+    of Conv2d and Linear (parametrized ones too), and layers with forward hooks.
+
+    A ReLU that runs at several places, or is a function, is first given a module for each place (``relu``, ``relu_1``,
+    ...) if it feeds such a layer. torch.fx reads the forward of the module that calls it, and of no other; what that
+    module computes, its type and the names in its state dict stay.
 
     Args:
         model: left as it is.
@@ -89,9 +92,10 @@ def prepare(
         The copy and a report of what was done with each layer and why.
 
     Raises:
-        ValueError: nothing is eligible; an activation cannot be replaced (it runs at several places, is a functional
-            one, works in place with its result unused, or is registered under two names); or a layer that would
-            binarize its own input gets one without negative entries. The message names it.
+        ValueError: nothing is eligible; an activation cannot be replaced (it works in place with its result unused, or
+            each of its places cannot get a module of its own: the module that calls it runs at several places itself,
+            or torch.fx cannot read its forward, which branches on values or on ``self.training``, say); or a layer that
+            would binarize its own input gets one without negative entries. The message names it and the reason.
     """
     check_choice("binarize", binarize, BINARIZE)
     check_choice("scale", scale, SCALES)
@@ -103,18 +107,15 @@ def prepare(
     if isinstance(model, (nn.Conv2d, nn.Linear)):
         raise ValueError("model is a single layer: wrap it in an nn.Sequential with what comes before and after")
     model = copy.deepcopy(model)
-    modules = dict(model.named_modules())
-    calls, runs = trace_calls(
-        model,
-        example_inputs,
-        lambda module: isinstance(module, (nn.Conv2d, nn.Linear, *_UNSUPPORTED)),
-        lambda module: isinstance(module, RELU_LIKE),
-    )
-    kept = _kept_layers(calls, modules, keep_first, keep_last, keep)
+    calls, runs = _trace_float(model, example_inputs)
+    kept = _kept_layers(calls, dict(model.named_modules()), keep_first, keep_last, keep)
     binarized = [call for call in calls if call.name not in kept]
     if not binarized:
         raise ValueError(f"model has no layer to binarize; {'; '.join(f'{n}: {r}' for n, r in kept.items())}")
+    if binarize == "both":
+        binarized, runs = _separate_activations(model, binarized, runs, example_inputs)
 
+    modules = dict(model.named_modules())
     rows = {call.name: LayerReport(call.name, _kind(modules[call.name]), "kept", "") for call in calls}
     for name, reason in kept.items():
         rows[name] = LayerReport(name, _kind(modules[name]), "kept", reason)
@@ -132,6 +133,8 @@ def prepare(
         _replace(model, call.name, _binary_layer(layer, own_input, scale, latent_std, padding_value))
         rows[call.name] = LayerReport(call.name, _kind(layer), "binarized", reason)
     for name in runs:
+        if not isinstance(modules[name], RELU_LIKE):
+            continue
         if name in replaced:
             activation = ProgressiveActivation(device=next(model.parameters()).device)
             _replace(model, name, activation.train(modules[name].training))
@@ -143,6 +146,32 @@ def prepare(
     if binarize == "both":
         _check_activations(model, example_inputs, binarized)
     return model, PreparationReport(tuple(rows.values()))
+
+
+def _trace_float(model: nn.Module, example_inputs: Any) -> tuple[list[Call], dict[str, int]]:
+    return trace_calls(
+        model,
+        example_inputs,
+        lambda module: isinstance(module, (nn.Conv2d, nn.Linear, *_UNSUPPORTED)),
+        lambda module: isinstance(module, RELU_LIKE),
+    )
+
+
+def _separate_activations(
+    model: nn.Module, binarized: list[Call], runs: dict[str, int], example_inputs: Any
+) -> tuple[list[Call], dict[str, int]]:
+    """One module for each place of the activations that feed these calls; the calls and runs after that."""
+    names = {call.name for call in binarized}
+
+    def trace() -> tuple[list[Call], dict[str, int]]:
+        calls, runs = _trace_float(model, example_inputs)
+        return [call for call in calls if call.name in names], runs
+
+    if unshare_activations(model, binarized):
+        binarized, runs = trace()
+    if split_activations(model, binarized, runs, example_inputs):
+        binarized, runs = trace()
+    return binarized, runs
 
 
 def _kind(module: nn.Module) -> str:

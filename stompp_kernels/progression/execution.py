@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +36,9 @@ _PRESERVING = {
     _aten.expand,
     _aten.slice,
     _aten.select,
+    _aten.split,
+    _aten.split_with_sizes,
+    _aten.unbind,
     _aten.alias,
     _aten.detach,
     _aten.clone,
@@ -47,31 +50,46 @@ _PRESERVING = {
 }
 
 
-_FUNCTIONAL, _DROPOUT = "functional ", "dropout "  # prefixes of marks
-
-
 @dataclass(frozen=True)
-class Call:
-    """One call of a layer.
+class Source:
+    """Where the values of a tensor come from.
+
+    Attributes:
+        producer: the name of the producer module whose output they are, or "".
+        functional: the name of a functional activation that they come from instead, or "".
+        place: the name of the module whose forward called the producer or the function.
+        dropout: whether dropout lies in between, which keeps the values in eval mode only.
+    """
+
+    producer: str = ""
+    functional: str = ""
+    place: str = ""
+    dropout: bool = False
+
+
+_UNKNOWN = Source()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Source):
+    """One call of a layer, and where its input comes from.
 
     Attributes:
         name: the layer's qualified name.
-        producer: the name of the producer module whose output arrives with its values intact, or "".
-        functional: the name of a functional activation that it comes from instead, or "".
-        dropout: whether dropout lies in between, which keeps the values in eval mode only.
         nonnegative: the input had no negative entry, so that all its signs are +1; False if it was zero everywhere, as
             after an example input of zeros, which says nothing.
     """
 
     name: str
-    producer: str
-    functional: str
-    dropout: bool = False
     nonnegative: bool = False
 
 
 class _Provenance(TorchDispatchMode):
-    """Follows which producer's values a tensor holds."""
+    """Follows where a tensor's values come from.
+
+    Args:
+        running: names of the modules whose forward runs now, the innermost last.
+    """
 
     _RELU_LIKE: ClassVar = {
         _aten.relu: "relu",
@@ -86,18 +104,22 @@ class _Provenance(TorchDispatchMode):
         _aten.threshold_: "threshold_",
     }
 
-    def __init__(self) -> None:
+    def __init__(self, running: list[str]) -> None:
         super().__init__()
-        self._marks: dict[int, str] = {}
+        self._running = running
+        self._marks: dict[int, Source] = {}
         self._alive: list[Tensor] = []  # an id names a tensor only while the tensor lives
 
-    def mark(self, tensor: Any, source: str) -> None:
+    def place(self) -> str:
+        return self._running[-1] if self._running else ""
+
+    def mark(self, tensor: Any, source: Source) -> None:
         if isinstance(tensor, Tensor):
             self._marks[id(tensor)] = source
             self._alive.append(tensor)
 
-    def source(self, tensor: Any) -> str:
-        return self._marks.get(id(tensor), "")
+    def source(self, tensor: Any) -> Source:
+        return self._marks.get(id(tensor), _UNKNOWN)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -105,11 +127,12 @@ class _Provenance(TorchDispatchMode):
         packet = func.overloadpacket
         outputs = result if isinstance(result, (tuple, list)) else [result]
         if packet in self._RELU_LIKE:
-            self.mark(outputs[0], _FUNCTIONAL + self._RELU_LIKE[packet])
+            self.mark(outputs[0], Source(functional=self._RELU_LIKE[packet], place=self.place()))
         elif packet in _PRESERVING:
             source = self.source(operand)
-            if source:
-                self.mark(outputs[0], source)
+            if source is not _UNKNOWN:
+                for output in outputs:
+                    self.mark(output, source)
         elif func._schema.is_mutable and isinstance(operand, Tensor):
             memory = operand.untyped_storage()._cdata
             for tensor in self._alive:
@@ -137,10 +160,10 @@ class _Dropouts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        source = self._provenance.source(result) if func in self._FUNCTIONS else ""
-        if source:
+        source = self._provenance.source(result) if func in self._FUNCTIONS else _UNKNOWN
+        if source is not _UNKNOWN:
             result = result.view_as(result)  # another object: its operand may reach other layers undropped
-            self._provenance.mark(result, _DROPOUT + source.removeprefix(_DROPOUT))
+            self._provenance.mark(result, replace(source, dropout=True))
         return result
 
 
@@ -158,7 +181,7 @@ def trace_calls(
     is_layer: Callable[[nn.Module], bool],
     is_producer: Callable[[nn.Module], bool],
 ) -> tuple[list[Call], dict[str, int]]:
-    """Runs the model in eval mode and records its layers' calls in order, and how often each producer ran.
+    """Runs the model in eval mode; its layers' calls in order, and how often each of its modules ran.
 
     Args:
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments for the model.
@@ -168,32 +191,34 @@ def trace_calls(
     args, kwargs = as_arguments(example_inputs)
     calls: list[Call] = []
     runs: dict[str, int] = {}
-    provenance = _Provenance()
+    running: list[str] = []
+    provenance = _Provenance(running)
 
-    def on_layer(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def on_entry(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, keywords: Any) -> None:
-            x = _first_argument(inputs, keywords)
-            source = provenance.source(x)
-            values = source.removeprefix(_DROPOUT)
-            functional = values.removeprefix(_FUNCTIONAL) if values.startswith(_FUNCTIONAL) else ""
-            producer = "" if functional else values
-            calls.append(Call(name, producer, functional, source != values, _is_nonnegative(x)))
+            if is_layer(module):
+                x = _first_argument(inputs, keywords)
+                calls.append(Call(**vars(provenance.source(x)), name=name, nonnegative=_is_nonnegative(x)))
+            runs[name] = runs.get(name, 0) + 1
+            running.append(name)
 
         return hook
 
-    def on_producer(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def on_exit(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            runs[name] = runs.get(name, 0) + 1
-            provenance.mark(output, name)
+            if name in running:  # not where another hook raised before on_entry
+                while running.pop() != name:
+                    pass
+            if is_producer(module):
+                provenance.mark(output, Source(producer=name, place=provenance.place()))
 
         return hook
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if is_layer(module):
-                stack.callback(module.register_forward_pre_hook(on_layer(name), with_kwargs=True).remove)
-            if is_producer(module):
-                stack.callback(module.register_forward_hook(on_producer(name)).remove)
+            if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+                stack.callback(module.register_forward_pre_hook(on_entry(name), with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(on_exit(name), always_call=True).remove)
         stack.enter_context(undisturbed(model))
         stack.enter_context(provenance)
         stack.enter_context(_Dropouts(provenance))
@@ -238,7 +263,8 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
             lambda module: isinstance(module, BinaryLayer),
             lambda module: isinstance(module, ProgressiveActivation),
         )
-    for name, count in runs.items():
+    for name in shapes:
+        count = runs[name]
         if count > 1:
             raise ValueError(
                 f"activation {name!r} runs at {count} places and would need a mask for each; "

@@ -176,11 +176,15 @@ def _next(node: Node) -> list[Node]:
 
 
 def _nodes(output: Any) -> list[Node]:
-    return [get_gradient_edge(tensor).node for tensor in _tensors(output, set()) if tensor.requires_grad]
+    return [get_gradient_edge(tensor).node for tensor in tensors_in(output) if tensor.requires_grad]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested containers, and in the attributes of objects that torch knows no containers of."""
+    return _tensors(value, set())
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """The tensors in nested containers, and in the attributes of objects that torch knows no containers of."""
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             yield leaf

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from stompp_kernels.models.registry import register
+
 
 class BasicBlock(nn.Module):
     """conv - bn - act - conv - bn - (+ shortcut) - act, after He et al. 2016.
@@ -68,3 +70,6 @@ class SmallResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.flatten(self.blocks(self.act(self.bn(self.stem(x))))))
+
+
+register("small_resnet", SmallResNet, "Post-activation residual network of 8 binarized 3x3 convolutions, for digits")

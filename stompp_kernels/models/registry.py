@@ -1,0 +1,149 @@
+"""Models by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from stompp_kernels.conversion.prepare import prepare
+from stompp_kernels.models.common import check_sizes
+
+Inputs: TypeAlias = Tensor | dict[str, Tensor]
+
+
+def images(in_channels: int = 3, image_size: int = 32) -> Tensor:
+    """One image of noise, the same each time: float32 [1, in_channels, image_size, image_size]."""
+    check_sizes(in_channels=in_channels, image_size=image_size)
+    return torch.randn(1, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered model.
+
+    Attributes:
+        name: what :func:`create` knows it by.
+        factory: makes the float model; ``num_classes`` and the model's options are its keyword arguments.
+        description: one line.
+        example: makes an input for one sample; its keyword arguments are options too, all with defaults.
+        prepare_options: arguments that ``sk.prepare`` gets for this model.
+    """
+
+    name: str
+    factory: Callable[..., nn.Module]
+    description: str
+    example: Callable[..., Inputs]
+    prepare_options: Mapping[str, Any]
+
+    def options(self) -> dict[str, Any]:
+        """The model's options and their defaults; the factory's count where the example has other ones."""
+        return {**_keywords(self.example), **_keywords(self.factory, without=("num_classes",))}
+
+
+_ENTRIES: dict[str, Entry] = {}
+
+
+def register(
+    name: str,
+    factory: Callable[..., nn.Module],
+    description: str,
+    *,
+    example: Callable[..., Inputs] = images,
+    prepare_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Adds a model to the registry; the arguments are the attributes of :class:`Entry`.
+
+    Raises:
+        ValueError: the name is taken.
+        TypeError: ``factory`` has no argument ``num_classes``.
+    """
+    if name in _ENTRIES:
+        raise ValueError(f"name must be new, got {name!r}, which is registered already")
+    if "num_classes" not in _keywords(factory):
+        raise TypeError(f"factory of model {name!r} must take num_classes, it takes {inspect.signature(factory)}")
+    _ENTRIES[name] = Entry(name, factory, description, example, dict(prepare_options or {}))
+
+
+def list_models() -> list[str]:
+    """Names of the registered models, in alphabetical order."""
+    return sorted(_ENTRIES)
+
+
+def entry(name: str) -> Entry:
+    """What is registered under a name.
+
+    Raises:
+        ValueError: nothing is.
+    """
+    if name not in _ENTRIES:
+        raise ValueError(f"name must be one of {', '.join(list_models())}, got {name!r}")
+    return _ENTRIES[name]
+
+
+def create(
+    name: str,
+    num_classes: int = 10,
+    *,
+    binarize: str | None = None,
+    prepare_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """A new model of the registry.
+
+    Args:
+        name: one of :func:`list_models`.
+        num_classes: outputs.
+        binarize: None: the float model. "both" or "weights": prepared for StoMPP, as by ``sk.prepare``.
+        prepare_options: arguments of ``sk.prepare`` that take the place of the entry's own.
+        options: of the model; ``entry(name).options()`` has their names and defaults.
+
+    Returns:
+        A model of images [B, C, H, W], or of token ids and an attention mask given by keyword, that returns logits
+        [B, num_classes].
+
+    Raises:
+        ValueError: a name, an option or a value is not allowed; the message says what is.
+    """
+    found = entry(name)
+    example = example_inputs(name, **options)
+    check_sizes(num_classes=num_classes)
+    if binarize is None and prepare_options:
+        raise ValueError(f"binarize must be 'both' or 'weights' with prepare_options, got None with {prepare_options}")
+    preparation = {**found.prepare_options, **(prepare_options or {})}
+    _check_known("prepare option", preparation, _keywords(prepare, without=("model", "example_inputs", "binarize")))
+    model = found.factory(num_classes=num_classes, **_accepted(found.factory, options))
+    return model if binarize is None else prepare(model, example, binarize=binarize, **preparation)[0]
+
+
+def example_inputs(name: str, **options: Any) -> Inputs:
+    """An input for one sample of the model with these options: a tensor, or a dict of keyword arguments.
+
+    Raises:
+        ValueError: the name or an option is not known.
+    """
+    found = entry(name)
+    known = found.options()
+    _check_known(f"option of model {name!r}", options, known)
+    return found.example(**_accepted(found.example, {**known, **options}))
+
+
+def _keywords(function: Callable[..., Any], without: Collection[str] = ()) -> dict[str, Any]:
+    """Names and defaults of what a function takes by keyword."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.items()
+    return {key: p.default for key, p in parameters if p.kind in kinds and key not in without}
+
+
+def _accepted(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key in _keywords(function)}
+
+
+def _check_known(what: str, given: Collection[str], allowed: Collection[str]) -> None:
+    for key in given:
+        if key not in allowed:
+            raise ValueError(f"{key!r} is no {what}; allowed are {', '.join(sorted(allowed))}")

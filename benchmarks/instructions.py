@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.compiled import ROOT, compile_program
-from stompp_kernels.measure import write_json
+from stompp_kernels.files import write_json
 from stompp_kernels.table import table
 
 CASES = (

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from stompp_kernels.measure import compare, machine, write_json
+from stompp_kernels.files import write_json
+from stompp_kernels.measure import compare, machine
 from stompp_kernels.table import table
 
 RESULTS = Path(__file__).parent / "results"

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from stompp_kernels import measure
+from stompp_kernels.files import write_json
 
 
 def test_sides_alternate_and_the_slower_one_shows():
@@ -27,9 +28,9 @@ def test_sides_alternate_and_the_slower_one_shows():
 
 def test_results_are_replaced_whole(tmp_path):
     path = tmp_path / "result.json"
-    measure.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        measure.write_json(path, {"a": object()})
+        write_json(path, {"a": object()})
     assert path.read_text() == '{\n  "a": 1\n}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 

@@ -13,7 +13,6 @@ import json
 import operator
 import os
 import re
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor, fx, nn
 
+from stompp_kernels.files import replacing
 from stompp_kernels.nn import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import Affine, PackedWeight, Threshold
@@ -113,19 +113,9 @@ def save_packed(packed: fx.GraphModule, path: str | os.PathLike[str]) -> int:
     text = json.dumps(structure, sort_keys=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in packed.state_dict().items()}
     metadata = {"format": FORMAT, "version": str(VERSION), "structure": text, "sha256": _digest(text, tensors)}
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    try:
-        # Not save_file: it makes files that only their owner can read, whatever the umask.
-        with open(temporary, "xb") as file:
-            file.write(save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return target.stat().st_size
+    # Not save_file: it makes files that only their owner can read, whatever the umask.
+    with replacing(path) as file:
+        return file.write(save(tensors, metadata))
 
 
 def load_packed(path: str | os.PathLike[str]) -> fx.GraphModule:

@@ -1,0 +1,54 @@
+"""Data sets by name. A batch is a function of seed, epoch and its number, so that a run resumes to the same bits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stompp_kernels.ops.checks import check_choice
+from stompp_kernels.training.data import cifar, digits, imagenet, sst2
+from stompp_kernels.training.data.base import Data, Inputs
+
+__all__ = ["Data", "Inputs", "load"]
+
+_LOADERS: dict[str, Callable[..., Data]] = {
+    "digits": digits.load,
+    "cifar10": partial(cifar.load, "cifar10"),
+    "cifar100": partial(cifar.load, "cifar100"),
+    "imagenet": imagenet.load,
+    "sst2": sst2.load,
+}
+
+
+def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
+    """A data set, on the CPU; ``data.to(device)`` moves it.
+
+    ================  ============================================================================================
+    name              path: what is expected there; options and their defaults
+    ================  ============================================================================================
+    digits            None (they come with scikit-learn); augment=True
+    cifar10,          the folder that holds cifar-10-batches-bin or cifar-10-batches-py, or that folder itself
+    cifar100          (cifar-100-binary, cifar-100-python); augment=True, image_size=32
+    imagenet          a folder with train/<class>/*.JPEG and val/<class>/*.JPEG; augment=True, image_size=224, workers=4
+    sst2              a folder with train.tsv and dev.tsv; tokenizer="bert-base-uncased", max_length=64
+    ================  ============================================================================================
+
+    All take train_limit and test_limit: that many samples, as evenly from the classes as they allow, each class's first
+    ones in the order of the files. None: all.
+
+    Raises:
+        ValueError: an unknown name or option, a value out of range, or damaged files.
+        FileNotFoundError: files are missing.
+        ImportError: an optional library is.
+    """
+    check_choice("name", name, tuple(_LOADERS))
+    loader = _LOADERS[name]
+    parameters = inspect.signature(loader).parameters.values()
+    allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in allowed:
+            raise ValueError(f"options of data set {name!r} must be among {', '.join(allowed)}, got {option!r}")
+    return loader(None if path is None else Path(path).expanduser(), **options)

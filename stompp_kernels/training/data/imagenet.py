@@ -1,0 +1,188 @@
+"""ImageNet, or any folder of images laid out like it, decoded and augmented by worker processes with Pillow."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stompp_kernels.ops.checks import check_choice
+from stompp_kernels.training.data.base import Data, check_int, check_path, limited, mixed_seed
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Of ImageNet's pixels in [0, 1], as most models of ImageNet use them.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ENDINGS = (".jpeg", ".jpg", ".png")
+LAYOUT = "expected train/<class>/*.JPEG and val/<class>/*.JPEG, with the same classes"
+
+Sample = tuple[str, int]  # path and label
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+
+
+def load(
+    path: Path | None,
+    *,
+    train_limit: int | None = None,
+    test_limit: int | None = None,
+    augment: bool = True,
+    image_size: int = 224,
+    workers: int = 4,
+) -> Data:
+    """Images of a folder: `val` is the test split, labels number the classes in the order of their names.
+
+    Test images are resized to 8/7 of ``image_size`` on their short side and cropped at the centre.
+
+    Args:
+        path: the folder with train and val; JPEG and PNG files count.
+        augment: random crops (:func:`random_box`), resized to ``image_size``, and flips of training images; False: they
+            are treated as test images.
+        image_size: H and W of what comes out, in pixels.
+        workers: processes that decode; 0: this one does.
+
+    Raises:
+        FileNotFoundError, ValueError: folders are missing or differ, or an option is out of range. An image that
+            cannot be decoded is a ValueError when its batch is read.
+    """
+    check_choice("augment", augment, (True, False))
+    check_int("image_size", image_size, 1)
+    check_int("workers", workers, 0)
+    root = check_path("imagenet", path, LAYOUT)
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise ImportError('images are decoded with Pillow: pip install "stompp_kernels[vision]"') from error
+    classes, val_classes = _folders(root / "train"), _folders(root / "val")
+    if classes != val_classes:
+        different = sorted(set(classes) ^ set(val_classes))[:3]
+        raise ValueError(f"train and val of {root} must have the same classes, got {different} in one only; {LAYOUT}")
+    train = _samples(root / "train", classes, "train_limit", train_limit)
+    test = _samples(root / "val", classes, "test_limit", test_limit)
+    return _Folder(len(classes), _Images(train, image_size, augment), _Images(test, image_size, False), workers)
+
+
+def _folders(split: Path) -> list[str]:
+    """The names of the classes."""
+    names = sorted(entry.name for entry in os.scandir(split) if entry.is_dir()) if split.is_dir() else []
+    if not names:
+        raise FileNotFoundError(f"{split} has no folders of images: {LAYOUT}")
+    return names
+
+
+def _samples(split: Path, classes: list[str], limit_name: str, limit: int | None) -> list[Sample]:
+    samples = []
+    for label, name in enumerate(classes):
+        files = sorted(file for file in os.listdir(split / name) if file.lower().endswith(ENDINGS))
+        if not files:
+            raise FileNotFoundError(f"{split / name} has no images: {LAYOUT}")
+        samples += [(os.path.join(split, name, file), label) for file in files]
+    return [samples[i] for i in limited(limit_name, torch.tensor([label for _, label in samples]), limit).tolist()]
+
+
+class _Images(Dataset):
+    """Item (index, seed) is an image, uint8 [3, H, W], augmented with the seed's random numbers, and its label."""
+
+    def __init__(self, samples: list[Sample], image_size: int, augment: bool) -> None:
+        self.samples, self.image_size, self.augment = samples, image_size, augment
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+        from PIL import Image
+
+        index, seed = item
+        path, label = self.samples[index]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (OSError, SyntaxError) as error:  # the latter is Pillow's for some damaged PNG files
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if self.augment:
+            pixels = _crop_and_flip(image, self.image_size, torch.Generator().manual_seed(seed))
+        else:
+            pixels = _centre(image, self.image_size)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), label
+
+
+def _crop_and_flip(image: Image.Image, size: int, generator: torch.Generator) -> np.ndarray:
+    """uint8 [size, size, 3]."""
+    from PIL.Image import Resampling
+
+    width, height = image.size
+    crop = image.crop(random_box(width, height, generator)).resize((size, size), Resampling.BILINEAR)
+    flip = bool(torch.randint(2, (), generator=generator))
+    return np.array(crop)[:, :: -1 if flip else 1]
+
+
+def _centre(image: Image.Image, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]."""
+    from PIL.Image import Resampling
+
+    short = round(size * 8 / 7)
+    width, height = (short * side // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Resampling.BILINEAR)
+    return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+def random_box(width: int, height: int, generator: torch.Generator) -> Box:
+    """A crop of 8 % to all of an image's area, its sides as 3:4 to 4:3 (Szegedy et al., 2015, arXiv 1409.4842).
+
+    Ten tries; for an image so long that none fits, the largest crop of such sides at the centre.
+    """
+    for area, ratio, x, y in torch.rand(10, 4, generator=generator).tolist():
+        area = (0.08 + 0.92 * area) * width * height
+        ratio = (4 / 3) ** (2 * ratio - 1)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(x * (width - w + 1)), int(y * (height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+class _Folder(Data):
+    def __init__(self, num_classes: int, train: _Images, test: _Images, workers: int) -> None:
+        super().__init__("imagenet", num_classes, len(train), len(test))
+        self.train, self.test, self.workers = train, test, workers
+
+    def _train_batches(
+        self, order: Tensor, stream: tuple[int, int], numbers: range, part: slice
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        positions = range(order.shape[1])[part]
+        items = ([(int(order[k, i]), mixed_seed(*stream, k, i)) for i in positions] for k in numbers)
+        return self._batches(self.train, items)
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        check_int("batch_size", batch_size, 1)
+        indices = torch.arange(self.test_size).split(batch_size)
+        return self._batches(self.test, ([(i, 0) for i in batch.tolist()] for batch in indices))
+
+    def _batches(self, images: _Images, items: Iterable[list[tuple[int, int]]]) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            images,
+            batch_sampler=items,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw a number from the global one
+        )
+        for batch, labels in loader:
+            yield self._normalize(batch), labels.to(self.device, non_blocking=True)
+
+    def example_inputs(self) -> Tensor:
+        return self._normalize(self.test[0, 0][0][None])
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        # On the device, to which bytes travel faster than floats.
+        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (MEAN, STD))
+        return (images.to(self.device, non_blocking=True).float() / 255 - mean) / std

@@ -183,7 +183,8 @@ def install(venv, extras):
     pip = [python, "-m", "pip", "install", "--quiet"]
     call([*pip, *build_requirements()])
     say("installing stompp_kernels; compiling it takes a minute or two, and with CUDA's nvcc two more")
-    call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]"], cwd=ROOT)
+    torch_version, _ = probe(python, PROBE_TORCH)  # named, so that no extra brings another one
+    call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]", f"torch=={torch_version}"], cwd=ROOT)
 
 
 def library_exists(python):

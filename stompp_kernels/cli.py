@@ -11,11 +11,27 @@ from stompp_kernels import __version__, native
 from stompp_kernels.ops.checks import SURROGATES
 from stompp_kernels.progression.stompp import REGIMES
 from stompp_kernels.table import table
-from stompp_kernels.training.loop import Recipe
+
+# Each command imports what it runs: `stompp info` must not wait for the training libraries.
+
+# Flags of `train` and `ablate` that change a value of the recipe.
+_RECIPE_FLAGS = {
+    "--model": ("model.name", "a registered model"),
+    "--binarize": ("model.binarize", "both or weights"),
+    "--dataset": ("data.name", "digits, cifar10, cifar100, imagenet or sst2"),
+    "--data": ("data.path", "where the data set lies"),
+    "--regime": ("progression.regime", "ste_free, ste or vanilla_ste"),
+    "--surrogate": ("progression.surrogate", "identity, clip or approx_sign"),
+    "--order": ("progression.order", "forward, reverse or global"),
+    "--epochs": ("epochs", ""),
+    "--batch-size": ("batch_size", ""),
+    "--lr": ("optimizer.lr", "learning rate"),
+    "--seed": ("seed", ""),
+}
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from stompp_kernels.training import demo  # pulls in rich and scikit-learn
+    from stompp_kernels.training import demo
 
     a = arguments
     demo.run(a.regime, a.surrogate, a.seed, a.epochs, a.output, a.results)
@@ -31,6 +47,96 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _changes(arguments: argparse.Namespace) -> list[str]:
+    values = vars(arguments)
+    flags = {key: values[flag.strip("-").replace("-", "_")] for flag, (key, _) in _RECIPE_FLAGS.items()}
+    return [*arguments.set, *(f"{key}={value}" for key, value in flags.items() if value is not None)]
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from stompp_kernels.training.processes import Stopped
+    from stompp_kernels.training.recipe import read_recipe
+    from stompp_kernels.training.trainer import RECIPE, train
+
+    path, output = arguments.recipe, arguments.output
+    if path is None and arguments.resume and output is not None and (output / RECIPE).exists():
+        path = output / RECIPE
+    recipe = read_recipe(path, _changes(arguments))
+    folder = output or Path("runs") / f"{recipe.name}_seed{recipe.seed}"
+    try:
+        train(recipe, folder, device=arguments.device, resume=arguments.resume, tensorboard=arguments.tensorboard)
+    except Stopped as stopped:
+        print(f"stompp: {stopped}", file=sys.stderr)
+        return 128 + stopped.number
+    return 0
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from stompp_kernels.training.trained import evaluate_trained, load_trained
+
+    model, data, recipe = load_trained(arguments.run, arguments.checkpoint, arguments.data, arguments.device)
+    accuracy, loss = evaluate_trained(model, data, recipe, arguments.packed)
+    print(f"accuracy {accuracy:.2f} %  loss {loss:.4f}  {data.test_size} samples of {data.name}")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from stompp_kernels.training.trained import convert_trained, load_trained
+
+    model, _, _ = load_trained(arguments.run, arguments.checkpoint, arguments.data)
+    size = convert_trained(model, arguments.output, Console())
+    print(f"{arguments.output}: {size:,} bytes")
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from stompp_kernels.training.trained import bench_trained, load_trained
+
+    model, data, recipe = load_trained(arguments.run, arguments.checkpoint, arguments.data, arguments.device)
+    bench_trained(model, data, recipe, arguments.batch, Console())
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from stompp_kernels.training.report import write_report
+
+    for path in write_report(arguments.run, arguments.output, arguments.title):
+        print(path)
+    return 0
+
+
+def _ablate(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from stompp_kernels.training.ablate import read_study, run_study
+
+    recipes = read_study(arguments.study, [*_changes(arguments), *arguments.grid])
+    failed = run_study(recipes, arguments.output, arguments.jobs, arguments.device, Console())
+    if failed:
+        print(f"stompp: {len(failed)} of {len(recipes)} runs failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    for flag, (key, text) in _RECIPE_FLAGS.items():
+        parser.add_argument(flag, help=f"{text} ({key})" if text else key)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any value of the recipe")
+
+
+def _add_device(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=default)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="folder that `stompp train` wrote")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    parser.add_argument("--data", help="where the data set lies, if not where the recipe says")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="stompp", description="Train binary networks with StoMPP, run them on bits.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -42,13 +148,54 @@ def _parser() -> argparse.ArgumentParser:
         "--surrogate", choices=SURROGATES[1:], default="clip", help="of the regimes that have one (default: clip)"
     )
     demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--epochs", type=int, default=Recipe.epochs)
+    demo.add_argument("--epochs", type=int, default=60)
     demo.add_argument("--output", type=Path, help="keep the packed network in this file")
     demo.add_argument("--results", type=Path, help="write what the table shows to this JSON file")
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run_command=_demo)
 
     info = commands.add_parser("info", help="list the implementations and which ones run")
-    info.set_defaults(run=_info)
+    info.set_defaults(run_command=_info)
+
+    train = commands.add_parser("train", help="train by a recipe, in a folder that can be resumed")
+    train.add_argument("recipe", type=Path, nargs="?", help="a .toml, .yaml or .json file; flags alone will do")
+    train.add_argument("--output", type=Path, help="the run's folder (default: runs/NAME_seedN)")
+    train.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
+    train.add_argument("--tensorboard", action="store_true", help="log to TensorBoard too")
+    _add_device(train, "auto")
+    _add_recipe_flags(train)
+    train.set_defaults(run_command=_train)
+
+    ablate = commands.add_parser("ablate", help="run a recipe's variants over a grid and seeds, then report")
+    ablate.add_argument("study", type=Path, help="a recipe with [grid], [variants] and seeds")
+    ablate.add_argument("--grid", action="append", default=[], metavar="KEY=[V1, V2]", type=lambda text: f"grid.{text}")
+    ablate.add_argument("--output", type=Path, required=True, help="gets a folder a run; those finished are kept")
+    ablate.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    _add_device(ablate, "auto")
+    _add_recipe_flags(ablate)
+    ablate.set_defaults(run_command=_ablate)
+
+    report = commands.add_parser("report", help="one HTML page on runs, with figures as PNG")
+    report.add_argument("run", type=Path, nargs="+", help="folders that `stompp train` wrote")
+    report.add_argument("--output", type=Path, default=Path("report"), help="folder (default: report)")
+    report.add_argument("--title")
+    report.set_defaults(run_command=_report)
+
+    evaluate = commands.add_parser("eval", help="a trained network's accuracy on the test data")
+    _add_run(evaluate)
+    evaluate.add_argument("--packed", action="store_true", help="of the packed network")
+    _add_device(evaluate, "cpu")
+    evaluate.set_defaults(run_command=_eval)
+
+    convert = commands.add_parser("convert", help="pack a trained network into a file")
+    _add_run(convert)
+    convert.add_argument("--output", type=Path, required=True, help="by custom *.safetensors")
+    convert.set_defaults(run_command=_convert)
+
+    bench = commands.add_parser("bench", help="time a trained network, packed, against its float original")
+    _add_run(bench)
+    bench.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes (default: 1 64)")
+    _add_device(bench, "cpu")
+    bench.set_defaults(run_command=_bench)
     return parser
 
 
@@ -56,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors that a user can mend are one line and exit code 2."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        return arguments.run_command(arguments)
     except (ValueError, ImportError, FileNotFoundError) as error:
         print(f"stompp: {error}", file=sys.stderr)
         return 2

@@ -1,1 +1,1 @@
-"""Data, training loop, demo."""
+"""Data sets, recipes, runs, what is made of them, and the demo."""

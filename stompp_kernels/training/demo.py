@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import io
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import Tensor, fx, nn
 
 from stompp_kernels import native
 from stompp_kernels.conversion import convert, load_packed, prepare, save_packed
-from stompp_kernels.measure import compare, machine, write_json
-from stompp_kernels.models import SmallResNet
+from stompp_kernels.files import write_json
+from stompp_kernels.measure import compare, machine
 from stompp_kernels.nn import BinaryLayer, float_simulation
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.progression import StoMPP
-from stompp_kernels.training.digits import Digits, augment, load_digits
-from stompp_kernels.training.loop import Recipe, accuracy, predict, train
+from stompp_kernels.training.data import Data
+from stompp_kernels.training.evaluate import accuracy, predict
+from stompp_kernels.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, ProgressionRecipe, Recipe
+from stompp_kernels.training.trained import load_trained, time_network
+from stompp_kernels.training.trainer import build_model, load_data, train
 
+EPOCHS = 60
 BATCH = 64  # of the timings
 
 
@@ -55,11 +56,28 @@ class DemoResult:
     network_ms: dict[int, tuple[float, float]]  # batch size -> (float, packed)
 
 
+def recipe_of_demo(regime: str, surrogate: str, seed: int, epochs: int) -> Recipe:
+    """The learning rate rises over three epochs and then falls to 0."""
+    return Recipe(
+        name="demo",
+        model=ModelRecipe("small_resnet"),
+        data=DataRecipe("digits"),
+        optimizer=OptimizerRecipe(lr=0.2, schedule="cosine", warmup=3 / max(epochs, 6)),
+        progression=ProgressionRecipe(regime, surrogate, refresh=20, warmup=0.1, cooldown=0.25),
+        epochs=epochs,
+        batch_size=64,
+        seed=seed,
+        evaluate_every=5,
+        checkpoint_every=epochs,
+        diagnostics_every=0,
+    )
+
+
 def run(
     regime: str = "ste",
     surrogate: str = "clip",
     seed: int = 0,
-    epochs: int = Recipe.epochs,
+    epochs: int = EPOCHS,
     output: Path | None = None,
     results: Path | None = None,
     console: Console | None = None,
@@ -76,99 +94,51 @@ def run(
         RuntimeError: the packed network predicts another digit than the float simulation for a test image.
     """
     console = console or Console()
-    data = load_digits()
-    torch.manual_seed(seed)
-    recipe = Recipe(epochs=epochs)
-    float_model = SmallResNet()
-    model, report = prepare(float_model, data.normalize(data.train_images[:1]))
-    model = model.to(memory_format=torch.channels_last)
+    recipe = recipe_of_demo(regime, surrogate, seed, epochs)
+    data = load_data(recipe, torch.device("cpu"))
+    float_model = build_model(recipe, data, prepared=False)  # the side that the packed network is timed against
+    report = prepare(float_model, data.example_inputs())[1]
     console.print(f"{len(report.binarized())} of {len(report.rows)} layers are binarized:\n{report}\n", highlight=False)
-    progression = StoMPP(
-        model,
-        recipe.steps(len(data.train_images)),
-        refresh=20,
-        regime=regime,
-        surrogate=surrogate,
-        warmup=0.1,
-        cooldown=0.25,
-        seed=seed,
-    )
-    test_images = data.normalize(data.test_images)
-    seconds = _train(model, progression, data, test_images, recipe, seed, console)
-
-    packed = convert(model)
     with tempfile.TemporaryDirectory() as folder:
+        trained = train(recipe, Path(folder) / "run", device="cpu", console=console)
+        model = load_trained(Path(folder) / "run")[0]
         path = output or Path(folder) / "digits.safetensors"
-        packed_bytes = save_packed(packed, path)
+        packed_bytes = save_packed(convert(model), path)
         packed = load_packed(path)
-    float_model.eval().to(memory_format=torch.channels_last)  # the side that the packed network is timed against
-    with float_simulation():
-        simulated = predict(model, test_images)
-    logits = predict(packed, test_images)
-    binarized = [m for m in model.modules() if isinstance(m, BinaryLayer)]
-    result = DemoResult(
-        accuracy=accuracy(simulated, data.test_labels),
-        packed_accuracy=accuracy(logits, data.test_labels),
-        different_predictions=int((simulated.argmax(1) != logits.argmax(1)).sum()),
-        test_images=len(test_images),
-        largest_logit_difference=float((simulated - logits).abs().max()),
-        train_seconds=seconds,
-        fp32_bytes=_state_dict_bytes(float_model),
-        packed_bytes=packed_bytes,
-        binarized_fp32_bytes=sum(4 * layer.weight.numel() for layer in binarized),
-        binarized_packed_bytes=sum(_file_bytes(m) for m in packed.modules() if isinstance(m, PackedLayer)),
-        layers=_time_layers(float_model, packed, test_images[:BATCH]),
-        network_ms={n: _time_network(float_model, packed, test_images[:n]) for n in (1, BATCH)},
-    )
+    result = _compare(model, float_model.eval(), packed, data, packed_bytes, trained["seconds"])
     _print_result(result, console)
     if results is not None:
-        settings = {"regime": regime, "surrogate": progression.surrogate, "seed": seed, "epochs": epochs}
+        settings = {"regime": regime, "surrogate": surrogate, "seed": seed, "epochs": epochs}
         write_json(results, {"settings": settings, "machine": machine(), "result": asdict(result)})
     if result.different_predictions:
         raise RuntimeError(f"the packed network differs on {result.different_predictions} test images")
     return result
 
 
-def _train(
-    model: nn.Module,
-    progression: StoMPP,
-    data: Digits,
-    test_images: Tensor,
-    recipe: Recipe,
-    seed: int,
-    console: Console,
-) -> float:
-    """Trains with a progress bar; returns the seconds it took."""
-    columns = (
-        TextColumn("epoch {task.completed}/{task.total}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+def _compare(
+    model: nn.Module, float_model: nn.Module, packed: fx.GraphModule, data: Data, packed_bytes: int, seconds: float
+) -> DemoResult:
+    """Predictions, bytes and times of the trained, the original and the packed network."""
+    with float_simulation():
+        simulated, labels = predict(model, data)
+    logits, _ = predict(packed, data)
+    images = next(data.test_batches(BATCH))[0]
+    assert isinstance(images, Tensor)
+    binarized = [m for m in model.modules() if isinstance(m, BinaryLayer)]
+    return DemoResult(
+        accuracy=accuracy(simulated, labels),
+        packed_accuracy=accuracy(logits, labels),
+        different_predictions=int((simulated.argmax(1) != logits.argmax(1)).sum()),
+        test_images=len(labels),
+        largest_logit_difference=float((simulated - logits).abs().max()),
+        train_seconds=seconds,
+        fp32_bytes=_state_dict_bytes(float_model),
+        packed_bytes=packed_bytes,
+        binarized_fp32_bytes=sum(4 * layer.weight.numel() for layer in binarized),
+        binarized_packed_bytes=sum(_file_bytes(m) for m in packed.modules() if isinstance(m, PackedLayer)),
+        layers=_time_layers(float_model, packed, images),
+        network_ms={n: time_network(float_model, packed, images[:n]) for n in (1, BATCH)},
     )
-    start = time.perf_counter()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("train", total=recipe.epochs, status="")
-
-        def on_epoch(epoch: int, loss: float) -> None:
-            now = progression.progress()
-            test = accuracy(predict(model, test_images), data.test_labels)
-            status = f"loss {loss:.3f}  test {test:4.1f} %  frontier {now.frontier}/{now.units}  p {now.p:.2f}"
-            bar.update(task, completed=epoch, status=status)
-            if not console.is_terminal and (epoch % 10 == 0 or epoch == recipe.epochs):
-                console.print(f"epoch {epoch}/{recipe.epochs}  {status}", highlight=False)
-
-        train(
-            model,
-            progression,
-            data.train_images,
-            data.train_labels,
-            recipe,
-            lambda images, generator: data.normalize(augment(images, generator)),
-            torch.Generator().manual_seed(seed),
-            on_epoch,
-        )
-    return time.perf_counter() - start
 
 
 def _state_dict_bytes(model: nn.Module) -> int:
@@ -225,17 +195,6 @@ def _float_layer(chain: list[nn.Module], inputs: tuple[Tensor, ...], layer: Pack
         return chain[-1](y if residual is None else y + residual)
 
     return call
-
-
-@torch.no_grad()
-def _time_network(float_model: nn.Module, packed: nn.Module, images: Tensor) -> tuple[float, float]:
-    images = images.contiguous(memory_format=torch.channels_last)
-
-    def side(model: nn.Module) -> Callable[[], Tensor]:
-        return torch.no_grad()(lambda: model(images))
-
-    ms = compare({"float": side(float_model), "packed": side(packed)}, 1.0)
-    return ms["float"].median, ms["packed"].median
 
 
 def _print_result(result: DemoResult, console: Console) -> None:

@@ -1,0 +1,98 @@
+"""What happens in the layers while a network freezes: the gradient blockade, sign flips, saturation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stompp_kernels.ops import count_frozen, pack_signs
+from stompp_kernels.progression.example_run import as_arguments, undisturbed
+from stompp_kernels.progression.stompp import Unit
+
+
+class Diagnostics:
+    """Measures every unit of a progression; a record costs about one evaluation of the probe.
+
+    In a loop of your own::
+
+        diagnostics = Diagnostics(model, progression.units)
+        ...
+        loss.backward()
+        norms = diagnostics.gradient_norms()  # before optimizer.step(): progression.step() may drop gradients
+        optimizer.step()
+        progression.step()
+        print(norms, diagnostics.record(images[:32]))
+
+    Args:
+        model: that holds the units, itself, not what torch.compile or DistributedDataParallel made of it.
+        units: of a :class:`stompp_kernels.StoMPP`.
+    """
+
+    def __init__(self, model: nn.Module, units: Sequence[Unit]) -> None:
+        self._model, self._units = model, units
+        self._signs = [self._pack(unit) for unit in units]
+
+    def gradient_norms(self) -> list[float | None]:
+        """Of each unit's latent weights; None where no gradient arrives."""
+        gradients = [unit.layer.weight.grad for unit in self._units]
+        norms = iter(torch.stack([g.float().norm() for g in gradients if g is not None] or [torch.zeros(())]).tolist())
+        return [None if g is None else next(norms) for g in gradients]
+
+    def record(self, probe: Any) -> dict[str, list[float | None]]:
+        """Three values a unit.
+
+        Args:
+            probe: inputs of the model, some 32 samples.
+
+        Returns:
+            ``frozen``: the frozen fraction of its masks' entries. ``flip_ratio``: the fraction of its latent weights
+            whose sign changed since the last record. ``saturation``: the fraction of the entries of its activation's
+            input that lie outside [-1, 1], in eval mode; None where it owns no activation.
+        """
+        saturation = self._saturation(probe)
+        return {
+            "frozen": [self._frozen(unit) for unit in self._units],
+            "flip_ratio": [self._flip_ratio(index) for index in range(len(self._units))],
+            "saturation": [saturation.get(unit.name) for unit in self._units],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The signs at the last record."""
+        return {"signs": self._signs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._signs = [s.to(mine.device) for s, mine in zip(state["signs"], self._signs, strict=True)]
+
+    @staticmethod
+    def _pack(unit: Unit) -> Tensor:
+        return pack_signs(unit.layer.weight.detach().flatten())
+
+    @staticmethod
+    def _frozen(unit: Unit) -> float:
+        masked = [m for m, _ in unit.masked()]
+        return sum(m.frozen() for m in masked) / sum(m.mask_numel for m in masked)
+
+    def _flip_ratio(self, index: int) -> float:
+        before, now = self._signs[index], self._pack(self._units[index])
+        self._signs[index] = now
+        return count_frozen(before ^ now) / self._units[index].layer.weight.numel()
+
+    def _saturation(self, probe: Any) -> dict[str, float]:
+        args, kwargs = as_arguments(probe)
+        found: dict[str, Tensor] = {}
+        with ExitStack() as stack:
+            stack.enter_context(undisturbed(self._model))
+            for unit in self._units:
+                if unit.activation is not None:
+
+                    def note(module: nn.Module, inputs: tuple[Tensor, ...], name: str = unit.name) -> None:
+                        found[name] = (inputs[0].abs() > 1).float().mean()
+
+                    stack.callback(unit.activation.register_forward_pre_hook(note).remove)
+            self._model(*args, **kwargs)
+        values = torch.stack(list(found.values())).tolist() if found else []
+        return dict(zip(found, values, strict=True))

@@ -1,0 +1,306 @@
+"""What a run is: a small TOML or YAML file of the values that differ from the defaults.
+
+    name = "resnet18_cifar10_ste_free"
+    epochs = 200
+    batch_size = 256
+
+    [model]
+    name = "resnet18_cifar"
+
+    [data]
+    name = "cifar10"
+    path = "$STOMPP_DATA"
+
+    [progression]
+    regime = "ste_free"
+
+``extends = "base.toml"`` takes the values of another file, relative to this one, and changes some.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stompp_kernels.ops.checks import check_choice
+from stompp_kernels.progression.stompp import BINARIZE
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+LR_SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """What ``sk.models.create`` is given: ``options`` of the model, ``prepare`` of ``sk.prepare``."""
+
+    name: str
+    binarize: str = "both"
+    options: dict[str, Any] = field(default_factory=dict)
+    prepare: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What ``training.data.load`` is given; in ``path`` and in strings of ``options``, $NAME is of the environment."""
+
+    name: str
+    path: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """``lr`` rises linearly over ``warmup``, a fraction of the run, and then follows ``schedule`` (down to 0).
+
+    ``momentum`` is SGD's; ``max_gradient_norm`` scales down a larger gradient of the whole model.
+    """
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    max_gradient_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class ProgressionRecipe:
+    """The options of :class:`stompp_kernels.StoMPP`; see there."""
+
+    regime: str = "ste_free"
+    surrogate: str = "identity"
+    shape: str = "cubic"
+    order: str = "forward"
+    refresh: float = 100.0
+    overlap: float = 0.0
+    warmup: float = 0.0
+    cooldown: float = 0.1
+    clip_latent: bool = True
+    freeze_prefix: bool = True
+    activation_masks: str = "shared"
+
+
+@dataclass(frozen=True)
+class PaperFigure:
+    """A figure of the paper that a run is to be read beside: its row, and top-1 accuracy in percent."""
+
+    row: str
+    top1: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run; see :func:`read_recipe`.
+
+    Attributes:
+        batch_size: of an optimizer step, over all processes.
+        seed: of weights, masks, order of samples and augmentation.
+        amp: forward and loss under bfloat16 autocast.
+        compile: the model through torch.compile.
+        evaluate_every, checkpoint_every: epochs between evaluations and checkpoints; fractions are allowed.
+        log_every, diagnostics_every: steps between records; 0: no diagnostics.
+        paper: the figure that this run reproduces, or None.
+    """
+
+    name: str
+    model: ModelRecipe
+    data: DataRecipe
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    progression: ProgressionRecipe = field(default_factory=ProgressionRecipe)
+    epochs: int = 200
+    batch_size: int = 256
+    seed: int = 0
+    amp: bool = False
+    channels_last: bool = True
+    compile: bool = False
+    evaluate_every: float = 1.0
+    checkpoint_every: float = 1.0
+    log_every: int = 50
+    diagnostics_every: int = 50
+    paper: PaperFigure | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("model.binarize", self.model.binarize, BINARIZE)
+        check_choice("optimizer.name", self.optimizer.name, OPTIMIZERS)
+        check_choice("optimizer.schedule", self.optimizer.schedule, LR_SCHEDULES)
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "log_every": self.log_every}
+        every = {"evaluate_every": self.evaluate_every, "checkpoint_every": self.checkpoint_every}
+        for name, value in {**positive, **every, "optimizer.lr": self.optimizer.lr}.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        for name, value in {"seed": self.seed, "diagnostics_every": self.diagnostics_every}.items():
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        if not 0 <= self.optimizer.warmup < 1:
+            raise ValueError(f"optimizer.warmup must be in [0, 1), got {self.optimizer.warmup}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as :func:`recipe_from_dict` reads them."""
+        return dataclasses.asdict(self)
+
+
+def read_recipe(path: str | os.PathLike[str] | None, changes: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        path: a ``.toml``, ``.yaml``, ``.yml`` (needs PyYAML) or ``.json`` file; None: the changes are all there is.
+        changes: "section.key=value" each, with a value as TOML writes it, or a bare word for a string.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a key is unknown or missing, or a value is of another type or out of range; the message names it.
+    """
+    values = {"name": "run"} if path is None else read_values(path)
+    for change in changes:
+        apply_change(values, change)
+    return recipe_from_dict(values)
+
+
+def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The nested values of a recipe's file and of those it extends, not checked; ``name`` is by default the file's."""
+    values = _read(Path(path))
+    values.setdefault("name", Path(path).stem)
+    return values
+
+
+def apply_change(values: dict[str, Any], change: str) -> None:
+    """Sets one of the nested values, in place, by "section.key=value", as in :func:`read_recipe`.
+
+    Raises:
+        ValueError: it is no such text, or a value is in the way of a section.
+    """
+    key, equals, text = change.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"a change must be key=value, got {change!r}")
+    try:
+        value = _toml().loads(f"value = {text}")["value"]
+    except ValueError:
+        value = text.strip()  # a bare word
+    set_value(values, key.strip(), value)
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets one of the nested values, in place; ``key`` is dotted. Errors as by :func:`apply_change`."""
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ValueError(f"{key!r} names no value of a recipe: {section!r} has none below it")
+    values[last] = value
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from nested plain values; errors as in :func:`read_recipe`."""
+    return _build(Recipe, values, "")
+
+
+def expand(value: Any, where: str) -> Any:
+    """Strings in ``value`` with $NAME replaced from the environment.
+
+    Raises:
+        ValueError: a variable is not set; the message names it.
+    """
+    if isinstance(value, dict):
+        return {key: expand(item, f"{where}.{key}") for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    expanded = os.path.expandvars(value)
+    if "$" in expanded:
+        raise ValueError(f"{where} is {value!r}, but that variable is not set in the environment")
+    return os.path.expanduser(expanded)
+
+
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe at {os.fspath(path)!r}")
+    if path.resolve() in below:
+        raise ValueError(f"{os.fspath(path)!r} extends itself")
+    values = _parse(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{os.fspath(path)!r} must hold keys and values, got {type(values).__name__}")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    return _merge(_read(path.parent / base, (*below, path.resolve())), values)
+
+
+def _parse(path: Path) -> Any:
+    text = path.read_text()
+    try:
+        if path.suffix == ".toml":
+            return _toml().loads(text)
+        if path.suffix == ".json":
+            import json
+
+            return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} is no valid {path.suffix[1:].upper()}: {error}") from error
+    if path.suffix not in (".yaml", ".yml"):
+        raise ValueError(f"a recipe must be a .toml, .yaml, .yml or .json file, got {os.fspath(path)!r}")
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError('recipes in YAML need PyYAML: pip install "stompp_kernels[train]"') from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{os.fspath(path)!r} is no valid YAML: {error}") from error
+
+
+def _toml() -> Any:
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _build(kind: Any, values: Any, where: str) -> Any:
+    """A dataclass of this kind from a mapping; ``where`` is the key that holds it."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} must hold keys and values, got {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    prefix = f"{where}." if where else ""
+    unknown = [key for key in values if key not in fields]
+    if unknown:
+        raise ValueError(f"unknown key {prefix + unknown[0]!r} in the recipe; allowed: {', '.join(fields)}")
+    required = [
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in values
+    ]
+    if required:
+        raise ValueError(f"the recipe must have {prefix + required[0]!r}")
+    types = typing.get_type_hints(kind)
+    return kind(**{key: _convert(types[key], value, prefix + key) for key, value in values.items()})
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+    options = [option for option in typing.get_args(kind) if option is not type(None)]
+    if typing.get_origin(kind) is dict:
+        kind = dict
+    elif options:  # X | None
+        if value is None:
+            return None
+        kind = options[0]
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where} must be of type {kind.__name__}, got {value!r}")
+    return value

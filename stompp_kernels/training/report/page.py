@@ -1,0 +1,177 @@
+"""The report's page: plain HTML that holds its figures and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from stompp_kernels.training.report.logs import Group, Run
+
+if TYPE_CHECKING:
+    from stompp_kernels.training.report.figures import Picture
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2rem auto; padding: 0 1.5rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0.2rem; }
+h2 { font-size: 1.15rem; margin: 2.4rem 0 0.3rem; }
+p { margin: 0.3rem 0 0.8rem; max-width: 54rem; color: #444; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.7rem 0.3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
+th { font-weight: 600; color: #555; border-bottom-color: #999; }
+th.number, td.number { text-align: right; white-space: nowrap; }
+small { display: block; color: #777; white-space: normal; }
+td small { max-width: 12em; min-width: 8em; }
+td.number small { margin-left: auto; }
+img { display: block; max-width: 100%; height: auto; }
+.wide { overflow-x: auto; }
+"""
+
+RESULTS = (
+    "A row is a recipe; its runs differ in their seed only. Accuracies are top-1 on test data, in percent: final is "
+    "the mean over finished runs ± their standard deviation over seeds (number of runs), best the mean of each run's "
+    "best, which may have been measured before all units were committed. Paper is the figure reported for StoMPP "
+    "(Smith & Islam) that the recipe names, difference is final minus paper, seconds are the mean of finished runs."
+)
+SAWTOOTH = (
+    "Batch accuracy in percent, mean over the quarter of a window before a commit and the quarter after it, its change "
+    "there and across the start of a unit's window, and the depth of the dip in points: how far accuracy after the "
+    "commit lies below the straight line from half a window before to half a window after (mean ± standard deviation "
+    "over commits, and their number). Without a sawtooth the depth is about 0."
+)
+
+
+def page(title: str, groups: Sequence[Group], rows: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> str:
+    """The whole page; ``rows`` are those of ``summary``, one a group."""
+    runs = sum(len(group.runs) for group in groups)
+    labels = escape("; ".join(group.label for group in groups))
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{_count(runs, 'run')} of {_count(len(groups), 'recipe')}: {labels}.</p>",
+        _section("Results", RESULTS, _results(rows)),
+    ]
+    for picture in pictures:
+        source = "data:image/png;base64," + base64.b64encode(picture.png).decode()
+        content = f'<img src="{source}" alt="{escape(picture.title)}">'
+        if picture.file == "around_commits.png":
+            content += f"<p>{escape(SAWTOOTH)}</p>" + _sawtooth(rows)
+        parts.append(_section(picture.title, picture.text, content))
+    parts.append(_section("Runs", "The folders that this page was made from.", _runs(groups)))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def state(run: Run) -> str:
+    """ "finished", or how far the run got."""
+    return "finished" if run.end is not None else f"unfinished: step {run.last_step:,} of {run.total_steps:,}"
+
+
+def _results(rows: Sequence[dict[str, Any]]) -> str:
+    headers = ("recipe", "regime", "surrogate", "order", "binarized", "seeds")
+    numbers = ("steps", "final", "best", "chance", "paper", "difference", "seconds")
+    return _table(headers, numbers, [_result(row) for row in rows])
+
+
+def _result(row: dict[str, Any]) -> list[str]:
+    runs = len(row["seeds"])
+    final = _with_spread(row["accuracy"], row["accuracy_std"], 1, len(row["accuracies"]))
+    if row["finished"] == 0:
+        final += "<small>unfinished: last evaluation</small>"
+    elif row["finished"] < runs:
+        final += f"<small>{runs - row['finished']} of {runs} unfinished</small>"
+    paper = _number(row["paper_accuracy"], 1)
+    if row["paper_row"]:
+        paper = f"{paper}<small>{escape(str(row['paper_row']))}</small>"
+    steps = f"{row['steps']:,}"
+    if row["steps"] < row["total_steps"]:
+        steps += f"<small>of {row['total_steps']:,}</small>"
+    what = f"<small>{_text(row['model'])} on {_text(row['data'])}</small>"
+    return [
+        escape(row["group"]) + what,
+        *(_text(row[key]) for key in ("regime", "surrogate", "order", "binarize")),
+        escape(", ".join(str(seed) for seed in row["seeds"])),
+        steps,
+        final,
+        _number(row["best_accuracy"], 1),
+        _number(row["chance"], 1),
+        paper,
+        _number(row["difference"], 1, "+"),
+        _number(row["seconds"], 0),
+    ]
+
+
+def _sawtooth(rows: Sequence[dict[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        teeth = row["sawtooth"]
+        if teeth is not None:
+            dip = _with_spread(teeth["dip"], teeth["dip_std"], 2, teeth["commits"])
+            before, after = (_number(teeth[key], 1) for key in ("before", "after"))
+            change = _number(teeth["after"] - teeth["before"], 2, "+")
+            start = _number(teeth["at_start"], 2, "+")
+            cells.append(
+                [
+                    escape(row["group"]),
+                    _text(row["binarize"]),
+                    f"{teeth['window']:,}",
+                    before,
+                    after,
+                    change,
+                    start,
+                    dip,
+                ]
+            )
+    numbers = ("window (steps)", "before", "after", "change at commit", "change at start", "depth of the dip")
+    return _table(("recipe", "binarized"), numbers, cells)
+
+
+def _runs(groups: Sequence[Group]) -> str:
+    cells = [
+        [
+            escape(run.name),
+            escape(group.label),
+            escape(state(run)),
+            escape("; ".join(run.notes)),
+            escape(str(run.recipe.get("seed", ""))),
+            f"{run.last_step:,}",
+        ]
+        for group in groups
+        for run in group.runs
+    ]
+    return _table(("folder", "recipe", "state", "note"), ("seed", "steps"), cells)
+
+
+def _table(texts: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells that are HTML already: first those of the columns of text, then the right-aligned ones."""
+    kinds = [""] * len(texts) + [' class="number"'] * len(numbers)
+    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, (*texts, *numbers), strict=True))
+    lines = ["".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) for row in rows]
+    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
+
+
+def _section(title: str, text: str, content: str) -> str:
+    return f"<h2>{escape(title)}</h2>\n<p>{escape(text)}</p>\n{content}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else escape(str(value))
+
+
+def _number(value: float | None, digits: int, sign: str = "") -> str:
+    return "" if value is None else f"{round(value, digits) + 0.0:{sign},.{digits}f}"  # + 0.0: no -0.0
+
+
+def _with_spread(mean: float | None, std: float | None, digits: int, count: int) -> str:
+    spread = "" if std is None else f" ± {_number(std, digits)}"
+    return "" if mean is None else f"{_number(mean, digits)}{spread} ({count})"

@@ -1,0 +1,59 @@
+"""Writes the report: the page, its figures and its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from stompp_kernels.files import replacing
+from stompp_kernels.training.report.logs import group_runs, read_runs
+from stompp_kernels.training.report.page import page, state
+from stompp_kernels.training.report.summary import row
+
+
+def write_report(runs: Sequence[Path], output: Path, title: str | None = None) -> list[Path]:
+    """Writes report.html, report.json and the figures as PNG into the folder ``output``, which is made if need be.
+
+    The page holds its figures itself and loads nothing. A file is replaced as a whole, and the page comes last.
+
+    Args:
+        runs: folders that `stompp train` wrote.
+        output: a folder.
+        title: of the page.
+
+    Returns:
+        The files written, the page first.
+
+    Raises:
+        FileNotFoundError: a folder has no log.jsonl.
+        ValueError: a log is damaged elsewhere than in its last line; no run, or one given twice; ``output`` is a file.
+        ImportError: matplotlib is missing (the `report` extra).
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError('the report is drawn by matplotlib: pip install "stompp_kernels[report]"') from error
+    from stompp_kernels.training.report.figures import FIGURES, draw
+
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"output must be a folder, got the file {str(output)!r}")
+    groups = group_runs(read_runs(runs))
+    rows = [row(group) for group in groups]
+    pictures = draw(groups)
+    files = {picture.file: picture.png for picture in pictures}
+    states = [
+        {"run": run.name, "group": g.label, "state": state(run), "notes": run.notes} for g in groups for run in g.runs
+    ]
+    numbers = {"groups": rows, "runs": states}
+    files["report.json"] = (json.dumps(numbers, indent=2) + "\n").encode()
+    files["report.html"] = page(title or "Training report", groups, rows, pictures).encode()
+
+    output.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        with replacing(output / name) as file:
+            file.write(content)
+    for name in {figure[0] for figure in FIGURES} - set(files):
+        (output / name).unlink(missing_ok=True)  # of an earlier report: it would not belong to this page
+    return [output / name for name in reversed(files)]

@@ -1,0 +1,94 @@
+"""What `stompp train` left in a folder: its network, evaluated, packed, timed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from stompp_kernels import native
+from stompp_kernels.conversion import convert, explain, save_packed
+from stompp_kernels.measure import compare, compare_on_gpu
+from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
+from stompp_kernels.training.data import Data
+from stompp_kernels.training.evaluate import evaluate
+from stompp_kernels.training.processes import Processes
+from stompp_kernels.training.recipe import Recipe, recipe_from_dict
+from stompp_kernels.training.trainer import RECIPE, build_model, load_data
+
+CHECKPOINTS = {"last": LAST, "best": BEST}
+
+
+def load_trained(
+    folder: Path, checkpoint: str = "last", data_path: str | None = None, device: str = "cpu"
+) -> tuple[nn.Module, Data, Recipe]:
+    """The network of a run, in eval mode, with its data.
+
+    Args:
+        checkpoint: "last" or "best".
+        data_path: where the data lie, if not where the recipe says.
+
+    Raises:
+        FileNotFoundError: the folder has no such checkpoint.
+    """
+    if not (folder / RECIPE).exists():
+        raise FileNotFoundError(f"no run of `stompp train` in {os.fspath(folder)!r}: it has no {RECIPE}")
+    saved = load_checkpoint(folder / CHECKPOINTS[checkpoint])
+    recipe = recipe_from_dict(saved["recipe"])
+    if data_path is not None:
+        recipe = replace(recipe, data=replace(recipe.data, path=data_path))
+    data = load_data(recipe, torch.device(device))
+    model = build_model(recipe, data)
+    model.load_state_dict(saved["model"])
+    return model.eval(), data, recipe
+
+
+def evaluate_trained(model: nn.Module, data: Data, recipe: Recipe, packed: bool) -> tuple[float, float]:
+    """Test accuracy in percent and mean loss of the network, or of what ``sk.convert`` makes of it."""
+    network = convert(model) if packed else model
+    return evaluate(network, network, data, recipe.batch_size, Processes(data.device))
+
+
+def convert_trained(model: nn.Module, output: Path, console: Console) -> int:
+    """Packs the network, shows what became of its layers, and saves it; the bytes of the file."""
+    packed = convert(model)
+    console.print(str(explain(packed)), highlight=False)
+    return save_packed(packed, output)
+
+
+def bench_trained(model: nn.Module, data: Data, recipe: Recipe, batch_sizes: Sequence[int], console: Console) -> None:
+    """Times the packed network against the float network that the recipe began with, and shows both."""
+    inputs = next(data.test_batches(max(batch_sizes)))[0]
+    if isinstance(inputs, dict):
+        raise ValueError(f"only networks for images can be timed, and this one reads {', '.join(inputs)}")
+    packed, float_model = convert(model), build_model(recipe, data, prepared=False).eval()
+    table = Table("batch", "float, ms", "packed, ms", "ratio", title=_where(data.device))
+    for size in batch_sizes:
+        float_ms, packed_ms = time_network(float_model, packed, inputs[:size])
+        table.add_row(str(size), f"{float_ms:.3f}", f"{packed_ms:.3f}", f"{float_ms / packed_ms:.1f}x")
+    console.print(table)
+
+
+@torch.no_grad()
+def time_network(float_model: nn.Module, packed: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Median milliseconds of both networks, channels_last."""
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def side(model: nn.Module) -> Callable[[], Tensor]:
+        return torch.no_grad()(lambda: model(images))
+
+    sides = {"float": side(float_model), "packed": side(packed)}
+    ms = compare_on_gpu(sides) if images.is_cuda else compare(sides, 1.0)
+    return ms["float"].median, ms["packed"].median
+
+
+def _where(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{native.active_implementation()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,376 @@
+"""A run from its recipe to its end: training, evaluation, records, checkpoints.
+
+A step is a function of the recipe, the weights and its number, for data, masks and every random draw are: so a run that
+was killed and resumed ends with the same bits as one that was not (as far as torch's own kernels repeat themselves).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import Tensor, nn
+
+from stompp_kernels import models
+from stompp_kernels.files import remove_unfinished, write_json
+from stompp_kernels.measure import machine
+from stompp_kernels.progression import StoMPP
+from stompp_kernels.training import data as datasets
+from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from stompp_kernels.training.data import Data, Inputs
+from stompp_kernels.training.data.base import mixed_seed
+from stompp_kernels.training.diagnostics import Diagnostics
+from stompp_kernels.training.evaluate import evaluate, logits_of
+from stompp_kernels.training.processes import Processes, Stopped, noting_signals, start_processes
+from stompp_kernels.training.progress_bar import ProgressBar
+from stompp_kernels.training.recipe import OptimizerRecipe, Recipe, expand
+from stompp_kernels.training.run_log import RunLog
+
+RECIPE, RESULT = "recipe.json", "result.json"
+PROBE_SIZE = 32  # samples that saturation is measured on
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    tensorboard: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Trains in a folder of its own: recipe.json, log.jsonl, the last and the best checkpoint, result.json at the end.
+
+    The best checkpoint is that of the best accuracy among those of the furthest frontier: before it is binary
+    throughout, a network's accuracy says little about the binary one's.
+
+    Args:
+        folder: made if need be.
+        device: "cpu", "cuda" or "auto". Processes that torchrun started share the batches.
+        resume: go on from the last checkpoint, or from the start where there is none.
+        tensorboard: log to TensorBoard too.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        ValueError: the folder has a run and ``resume`` is not given, or its recipe is another one.
+        Stopped: SIGINT or SIGTERM came; the last checkpoint is of that step.
+    """
+    with start_processes(device) as processes, noting_signals() as signals:
+        run = Run(recipe, folder, processes, resume, tensorboard, console or Console(quiet=not processes.is_first))
+        return run.to_the_end(signals)
+
+
+def load_data(recipe: Recipe, device: torch.device) -> Data:
+    """The data of a recipe, on a device."""
+    path, options = expand(recipe.data.path, "data.path"), expand(recipe.data.options, "data.options")
+    return datasets.load(recipe.data.name, path, **options).to(device)
+
+
+def build_model(recipe: Recipe, data: Data, prepared: bool = True) -> nn.Module:
+    """The model of a recipe as it is before the first step, on the data's device; or the float one it is made from."""
+    torch.manual_seed(mixed_seed(recipe.seed, -1))
+    options = {**_shape_options(recipe.model.name, data), **expand(recipe.model.options, "model.options")}
+    model = models.create(
+        recipe.model.name,
+        data.num_classes,
+        binarize=recipe.model.binarize if prepared else None,
+        prepare_options=recipe.model.prepare if prepared else None,
+        **options,
+    )
+    memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
+    return model.to(data.device, memory_format=memory_format)
+
+
+def _shape_options(name: str, data: Data) -> dict[str, int]:
+    """Those options of a model that its data determine."""
+    example = data.example_inputs()
+    if isinstance(example, dict):
+        found = {"max_length": example["input_ids"].shape[1]}
+    else:
+        found = {"in_channels": example.shape[1], "image_size": example.shape[-1]}
+    return {key: value for key, value in found.items() if key in models.entry(name).options()}
+
+
+class Run:
+    """The state of a run, and its steps; see :func:`train`."""
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, processes: Processes, resume: bool, tensorboard: bool, console: Console
+    ) -> None:
+        self.recipe, self.folder, self.processes, self.console = recipe, folder, processes, console
+        saved = _saved_state(recipe, folder, resume)
+        processes.wait()  # before the first one writes there
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+        self.data = load_data(recipe, processes.device)
+        self.model = build_model(recipe, self.data)
+        self.epoch_steps = self.data.steps_per_epoch(recipe.batch_size)
+        self.total_steps = recipe.epochs * self.epoch_steps
+        self.progression = StoMPP(
+            self.model,
+            self.total_steps,
+            binarize=recipe.model.binarize,
+            seed=recipe.seed,
+            **vars(recipe.progression),
+        )
+        self.optimizer = _optimizer(recipe.optimizer, self.model)
+        self.diagnostics = Diagnostics(self.model, self.progression.units)
+        self.step, self.seconds, self.best, self.accuracy = 0, 0.0, (-1, -1.0), math.nan
+        if saved is not None:
+            self._load(saved)
+        # Evaluation goes past DDP, which would synchronize at each batch, of which processes have different numbers.
+        self.evaluated: Any = torch.compile(self.model) if recipe.compile else self.model
+        self.forward = self._share_gradients(self.evaluated)
+        self.log: RunLog | None = None
+        if processes.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(folder)
+            write_json(folder / RECIPE, recipe.to_dict())
+            self.log = RunLog(folder, self.step, tensorboard)
+            self._log_start()
+        # Of the steps since the last record; on the device, so that no step waits for it.
+        self._losses: list[Tensor] = []
+        self._accuracies: list[Tensor] = []
+        self._since = time.perf_counter()
+
+    def to_the_end(self, signals: list[int]) -> dict[str, Any]:
+        """Trains until the last step."""
+        self.model.train()
+        self._committed = {unit.name for unit in self.progression.units if unit.layer.committed}
+        self._probe = next(self.data.test_batches(PROBE_SIZE))[0]
+        evaluate_every = max(1, round(self.recipe.evaluate_every * self.epoch_steps))
+        checkpoint_every = max(1, round(self.recipe.checkpoint_every * self.epoch_steps))
+        with ProgressBar(self.console, self.total_steps, self.step) as self._bar:
+            while self.step < self.total_steps:
+                for inputs, labels in self._batches():
+                    self._train_step(inputs, labels)
+                    last = self.step == self.total_steps
+                    if last or self.step % self.recipe.log_every == 0:
+                        self._record()
+                    if last or self.step % evaluate_every == 0:
+                        self._evaluate()
+                    if last or self.step % checkpoint_every == 0:
+                        self._checkpoint()
+                    self._stop_if_asked(signals)
+        return self._end()
+
+    def _batches(self) -> Any:
+        epoch = self.step // self.epoch_steps
+        p = self.processes
+        start = self.step % self.epoch_steps
+        return self.data.train_batches(epoch, self.recipe.batch_size, self.recipe.seed, start, p.rank, p.world_size)
+
+    def _train_step(self, inputs: Inputs, labels: Tensor) -> None:
+        torch.manual_seed(mixed_seed(self.recipe.seed, self.step, self.processes.rank))  # dropout: no state to keep
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.optimizer.lr * lr_factor(self.recipe.optimizer, self.step, self.total_steps)
+        if self.recipe.channels_last and isinstance(inputs, Tensor):
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.amp):
+            logits = logits_of(self.forward, inputs)
+        loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.recipe.optimizer.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_gradient_norm)
+        diagnosed = self.recipe.diagnostics_every > 0 and (self.step + 1) % self.recipe.diagnostics_every == 0
+        norms = self.diagnostics.gradient_norms() if diagnosed else None
+        self.optimizer.step()
+        self.progression.step()
+        self.step += 1
+        self._losses.append(loss.detach())
+        self._accuracies.append((logits.detach().argmax(1) == labels).float().mean())
+        self._log_commitments()
+        if norms is not None:
+            self._diagnose(norms)
+
+    def _log_commitments(self) -> None:
+        for index, unit in enumerate(self.progression.units):
+            if unit.layer.committed and unit.name not in self._committed:
+                self._committed.add(unit.name)
+                self._write("commit", unit=unit.name, index=index)
+
+    def _diagnose(self, norms: list[float | None]) -> None:
+        start = time.perf_counter()
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.amp):
+            values = self.diagnostics.record(self._probe)
+        rounded = {
+            key: [None if v is None else float(f"{v:.4g}") for v in of_units]
+            for key, of_units in {"gradient_norm": norms, **values}.items()
+        }
+        self._write("diagnostics", **rounded)
+        self._since += time.perf_counter() - start  # not a part of the step's time
+
+    def _record(self) -> None:
+        """Loss and accuracy of the steps since the last record, averaged over processes."""
+        if not self._losses:
+            return
+        values = torch.stack([torch.stack(self._losses), 100 * torch.stack(self._accuracies)]).double()
+        losses, accuracies = (self.processes.sum(values) / self.processes.world_size).tolist()
+        seconds = time.perf_counter() - self._since
+        self.seconds += seconds
+        now, lr = self.progression.progress(), self.optimizer.param_groups[0]["lr"]
+        self._write(
+            "step",
+            epoch=self.step / self.epoch_steps,
+            lr=lr,
+            frontier=now.frontier,
+            p=now.p,
+            step_ms=1e3 * seconds / len(losses),
+            losses=[round(value, 5) for value in losses],
+            accuracies=[round(value, 3) for value in accuracies],
+        )
+        mean = sum(accuracies) / len(accuracies)
+        self._bar.show(self.step, sum(losses) / len(losses), mean, now.frontier, now.units, now.p)
+        self._losses, self._accuracies, self._since = [], [], time.perf_counter()
+
+    def _evaluate(self) -> None:
+        self._record()
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.amp):
+            batch_size = max(1, self.recipe.batch_size // self.processes.world_size)
+            accuracy, loss = evaluate(self.model, self.evaluated, self.data, batch_size, self.processes)
+        self.accuracy = accuracy
+        frontier = self.progression.frontier
+        self._write("evaluation", epoch=self.step / self.epoch_steps, accuracy=accuracy, loss=loss, frontier=frontier)
+        self._bar.show_test(self.step, accuracy)
+        if (frontier, accuracy) > self.best:
+            self.best = (frontier, accuracy)
+            self._save(BEST)
+        self._since = time.perf_counter()
+
+    def _checkpoint(self) -> None:
+        self._record()
+        if self.log is not None:
+            self.log.sync()
+        self._save(LAST)
+        self._since = time.perf_counter()
+
+    def _stop_if_asked(self, signals: list[int]) -> None:
+        """Where there are several processes they must agree, which they do at each record."""
+        number = signals[0] if signals else 0
+        if self.processes.world_size > 1:
+            if self.step % self.recipe.log_every:
+                return
+            asked = torch.tensor([float(number > 0)], device=self.processes.device)
+            number = number or (15 if float(self.processes.sum(asked)) else 0)
+        if number and self.step < self.total_steps:
+            self._checkpoint()
+            raise Stopped(number, self.step)
+
+    def _end(self) -> dict[str, Any]:
+        result = {
+            "accuracy": self.accuracy,
+            "best_accuracy": self.best[1],
+            "frontier": self.progression.frontier,
+            "units": len(self.progression.units),
+            "steps": self.step,
+            "seconds": self.seconds,
+        }
+        if self.log is not None:
+            values = {key: result[key] for key in ("accuracy", "best_accuracy", "seconds")}
+            self.log.write("end", self.step, **values)
+            self.log.close()
+            write_json(self.folder / RESULT, {"recipe": self.recipe.to_dict(), "machine": machine(), "result": result})
+        return result
+
+    def _share_gradients(self, forward: Any) -> Any:
+        if self.processes.world_size == 1:
+            return forward
+        # In the STE-free regime commitments take gradients away, which DDP must look for.
+        unused = self.recipe.progression.regime == "ste_free"
+        return nn.parallel.DistributedDataParallel(forward, find_unused_parameters=unused)
+
+    def _save(self, name: str) -> None:
+        if not self.processes.is_first:
+            return
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "accuracy": self.accuracy,
+            "best": list(self.best),
+            "recipe": self.recipe.to_dict(),
+            "model": self.model.state_dict(),
+        }
+        if name == LAST:
+            state["optimizer"] = self.optimizer.state_dict()
+            state["progression"] = self.progression.state_dict()
+            state["diagnostics"] = self.diagnostics.state_dict()
+        save_checkpoint(self.folder / name, state)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.progression.load_state_dict(saved["progression"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.diagnostics.load_state_dict(saved["diagnostics"])
+        self.step, self.seconds, self.accuracy = saved["step"], saved["seconds"], saved["accuracy"]
+        self.best = (saved["best"][0], saved["best"][1])
+
+    def _write(self, event: str, **values: Any) -> None:
+        if self.log is not None:
+            self.log.write(event, self.step, **values)
+
+    def _log_start(self) -> None:
+        if self.step:
+            return self._write("resume")
+        units = self.progression.units
+        self._write(
+            "start",
+            recipe=self.recipe.to_dict(),
+            units=[unit.name for unit in units],
+            windows=[[unit.window.start, unit.window.stop] for unit in units],
+            total_steps=self.total_steps,
+            steps_per_epoch=self.epoch_steps,
+            num_classes=self.data.num_classes,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            machine=machine(),
+        )
+
+
+def lr_factor(recipe: OptimizerRecipe, step: int, total_steps: int) -> float:
+    """What the learning rate of step ``step``, from 0, is a multiple of."""
+    warmup = recipe.warmup * total_steps
+    rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+    left = 1 - step / total_steps
+    fall = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
+    return rise * fall[recipe.schedule]
+
+
+def _optimizer(recipe: OptimizerRecipe, model: nn.Module) -> torch.optim.Optimizer:
+    if recipe.name == "sgd":
+        return torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+    kind = torch.optim.Adam if recipe.name == "adam" else torch.optim.AdamW
+    return kind(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _saved_state(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any] | None:
+    """The last checkpoint to go on from; None: the run begins."""
+    if not resume:
+        if (folder / RECIPE).exists():
+            raise ValueError(f"folder {str(folder)!r} has a run already: resume it, or choose another folder")
+        return None
+    if not (folder / LAST).exists():
+        return None
+    saved = load_checkpoint(folder / LAST)
+    different = _first_difference(saved["recipe"], recipe.to_dict())
+    if different:
+        raise ValueError(f"the run in {str(folder)!r} has another recipe: {different}")
+    return saved
+
+
+def _first_difference(saved: dict[str, Any], given: dict[str, Any], where: str = "") -> str:
+    """The first value in which recipes differ; where the data lie does not count."""
+    for key in saved.keys() | given.keys():
+        a, b = saved.get(key), given.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found = _first_difference(a, b, f"{where}{key}.")
+            if found:
+                return found
+        elif a != b and where + key != "data.path":
+            return f"{where}{key} is {a!r}, got {b!r}"
+    return ""

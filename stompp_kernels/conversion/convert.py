@@ -295,9 +295,10 @@ def _flat(node: fx.Node) -> str:
 
 
 def _affine(layer: BinaryLayer) -> Affine:
-    """The layer's own scale and bias as an epilogue."""
+    """The layer's own scales and bias as an epilogue."""
     N, device = layer.weight.shape[0], layer.weight.device
-    scale = torch.ones(N, device=device) if layer.alpha is None else layer.alpha.detach().float().expand(N).contiguous()
+    own = layer.output_scale()
+    scale = torch.ones(N, device=device) if own is None else own.detach().float().expand(N).contiguous()
     bias = torch.zeros(N, device=device) if layer.bias is None else layer.bias.detach().float().clone()
     return Affine(scale, bias)
 

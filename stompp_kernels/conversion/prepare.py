@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stompp_kernels.conversion.split_activations import RELU_LIKE, split_activations, unshare_activations
 from stompp_kernels.nn import BinaryConv2d, BinaryLayer, BinaryLinear, ProgressiveActivation
 from stompp_kernels.nn.binary import LATENT_STD
 from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.progression import link, trace_calls
+from stompp_kernels.progression.example_run import as_arguments, undisturbed
 from stompp_kernels.progression.execution import Call
 from stompp_kernels.progression.stompp import BINARIZE
 from stompp_kernels.table import table
@@ -23,6 +25,7 @@ from stompp_kernels.table import table
 SHORTCUT_NAMES = r"(^|[._])(downsample|shortcut)"
 _UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
 SCALES = (None, "channel", "tensor")
+INPUT_SCALES = (None, "tensor")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def prepare(
     keep: Sequence[str] = (SHORTCUT_NAMES,),
     scale: str | None = None,
     latent_std: float | None = LATENT_STD,
+    input_scale: str | None = None,
     padding_value: int = 0,
 ) -> tuple[nn.Module, PreparationReport]:
     """A copy of a float model in which eligible layers are progressive.
@@ -86,6 +90,9 @@ def prepare(
             is kept. alpha is chosen so that u has standard deviation ``latent_std``.
         latent_std: standard deviation of the latent weights; with scale None they are multiplied to have it (BatchNorm
             absorbs the factor). None keeps the weights, and with a scale uses the mean of |weight| as alpha.
+        input_scale: None, or "tensor": a layer that binarizes its own input x computes with x / beta and multiplies its
+            output by beta, a fixed scale, so that signs stand for values of the size that they replace (XNOR-Net,
+            Rastegari et al. 2016). beta is the mean of |x| over the example inputs, which must be real ones then.
         padding_value: 0, +1 or -1: what binary convolutions pad with.
 
     Returns:
@@ -99,6 +106,7 @@ def prepare(
     """
     check_choice("binarize", binarize, BINARIZE)
     check_choice("scale", scale, SCALES)
+    check_choice("input_scale", input_scale, INPUT_SCALES)
     check_choice("padding_value", padding_value, (0, 1, -1))
     if latent_std is not None and not latent_std > 0:
         raise ValueError(f"latent_std must be positive or None, got {latent_std}")
@@ -116,6 +124,9 @@ def prepare(
         binarized, runs = _separate_activations(model, binarized, runs, example_inputs)
 
     modules = dict(model.named_modules())
+    scaled = input_scale is not None and binarize == "both"
+    own = [call.name for call in binarized if scaled and not call.producer]
+    input_scales = _mean_magnitudes(model, example_inputs, own)
     rows = {call.name: LayerReport(call.name, _kind(modules[call.name]), "kept", "") for call in calls}
     for name, reason in kept.items():
         rows[name] = LayerReport(name, _kind(modules[name]), "kept", reason)
@@ -130,7 +141,11 @@ def prepare(
             if call.producer:
                 replaced.setdefault(call.producer, []).append(call.name)
         layer = modules[call.name]
-        _replace(model, call.name, _binary_layer(layer, own_input, scale, latent_std, padding_value))
+        _replace(
+            model,
+            call.name,
+            _binary_layer(layer, own_input, scale, latent_std, input_scales.get(call.name), padding_value),
+        )
         rows[call.name] = LayerReport(call.name, _kind(layer), "binarized", reason)
     for name in runs:
         if not isinstance(modules[name], RELU_LIKE):
@@ -254,8 +269,29 @@ def _numeric_padding(conv: nn.Conv2d) -> tuple[int, int] | None:
     return None if any(r % 2 for r in reach) else (reach[0] // 2, reach[1] // 2)
 
 
+def _mean_magnitudes(model: nn.Module, example_inputs: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """The mean of |x| over the inputs of each of these layers, [1]; none for one that only sees zeros."""
+    found: dict[str, Tensor] = {}
+    args, kwargs = as_arguments(example_inputs)
+    with ExitStack() as stack:
+        for name in names:
+
+            def note(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                found[name] = inputs[0].abs().mean(dtype=torch.float32).reshape(1)
+
+            stack.callback(model.get_submodule(name).register_forward_pre_hook(note).remove)
+        stack.enter_context(undisturbed(model))
+        model(*args, **kwargs)
+    return {name: mean for name, mean in found.items() if mean > 0}
+
+
 def _binary_layer(
-    layer: nn.Module, own_input: bool, scale: str | None, latent_std: float | None, padding_value: int
+    layer: nn.Module,
+    own_input: bool,
+    scale: str | None,
+    latent_std: float | None,
+    input_scale: Tensor | None,
+    padding_value: int,
 ) -> BinaryLayer:
     assert isinstance(layer, (nn.Conv2d, nn.Linear))
     w = layer.weight.detach()
@@ -268,6 +304,7 @@ def _binary_layer(
         "bias": layer.bias is not None,
         "binarize_input": own_input,
         "alpha": alpha,
+        "input_scale": input_scale,
         "device": w.device,
         "dtype": w.dtype,
     }

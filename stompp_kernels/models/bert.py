@@ -29,9 +29,10 @@ class EncoderClassifier(nn.Module):
     """An encoder of ``transformers.AutoModel``, pooling, dropout, one linear layer.
 
     ``sk.models.create("bert", binarize="both", ...)`` binarizes all Linear layers of the encoder; embeddings, norms,
-    pooler and classifier stay in float. A scale per channel keeps the layers' pretrained function, but their inputs are
-    clipped to [-1, 1] and LayerNorm gives out more: let it adapt before the first window (``warmup`` of StoMPP). While
-    its masks advance, the model takes sequences padded to ``max_length``.
+    pooler and classifier stay in float. Weights and inputs have scales, the means of their magnitudes (of the inputs,
+    over ``example``), so that signs stand for values of the size that they replace. What is larger is clipped to it
+    from the start: let the model adapt before the first window (``warmup`` of StoMPP). While its masks advance, it
+    takes sequences padded to ``max_length``.
 
     Args:
         pretrained: a folder that ``save_pretrained`` wrote, or a model's name on the hub.
@@ -118,6 +119,9 @@ register(
         "keep_first": False,
         "keep_last": False,
         "keep": (r"(^|[._])(embedding|pooler|classifier)",),
+        # A committed layer then gives out values of the size that the layers behind it are used to.
         "scale": "channel",
+        "latent_std": None,
+        "input_scale": "tensor",
     },
 )

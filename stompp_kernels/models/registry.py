@@ -91,6 +91,7 @@ def create(
     *,
     binarize: str | None = None,
     prepare_options: Mapping[str, Any] | None = None,
+    example: Any = None,
     **options: Any,
 ) -> nn.Module:
     """A new model of the registry.
@@ -100,6 +101,8 @@ def create(
         num_classes: outputs.
         binarize: None: the float model. "both" or "weights": prepared for StoMPP, as by ``sk.prepare``.
         prepare_options: arguments of ``sk.prepare`` that take the place of the entry's own.
+        example: inputs that it is prepared with, which an ``input_scale`` wants to be real ones; None: those of
+            :func:`example_inputs`.
         options: of the model; ``entry(name).options()`` has their names and defaults.
 
     Returns:
@@ -110,14 +113,16 @@ def create(
         ValueError: a name, an option or a value is not allowed; the message says what is.
     """
     found = entry(name)
-    example = example_inputs(name, **options)
+    noise = example_inputs(name, **options)
     check_sizes(num_classes=num_classes)
     if binarize is None and prepare_options:
         raise ValueError(f"binarize must be 'both' or 'weights' with prepare_options, got None with {prepare_options}")
     preparation = {**found.prepare_options, **(prepare_options or {})}
     _check_known("prepare option", preparation, _keywords(prepare, without=("model", "example_inputs", "binarize")))
     model = found.factory(num_classes=num_classes, **_accepted(found.factory, options))
-    return model if binarize is None else prepare(model, example, binarize=binarize, **preparation)[0]
+    if binarize is None:
+        return model
+    return prepare(model, noise if example is None else example, binarize=binarize, **preparation)[0]
 
 
 def example_inputs(name: str, **options: Any) -> Inputs:

@@ -28,6 +28,8 @@ class BinaryLayer(Masked):
     Attributes:
         weight: latent weights, a parameter.
         alpha: None, or float [out] or [1]: the layer computes with u = weight / alpha and scales its output by alpha.
+        input_scale: None, or float [1]: its own activation is given input / input_scale, and it scales its output by
+            input_scale.
         input_activation: its own ProgressiveActivation, or None where the input is binarized upstream, or not at all.
         execution_index: place in the order of execution, set by ``sk.prepare`` or ``sk.link``.
     """
@@ -35,6 +37,7 @@ class BinaryLayer(Masked):
     weight: nn.Parameter
     bias: nn.Parameter | None
     alpha: Tensor | None
+    input_scale: Tensor | None
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class BinaryLayer(Masked):
         bias: bool,
         binarize_input: bool,
         alpha: Tensor | None,
+        input_scale: Tensor | None,
         device: Any,
         dtype: torch.dtype | None,
     ) -> None:
@@ -53,7 +57,12 @@ class BinaryLayer(Masked):
             raise ValueError(f"alpha must have shape [1] or [{weight_shape[0]}], got {list(alpha.shape)}")
         if alpha is not None and not bool((alpha > 0).all()):
             raise ValueError(f"alpha must be positive, got a smallest value of {float(alpha.min())}")
+        if input_scale is not None and not binarize_input:
+            raise ValueError("input_scale needs binarize_input=True: it scales the layer's own activation")
+        if input_scale is not None and (tuple(input_scale.shape) != (1,) or not float(input_scale) > 0):
+            raise ValueError(f"input_scale must be one positive number, shape [1], got {input_scale}")
         self.register_buffer("alpha", alpha)
+        self.register_buffer("input_scale", input_scale)
         self.input_activation = ProgressiveActivation(device=device) if binarize_input else None
         self.execution_index: int | None = None
         # The activations upstream whose signs arrive here; in a tuple, so that they do not become submodules.
@@ -85,6 +94,18 @@ class BinaryLayer(Masked):
         """u: the weights in units of alpha."""
         return self.weight if self.alpha is None else self.weight / self._per_output(self.alpha, self.weight.dim())
 
+    def output_scale(self) -> Tensor | None:
+        """What the product of u' and the activated input is multiplied by: None, or float [out] or [1]."""
+        if self.input_scale is None:
+            return self.alpha
+        return self.input_scale if self.alpha is None else self.alpha * self.input_scale
+
+    def _activated(self, x: Tensor) -> Tensor:
+        """The input as the product takes it."""
+        if self.input_activation is None:
+            return x
+        return self.input_activation(x if self.input_scale is None else x / self.input_scale.to(x.dtype))
+
     def clip_latent_(self) -> None:
         """Clips the latent weights to [-1, 1], in units of alpha (BinaryConnect, Courbariaux et al. 2015)."""
         with torch.no_grad():
@@ -100,8 +121,9 @@ class BinaryLayer(Masked):
 
     def _finish(self, y: Tensor, dims: int) -> Tensor:
         """scale and bias of a product y whose outputs lie `dims` dimensions from the end."""
-        if self.alpha is not None:
-            y = y * self._per_output(self.alpha.to(y.dtype), dims)
+        scale = self.output_scale()
+        if scale is not None:
+            y = y * self._per_output(scale.to(y.dtype), dims)
         return y if self.bias is None else y + self._per_output(self.bias.to(y.dtype), dims)
 
     def _pack(self, w: Tensor) -> PackedWeight:
@@ -166,6 +188,7 @@ class BinaryLinear(BinaryLayer):
         bias: add a learnable bias.
         binarize_input: put a :class:`ProgressiveActivation` of its own on the input.
         alpha: scale per output [N] or tensor [1], or None.
+        input_scale: scale of the input [1], or None; with ``binarize_input`` only.
 
     Shape:
         [..., K] to [..., N]. With ``binarize_input`` or a source the first dimension is the batch.
@@ -178,19 +201,18 @@ class BinaryLinear(BinaryLayer):
         bias: bool = False,
         binarize_input: bool = False,
         alpha: Tensor | None = None,
+        input_scale: Tensor | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         for name, value in (("in_features", in_features), ("out_features", out_features)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        super().__init__((out_features, in_features), bias, binarize_input, alpha, device, dtype)
+        super().__init__((out_features, in_features), bias, binarize_input, alpha, input_scale, device, dtype)
         self.in_features, self.out_features = in_features, out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.input_activation is not None:
-            x = self.input_activation(x)
-        return self._finish(self._product(x), 1)
+        return self._finish(self._product(self._activated(x)), 1)
 
     def _float_product(self, x: Tensor, w: Tensor) -> Tensor:
         return F.linear(x, w)
@@ -215,6 +237,7 @@ class BinaryConv2d(BinaryLayer):
             the border correction.
         binarize_input: put a :class:`ProgressiveActivation` of its own on the input.
         alpha: scale per output channel [O] or tensor [1], or None.
+        input_scale: scale of the input [1], or None; with ``binarize_input`` only.
 
     Shape:
         [B, C, H, W] to [B, O, OH, OW].
@@ -233,6 +256,7 @@ class BinaryConv2d(BinaryLayer):
         padding_value: int = 0,
         binarize_input: bool = False,
         alpha: Tensor | None = None,
+        input_scale: Tensor | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -245,7 +269,8 @@ class BinaryConv2d(BinaryLayer):
             )
         check_choice("padding_value", padding_value, (0, 1, -1))
         kernel = pair("kernel_size", kernel_size, 1)
-        super().__init__((out_channels, in_channels // groups, *kernel), bias, binarize_input, alpha, device, dtype)
+        weight_shape = (out_channels, in_channels // groups, *kernel)
+        super().__init__(weight_shape, bias, binarize_input, alpha, input_scale, device, dtype)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
         self.stride, self.padding = pair("stride", stride, 1), pair("padding", padding, 0)
         self.dilation, self.groups, self.padding_value = pair("dilation", dilation, 1), groups, padding_value
@@ -253,9 +278,7 @@ class BinaryConv2d(BinaryLayer):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4:
             raise ValueError(f"x must be [B, C, H, W], got shape {list(x.shape)}")
-        if self.input_activation is not None:
-            x = self.input_activation(x)
-        return self._finish(self._product(x), 3)
+        return self._finish(self._product(self._activated(x)), 3)
 
     @property
     def _geometry(self) -> tuple[Any, ...]:

@@ -32,7 +32,7 @@ from stompp_kernels.training.recipe import OptimizerRecipe, Recipe, expand
 from stompp_kernels.training.run_log import RunLog
 
 RECIPE, RESULT = "recipe.json", "result.json"
-PROBE_SIZE = 32  # samples that saturation is measured on
+PROBE_SIZE = 32  # samples that a model is prepared with, and that saturation is measured on
 
 
 def train(
@@ -82,10 +82,17 @@ def build_model(recipe: Recipe, data: Data, prepared: bool = True) -> nn.Module:
         data.num_classes,
         binarize=recipe.model.binarize if prepared else None,
         prepare_options=recipe.model.prepare if prepared else None,
+        example=_example(data, torch.device("cpu")),
         **options,
     )
     memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
     return model.to(data.device, memory_format=memory_format)
+
+
+def _example(data: Data, device: torch.device) -> Inputs:
+    """Real inputs, the same for every seed."""
+    inputs = next(data.test_batches(PROBE_SIZE))[0]
+    return inputs.to(device) if isinstance(inputs, Tensor) else {key: x.to(device) for key, x in inputs.items()}
 
 
 def _shape_options(name: str, data: Data) -> dict[str, int]:
@@ -143,7 +150,7 @@ class Run:
         """Trains until the last step."""
         self.model.train()
         self._committed = {unit.name for unit in self.progression.units if unit.layer.committed}
-        self._probe = next(self.data.test_batches(PROBE_SIZE))[0]
+        self._probe = _example(self.data, self.processes.device)
         evaluate_every = max(1, round(self.recipe.evaluate_every * self.epoch_steps))
         checkpoint_every = max(1, round(self.recipe.checkpoint_every * self.epoch_steps))
         with ProgressBar(self.console, self.total_steps, self.step) as self._bar:

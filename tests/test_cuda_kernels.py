@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: run in an emulation on the CPU (tests/cuda), and compiled for every architecture."""
+"""The CUDA kernels without a GPU: run in an emulation on the CPU (tests/cuda), and read as machine code."""
 
 import os
 import re
@@ -150,8 +150,8 @@ def test_products_become_their_architectures_instructions(name, tools, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpu_rates", "gpu_tiles"])
 def test_the_benchmark_programs_compile(name, tools, tmp_path):
-    sources = [ROOT / "benchmarks" / f"{name}.cu", *sorted((ROOT / "csrc" / "cuda" / "product").glob("*.cu"))]
-    command = gpu_rates.build_command(tools[0], (9, 0), sources, tmp_path / "program")
+    source = ROOT / "benchmarks" / f"{name}.cu"
+    command = [*gpu_rates.build_command(tools[0], (9, 0), [source], tmp_path / "program.o"), "-c"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -159,11 +159,3 @@ def test_the_benchmark_programs_compile(name, tools, tmp_path):
 def test_tile_rows_are_read_from_the_programs_lines():
     row = {"M": 1, "N": 2, "K": 3, "kernel": "wide wgmma", "ms": 0.5, "chosen": True}
     assert gpu_tiles.rows_of(["1 2 3 wide wgmma,0.5,1", "4 5 6 few,0.25,0"])[0] == row
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", ["bconv2d/depthwise.cu", "pack_weight/pack_weight.cu"])
-def test_other_kernels_compile_for_every_architecture(path, tools, tmp_path):
-    architectures = ["75", "80", "86", "89", "90a", "100", "120"]
-    report = compile_kernels(tools[0], ROOT / "csrc" / "cuda" / path, architectures, tmp_path / "kernels.o")
-    assert all(f"'sm_{architecture}'" in report for architecture in architectures)

@@ -370,7 +370,11 @@ def test_the_linear_layers_of_an_encoder_are_binarized_and_train(name):
 def test_a_prepared_encoder_computes_what_it_did_but_for_the_clipping(name):
     float_model = encoder(name).eval()
     example = sk.models.example_inputs("bert", config=ENCODERS[name], max_length=10)
-    options = {**sk.models.entry("bert").prepare_options, "latent_std": 0.05}  # no weight is clipped
+    options = {
+        **sk.models.entry("bert").prepare_options,
+        "latent_std": 0.05,
+        "input_scale": None,
+    }  # no weight is clipped
     model, _ = sk.prepare(float_model, example, **options)
     inputs = token_batch(4)
     with torch.no_grad():

@@ -447,3 +447,38 @@ def test_a_model_with_nothing_to_binarize_says_what_became_of_each_layer():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         sk.prepare(MLP(), ROW, **options)
+
+
+def test_an_input_scale_keeps_the_size_of_what_signs_replace():
+    torch.manual_seed(0)
+    float_model = nn.Sequential(
+        nn.Linear(7, 40), nn.LayerNorm(40), nn.Linear(40, 50), nn.GELU(), nn.Linear(50, 20), nn.Linear(20, 3)
+    ).eval()
+    x = torch.randn(64, 7)
+    model, _ = sk.prepare(float_model, x, scale="channel", latent_std=None, input_scale="tensor")
+    with torch.no_grad():
+        for index in (2, 4):
+            seen = float_model[:index](x)
+            torch.testing.assert_close(model[index].input_scale, seen.abs().mean().reshape(1))
+            before = model[index](seen).std()
+            model[index].input_activation.commit()
+            model[index].commit()
+            assert 0.5 < model[index](seen).std() / before < 2
+        # Signs times both scales, which the packed network has in its epilogue.
+        u = torch.where(seen < 0, -1.0, 1.0) * seen.abs().mean()
+        w = torch.where(float_model[4].weight < 0, -1.0, 1.0) * float_model[4].weight.abs().mean(1, keepdim=True)
+        torch.testing.assert_close(model[4](seen), nn.functional.linear(u, w, float_model[4].bias))
+        torch.testing.assert_close(sk.convert(model.eval())(x), model(x), rtol=1e-5, atol=1e-5)
+    assert "4.input_scale" in model.state_dict()
+
+
+def test_an_input_scale_needs_an_activation_of_ones_own():
+    with pytest.raises(ValueError, match="input_scale must be one of None, 'tensor', got 'channel'"):
+        sk.prepare(MLP(), ROW, input_scale="channel")
+    with pytest.raises(ValueError, match="input_scale needs binarize_input=True"):
+        sk.nn.BinaryLinear(4, 4, input_scale=torch.ones(1))
+    for bad in (torch.zeros(1), torch.ones(4)):
+        with pytest.raises(ValueError, match="input_scale must be one positive number"):
+            sk.nn.BinaryLinear(4, 4, binarize_input=True, input_scale=bad)
+    model, _ = sk.prepare(MLP(), ROW, binarize="weights", input_scale="tensor")
+    assert all(getattr(module, "input_scale", None) is None for module in model.modules())

@@ -267,7 +267,7 @@ def test_options_are_listed_with_their_defaults():
         (
             "resnet20",
             {"binarize": "both", "prepare_options": {"scales": None}},
-            "'scales' is no prepare option; allowed are keep, .*scale",
+            "'scales' is no prepare option; allowed are input_scale, keep, .*scale",
         ),
         (
             "resnet20",

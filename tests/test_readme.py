@@ -97,3 +97,26 @@ def test_the_training_speed_is_that_of_the_results_file():
     factors = [row["faster_than_0"] for row in committed]
     assert factors == sorted(factors)
     assert abs(plain["faster_than_0"] - 1) < 0.03
+
+
+TRAINED_ROWS = {  # rows of the README's table and the groups of the study
+    "StoMPP + STE (clip)": "ste_clip",
+    "StoMPP, STE-free": "ste_free_forward",
+    "the same in reverse order": "ste_free_reverse",
+    "vanilla STE, clip": "vanilla_clip",
+    "vanilla STE, approx_sign": "vanilla_approx_sign",
+    "vanilla STE, identity": "vanilla_identity",
+    "weights only, forward": "bwn_forward",
+    "weights only, reverse": "bwn_reverse",
+}
+
+
+def test_the_accuracies_are_those_of_the_study():
+    report = json.loads((ROOT / "benchmarks" / "results" / "resnet20_cifar10_small" / "report.json").read_text())
+    groups = {group["group"]: group for group in report["groups"]}
+    rows = [line.split("|") for line in README.read_text().splitlines() if line.startswith("|")]
+    cells = {row[1].strip(): row[2].strip() for row in rows}
+    for name, group in TRAINED_ROWS.items():
+        found = groups[group]
+        assert found["finished"] == len(found["seeds"]) >= 2
+        assert cells[name] == f"{found['accuracy']:.1f} ± {found['accuracy_std']:.1f} %"

@@ -64,7 +64,10 @@ def train(
     """
     with start_processes(device) as processes, noting_signals() as signals:
         run = Run(recipe, folder, processes, resume, tensorboard, console or Console(quiet=not processes.is_first))
-        return run.to_the_end(signals)
+        try:
+            return run.to_the_end(signals)
+        finally:
+            run.forward = None  # DDP holds the group of processes, which is to end with this block
 
 
 def load_data(recipe: Recipe, device: torch.device) -> Data:

@@ -8,6 +8,12 @@ from pathlib import Path
 if importlib.util.find_spec("stompp_kernels") is None:  # `pytest` in a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+# Before torch is imported. The processes of pytest-xdist share the cores: with all threads in each, small ops would
+# wait for a core most of the time.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
 import pytest
 import torch
 

@@ -121,7 +121,7 @@ def run_python(code, *arguments, **environment):
         env={**variables, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 

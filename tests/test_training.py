@@ -440,3 +440,7 @@ def test_ablate_runs_what_is_not_finished_and_reports(tmp_path, capsys):
     before = result.stat().st_mtime_ns
     assert main(command) == 1
     assert result.stat().st_mtime_ns == before, "a finished run is not run again"
+    assert main([*command, "--set", "optimizer.lr=0.2"]) == 1
+    assert "2 of 2 runs failed" in capsys.readouterr().err
+    assert "another recipe: optimizer.lr is 0.1, got 0.2" in (result.parent / "output.txt").read_text()
+    assert result.stat().st_mtime_ns == before, "a run of another recipe is kept"

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -36,7 +37,7 @@ from rich.console import Console
 from stompp_kernels.files import write_json
 from stompp_kernels.training.recipe import Recipe, apply_change, read_values, recipe_from_dict, set_value
 from stompp_kernels.training.report import write_report
-from stompp_kernels.training.trainer import RESULT
+from stompp_kernels.training.trainer import RESULT, first_difference
 
 
 def read_study(path: Path, changes: Sequence[str] = ()) -> list[Recipe]:
@@ -98,8 +99,12 @@ def run_study(recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, c
 
 def _run_one(recipe: Recipe, folder: Path, jobs: int, device: str) -> int:
     """Exit status of the run's process; 0 at once for a run that ended before."""
-    if (folder / RESULT).exists():
-        return 0
+    result = folder / RESULT
+    if result.exists():
+        saved = json.loads(result.read_text(encoding="utf-8"))
+        if not first_difference(saved["recipe"], recipe.to_dict()):
+            return 0
+        # Else the run itself says how they differ.
     folder.mkdir(parents=True, exist_ok=True)
     wanted = folder / "wanted.json"
     write_json(wanted, recipe.to_dict())

@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import typing
 from collections.abc import Mapping, Sequence
@@ -236,8 +237,6 @@ def _parse(path: Path) -> Any:
         if path.suffix == ".toml":
             return _toml().loads(text)
         if path.suffix == ".json":
-            import json
-
             return json.loads(text)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r} is no valid {path.suffix[1:].upper()}: {error}") from error

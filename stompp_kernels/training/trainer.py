@@ -7,6 +7,7 @@ was killed and resumed ends with the same bits as one that was not (as far as to
 from __future__ import annotations
 
 import math
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -80,14 +81,14 @@ def build_model(recipe: Recipe, data: Data, prepared: bool = True) -> nn.Module:
     """The model of a recipe as it is before the first step, on the data's device; or the float one it is made from."""
     torch.manual_seed(mixed_seed(recipe.seed, -1))
     options = {**_shape_options(recipe.model.name, data), **expand(recipe.model.options, "model.options")}
-    model = models.create(
-        recipe.model.name,
-        data.num_classes,
-        binarize=recipe.model.binarize if prepared else None,
-        prepare_options=recipe.model.prepare if prepared else None,
-        example=_example(data, torch.device("cpu")),
-        **options,
-    )
+    preparation: dict[str, Any] = {}
+    if prepared:
+        preparation = {
+            "binarize": recipe.model.binarize,
+            "prepare_options": recipe.model.prepare,
+            "example": _example(data, torch.device("cpu")),
+        }
+    model = models.create(recipe.model.name, data.num_classes, **preparation, **options)
     memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
     return model.to(data.device, memory_format=memory_format)
 
@@ -161,7 +162,7 @@ class Run:
                 for inputs, labels in self._batches():
                     self._train_step(inputs, labels)
                     last = self.step == self.total_steps
-                    if last or self.step % self.recipe.log_every == 0:
+                    if self.step % self.recipe.log_every == 0:
                         self._record()
                     if last or self.step % evaluate_every == 0:
                         self._evaluate()
@@ -268,7 +269,7 @@ class Run:
             if self.step % self.recipe.log_every:
                 return
             asked = torch.tensor([float(number > 0)], device=self.processes.device)
-            number = number or (15 if float(self.processes.sum(asked)) else 0)
+            number = number or (signal.SIGTERM if float(self.processes.sum(asked)) else 0)
         if number and self.step < self.total_steps:
             self._checkpoint()
             raise Stopped(number, self.step)
@@ -367,18 +368,18 @@ def _saved_state(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any] |
     if not (folder / LAST).exists():
         return None
     saved = load_checkpoint(folder / LAST)
-    different = _first_difference(saved["recipe"], recipe.to_dict())
+    different = first_difference(saved["recipe"], recipe.to_dict())
     if different:
         raise ValueError(f"the run in {str(folder)!r} has another recipe: {different}")
     return saved
 
 
-def _first_difference(saved: dict[str, Any], given: dict[str, Any], where: str = "") -> str:
+def first_difference(saved: dict[str, Any], given: dict[str, Any], where: str = "") -> str:
     """The first value in which recipes differ; where the data lie does not count."""
     for key in saved.keys() | given.keys():
         a, b = saved.get(key), given.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found = _first_difference(a, b, f"{where}{key}.")
+            found = first_difference(a, b, f"{where}{key}.")
             if found:
                 return found
         elif a != b and where + key != "data.path":

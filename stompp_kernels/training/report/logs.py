@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-LOG = "log.jsonl"
+from stompp_kernels.training.run_log import NAME
+
 DIAGNOSTICS = ("gradient_norm", "frozen", "flip_ratio", "saturation")
 NOT_THE_RECIPE = ("seed", "name", "output")
 
@@ -105,9 +106,9 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         ValueError: another line is damaged, a record lacks a key or has a wrong one, or there is no start record; names
             file and line.
     """
-    path = Path(folder) / LOG
+    path = Path(folder) / NAME
     if not path.is_file():
-        raise FileNotFoundError(f"run must be a folder that stompp train wrote, got {str(folder)!r}: it has no {LOG}")
+        raise FileNotFoundError(f"run must be a folder that stompp train wrote, got {str(folder)!r}: it has no {NAME}")
     run = Run(name or Path(folder).name)
     lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from stompp_kernels.native import implementation_of
-from stompp_kernels.nn import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn import MaxPoolSigns, PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.table import table
 
@@ -67,14 +67,21 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
     if isinstance(module, PackedLayer):
         op = "bconv2d" if isinstance(module, PackedConv2d) else "bgemm"
         assert isinstance(module, (PackedConv2d, PackedLinear))
-        if module.writes_bits:
+        if module.has_thresholds:
             residual = module.thresholds.shape[0] == 2
             epilogue = " + threshold"
             reason = "BatchNorm" + (", +-1 shortcut" if residual else "") + " and sign folded to integer thresholds"
         else:
-            epilogue, reason = " + affine", "what comes next needs floats"
+            epilogue = " + affine" + ("" if module.writes == "floats" else " signs")
+            reason = {
+                "floats": "what comes next needs floats",
+                "bits": "BatchNorm and float shortcut folded, of which only the signs are read",
+                "both": "BatchNorm and float shortcut folded, read as signs and as floats",
+            }[module.writes]
         float_nbytes = 4 * module.weight.shape[0] * module.weight.unpacked_row_numel
         return row(op, epilogue, module.nbytes, float_nbytes, reason)
+    if isinstance(module, MaxPoolSigns):
+        return row("max_pool2d_signs", "", 0, 0, "the largest of signs is their AND")
     if isinstance(module, PackSigns):
         return row("pack_signs", "", 0, 0, "float input of a binary layer")
     if isinstance(module, PackBatchNorm):

@@ -24,12 +24,20 @@ from safetensors.torch import load_file, save
 from torch import Tensor, fx, nn
 
 from stompp_kernels.files import replacing
-from stompp_kernels.nn import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn import (
+    MaxPoolSigns,
+    PackBatchNorm,
+    PackedConv2d,
+    PackedLinear,
+    PackSigns,
+    PrepackedConv2d,
+    UnpackSigns,
+)
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import Affine, PackedWeight, Threshold
+from stompp_kernels.ops import Affine, AffineSigns, PackedWeight, Threshold
 from stompp_kernels.ops.reference import words_for
 
-FORMAT, VERSION = "stompp_kernels.packed", 1
+FORMAT, VERSION = "stompp_kernels.packed", 2
 
 # Float modules that a file may hold, with the attributes that make them again.
 _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
@@ -59,10 +67,12 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode"),
     nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: ("output_size",),
+    MaxPoolSigns: ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
     PackBatchNorm: ("channels", "images"),
     PackSigns: ("images",),
     UnpackSigns: ("channels", "images"),
 }
+_FLOAT_MODULES[PrepackedConv2d] = _FLOAT_MODULES[nn.Conv2d]
 _FLOAT_MODULE_NAMES = {kind.__name__: kind for kind in _FLOAT_MODULES}
 
 
@@ -176,7 +186,9 @@ def _module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
             "shape": list(module.weight.shape),
             "groups": module.weight.groups,
             "replaces": list(module.replaces),
-            "threshold_rows": module.thresholds.shape[0] if module.writes_bits else 0,
+            "threshold_rows": module.thresholds.shape[0] if module.has_thresholds else 0,
+            "writes": module.writes,
+            "fused": module.fused,
         }
         if isinstance(module, PackedConv2d):
             spec |= {key: list(getattr(module, key)) for key in ("stride", "padding", "dilation")}
@@ -216,7 +228,12 @@ def _packed_from_json(spec: dict[str, Any], tensors: dict[str, Tensor]) -> Packe
     N, rows = weight.shape[0], spec["threshold_rows"]
     if rows not in (0, 1, 2):
         raise ValueError(f"threshold_rows must be 0, 1 or 2, got {rows!r}")
-    epilogue: Affine | Threshold = Affine(torch.ones(N), torch.zeros(N))
+    writes, fused = spec["writes"], spec["fused"]
+    if writes not in ("floats", "bits", "both") or not isinstance(fused, bool):
+        raise ValueError(f"a packed layer cannot write {writes!r} with fused {fused!r}")
+    epilogue: Affine | AffineSigns | Threshold = Affine(torch.ones(N), torch.zeros(N), fused=fused)
+    if writes != "floats":
+        epilogue = AffineSigns(torch.ones(N), torch.zeros(N), fused=fused, floats=writes == "both")
     if rows:
         epilogue = Threshold(torch.zeros(rows, N, dtype=torch.int32), torch.zeros(words_for(N), dtype=torch.int32))
     replaces = tuple(spec["replaces"])

@@ -44,7 +44,7 @@ def bconv2d(
 
     Returns:
         int32 [N, OH, OW, O]; with Affine its dtype; with Threshold or AffineSigns int32 words [N, OH, OW, ceil(O/32)],
-        for the latter on request after float32 [N, OH, OW, O].
+        with the latter on request after float32 [N, OH, OW, O].
 
     Raises:
         TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is

@@ -25,8 +25,8 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> A
         epilogue: :class:`Affine`, :class:`AffineSigns` or :class:`Threshold`; None keeps the accumulator.
 
     Returns:
-        int32 [..., N]; with Affine its dtype; with Threshold or AffineSigns int32 words [..., ceil(N/32)], for the latter
-        on request after float32 [..., N].
+        int32 [..., N]; with Affine its dtype; with Threshold or AffineSigns int32 words [..., ceil(N/32)], with the
+        latter on request after float32 [..., N].
 
     Raises:
         TypeError, ValueError: an argument's type, dtype or shape is not as above.

@@ -1,6 +1,7 @@
 """The packed twin gives the float simulation's signs and predictions."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -11,9 +12,19 @@ from torch import fx, nn
 import stompp_kernels as sk
 from stompp_kernels.conversion import pack_graph
 from stompp_kernels.conversion.verify import verify_packed
-from stompp_kernels.nn import PackedConv2d, PackedLinear, PackSigns, ProgressiveActivation, Stage, UnpackSigns
+from stompp_kernels.nn import (
+    PackedConv2d,
+    PackedLinear,
+    PackedOnFloats,
+    PackSigns,
+    ProgressiveActivation,
+    SharedSigns,
+    Stage,
+    UnpackSigns,
+)
+from stompp_kernels.nn import packed as packed_layers
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import Threshold
+from stompp_kernels.ops import Threshold, pack_signs
 from stompp_kernels.ops.reference import bits_from_words
 
 SEEDS = range(6)
@@ -515,9 +526,62 @@ def test_untraceable_models_are_refused():
         def forward(self, x):
             return self.net(x) if x.sum() > 0 else self.net(-x)
 
-    model, _ = committed("mlp")
-    with pytest.raises(ValueError, match=r"model cannot be traced by torch\.fx: .*control flow"):
+    model, x = committed("mlp")
+    with pytest.raises(
+        ValueError, match=r"cannot be traced by torch\.fx; by_layer=True converts its layers one by one: .*control flow"
+    ):
         sk.convert(Branches(model))
+    packed = sk.convert(Branches(model), verify=x, by_layer=True)
+    assert isinstance(packed, Branches)
+    with torch.no_grad(), sk.float_simulation():
+        torch.testing.assert_close(packed(-x), model(-x) if x.sum() < 0 else model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp", "bireal", "branching"])
+def test_layers_converted_one_by_one(name):
+    model, x = committed(name)
+    packed = sk.convert(model, verify=x, by_layer=True)
+    assert type(packed) is type(model)
+    assert not binary_layers(packed)
+    assert sorted(m.layer.replaces[0] for m in packed.modules() if isinstance(m, PackedOnFloats)) == sorted(
+        binary_layers(model)
+    )
+    state = copy.deepcopy(packed).state_dict()
+    torch.testing.assert_close(copy.deepcopy(packed)(x), packed(x))
+    packed.load_state_dict(state)
+    graph = sk.convert(model)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), graph(x), rtol=1e-5, atol=1e-5)
+
+
+def test_verify_names_the_first_layer_converted_by_itself_that_differs():
+    model, x = committed("mlp")
+    packed = sk.convert(model, by_layer=True)
+    packed.fc2.layer.bias += 1
+    with pytest.raises(ValueError, match="the packed network differs at fc2: Tensor-likes are not close"):
+        verify_packed(model, packed, x)
+
+
+def test_signs_are_packed_once_for_one_tensor(monkeypatch):
+    calls = []
+    monkeypatch.setattr(packed_layers, "pack_signs", lambda x: calls.append(1) or pack_signs(x))
+    signs, g = SharedSigns(False), torch.Generator().manual_seed(0)
+    x = torch.randn(2, 40, generator=g)
+    first = signs(x)
+    assert signs(x) is first
+    assert len(calls) == 1
+    x.neg_()
+    assert torch.equal(signs(x), pack_signs(x)), "changed in place"
+    assert torch.equal(signs(x.clone()), pack_signs(x))
+    assert len(calls) == 3
+    with torch.inference_mode():
+        y = torch.randn(2, 40, generator=g)
+        signs(y)
+        y.neg_()
+        assert torch.equal(signs(y), pack_signs(y)), "inference tensors change without a trace"
+    alive = weakref.ref(x)
+    del x
+    assert alive() is None, "the floats are not kept"
 
 
 def test_models_without_binary_layers_are_refused():

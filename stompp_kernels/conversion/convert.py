@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from stompp_kernels.conversion.pack_graph import PackedTracer, is_packable, pack_graph
+from stompp_kernels.conversion.pack_graph import PackedTracer, pack_graph
+from stompp_kernels.conversion.pack_modules import pack_modules
+from stompp_kernels.conversion.twins import is_packable
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.nn import BinaryLayer
 
 
-def convert(model: nn.Module, verify: Any = None) -> fx.GraphModule:
+def convert(model: nn.Module, verify: Any = None, by_layer: bool | None = None) -> nn.Module:
     """The packed inference network of a model: what is committed runs on bits, the rest stays as it is.
 
     Where a chain layer -> BatchNorm -> activation, with or without a +-1 shortcut added before the activation, ends in
@@ -24,11 +27,15 @@ def convert(model: nn.Module, verify: Any = None) -> fx.GraphModule:
     rounding.
 
     Args:
-        model: prepared, and committed as a whole or in part; left as it is. Its graph must be traceable by torch.fx.
+        model: prepared, and committed as a whole or in part; left as it is.
         verify: inputs (a tensor, tuple or dict) on which model and result are run and compared layer by layer.
+        by_layer: True: the model keeps its own forward, and each committed layer packs its own input and gives floats,
+            nothing folded across layers. False: torch.fx must trace it. None: False but for models of Hugging Face
+            transformers.
 
     Returns:
-        A torch.fx.GraphModule in eval mode; ``sk.explain`` tells what became of each layer.
+        A torch.fx.GraphModule in eval mode, or with ``by_layer`` a module of the model's own type; ``sk.explain`` tells
+        what became of each layer.
 
     Raises:
         ValueError: no layer is committed, a parameter is not float32, the model cannot be traced, or results differ on
@@ -44,14 +51,31 @@ def convert(model: nn.Module, verify: Any = None) -> fx.GraphModule:
     if other:
         raise ValueError(f"model must have float32 parameters (model.float()), got {', '.join(sorted(other))}")
     original, model = model, copy.deepcopy(model).eval()
-    try:
-        graph = PackedTracer().trace(model)
-    except Exception as error:
-        raise ValueError(f"model cannot be traced by torch.fx: {error}") from error
-    packed = pack_graph(model, graph)
+    graph = _graph_of(model, by_layer)
+    packed = pack_modules(model) if graph is None else pack_graph(model, graph)
     if verify is not None:
         verify_packed(original, packed, verify)
     return packed
+
+
+def _graph_of(model: nn.Module, by_layer: bool | None) -> fx.Graph | None:
+    """The traced model; None where its layers are to be converted one by one."""
+    if by_layer:
+        return None
+    try:
+        return PackedTracer().trace(model)
+    except Exception as error:
+        if by_layer is None and _is_transformer(model):
+            return None
+        raise ValueError(
+            f"model cannot be traced by torch.fx; by_layer=True converts its layers one by one: {error}"
+        ) from error
+
+
+def _is_transformer(model: nn.Module) -> bool:
+    """Whether a model of Hugging Face transformers is in it, none of which torch.fx can trace."""
+    transformers = sys.modules.get("transformers")
+    return transformers is not None and any(isinstance(m, transformers.PreTrainedModel) for m in model.modules())
 
 
 def _open_reason(layer: BinaryLayer) -> str:

@@ -17,21 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_threshold
+from stompp_kernels.conversion.twins import is_packable, own_affine, packed_twin
 from stompp_kernels.nn import (
     BinaryConv2d,
     BinaryLayer,
     BinaryLinear,
     MaxPoolSigns,
     PackBatchNorm,
-    PackedConv2d,
-    PackedLinear,
     PackSigns,
     PrepackedConv2d,
     ProgressiveActivation,
     UnpackSigns,
 )
-from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import Affine, AffineSigns, Threshold
+from stompp_kernels.ops import Affine, AffineSigns
 from stompp_kernels.ops.checks import pair
 from stompp_kernels.ops.pool import max_pool2d_out_size
 
@@ -46,11 +44,6 @@ class PackedTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (BinaryLayer, ProgressiveActivation)) or super().is_leaf_module(m, module_qualified_name)
-
-
-def is_packable(layer: BinaryLayer) -> bool:
-    """Whether a layer's weights and inputs are all +-1."""
-    return layer.committed and layer.input_is_binary
 
 
 def pack_graph(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -207,7 +200,7 @@ class _Packer:
         # An activation of the layer's own divides by a positive scale at most: the signs are the input's.
         words = self._bits_of(node.args[0], node, isinstance(layer, BinaryConv2d))
         name = str(node.target)
-        replacement = self._add(node, f"{name}_packed", _packed_layer(layer, _own_affine(layer), (name,)), words)
+        replacement = self._add(node, f"{name}_packed", packed_twin(layer, own_affine(layer), (name,)), words)
         replacement.meta["layer"] = layer
         node.replace_all_uses_with(replacement)
         self.graph.erase_node(node)
@@ -265,7 +258,7 @@ class _Packer:
         if chain.residual is not None:
             args.append(self.bits[chain.residual, images])
         name, replaces = self._replaced(chain)
-        return self._add(node, f"{name}_fused", _packed_layer(layer, epilogue, (*replaces, str(node.target))), *args)
+        return self._add(node, f"{name}_fused", packed_twin(layer, epilogue, (*replaces, str(node.target))), *args)
 
     def _replaced(self, chain: _Chain) -> tuple[str, tuple[str, ...]]:
         """Name of a chain's layer, and the modules whose work the layer's twin does."""
@@ -274,7 +267,7 @@ class _Packer:
 
     def _arithmetic(self, chain: _Chain, layer: BinaryLayer) -> Callable[..., Tensor]:
         """Runs the layer's scales and the chain's own modules on float32 integers [n, channels]."""
-        scale = _own_affine(layer)
+        scale = own_affine(layer)
         images = isinstance(layer, BinaryConv2d)
 
         def function(acc: Tensor, residual: float | None = None) -> Tensor:
@@ -301,7 +294,7 @@ class _Packer:
         if end is node and not packers:
             return
         floats = len(end.users) > len(packers)
-        affine = _own_affine(layer)
+        affine = own_affine(layer)
         if chain.steps:
             with torch.no_grad():
                 affine = fold_affine(self._arithmetic(chain, layer), layer.weight[0].numel(), layer.weight.device)
@@ -311,7 +304,7 @@ class _Packer:
         name, replaces = self._replaced(chain)
         replaces = (*replaces, *(packer.meta["signs_of"][0] for packer in packers if "signs_of" in packer.meta))
         args = [node.args[0], *([] if chain.residual is None else [chain.residual])]
-        twin = self._add(end, f"{name}_affine", _packed_layer(layer, epilogue, replaces), *args)
+        twin = self._add(end, f"{name}_affine", packed_twin(layer, epilogue, replaces), *args)
         with self.graph.inserting_before(end):
             both = bool(packers) and floats
             words = self.graph.call_function(operator.getitem, (twin, 1)) if both else twin
@@ -390,22 +383,3 @@ def _pool_settings(node: fx.Node, module: nn.Module | None) -> dict[str, Any] | 
 def _flat(node: fx.Node) -> str:
     """A submodule name for a node: its target's, at the top level."""
     return str(node.target).replace(".", "_") if node.op == "call_module" else node.name
-
-
-def _own_affine(layer: BinaryLayer) -> Affine:
-    """The layer's own scales and bias as an epilogue."""
-    N, device = layer.weight.shape[0], layer.weight.device
-    own = layer.output_scale()
-    scale = torch.ones(N, device=device) if own is None else own.detach().float().expand(N).contiguous()
-    bias = torch.zeros(N, device=device) if layer.bias is None else layer.bias.detach().float().clone()
-    return Affine(scale, bias)
-
-
-def _packed_layer(
-    layer: BinaryLayer, epilogue: Affine | AffineSigns | Threshold, replaces: tuple[str, ...]
-) -> PackedLayer:
-    weight = layer.packed_weight()
-    if isinstance(layer, BinaryConv2d):
-        geometry = (layer.stride, layer.padding, layer.dilation, layer.padding_value)
-        return PackedConv2d(weight, epilogue, *geometry, replaces)
-    return PackedLinear(weight, epilogue, replaces)

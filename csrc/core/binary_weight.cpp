@@ -50,7 +50,7 @@ class Worker {
   int64_t* line_at_;    // [kept_lines], which line is prepared there
   uint8_t* needed_;     // [max_columns], whether a tap of the strip reads the column
   int64_t image_ = 0, block_ = 0, panel_ = 0, panels_ = 0;
-  int64_t inputs_ = 0, first_column_ = 0, columns_ = 0;
+  int64_t first_column_ = 0, columns_ = 0;
 };
 
 constexpr int64_t kLine = 64;
@@ -100,7 +100,6 @@ void Worker::run(int64_t task) {
   panels_ = std::min(grid.panel_count, c_.blocks.panels - panel_);
   block_ = block % c_.blocks.count;
   image_ = block / c_.blocks.count;
-  inputs_ = std::min(c_.blocks.inputs, c_.shape.channels - block_ * c_.blocks.inputs);
   begin_strip(first, end);
 
   // Blocks of pixels of nearly the same size: one of few pixels costs as much as a full one.
@@ -139,10 +138,10 @@ void Worker::prepare_line(int64_t line) {
   for (int64_t i = 0; i < columns_; ++i) {
     if (needed_[i] == 0) continue;
     const char* x = static_cast<const char*>(c_.product.x) + (first + i * s.channels) * size_of(type);
-    if (type != FloatType::kFloat32) c_.kernels.widen(x, type, inputs_, wide_);
+    if (type != FloatType::kFloat32) c_.kernels.widen(x, type, c_.blocks.inputs, wide_);
     const float* from = type == FloatType::kFloat32 ? reinterpret_cast<const float*>(x) : wide_;
     float* to = lines_ + (line % c_.grid.kept_lines * columns_ + i) * c_.grid.pixel_floats;
-    c_.kernel.prepare(from, inputs_, c_.blocks.turns, to);
+    c_.kernel.prepare(from, c_.blocks.inputs, c_.blocks.turns, to);
   }
 }
 
@@ -173,8 +172,7 @@ void Worker::run_pixels(int64_t oh, int64_t ow, int64_t pixels) {
                     sums_, sum_stride_});
 
   const int64_t first = panel_ * kPanelOutputs, channel = block_ * c_.blocks.outputs + first;
-  const int64_t block_outputs = std::min(c_.blocks.outputs, w.out_channels - block_ * c_.blocks.outputs);
-  const int64_t count = std::min(panels_ * kPanelOutputs, block_outputs - first);
+  const int64_t count = std::min(panels_ * kPanelOutputs, c_.blocks.outputs - first);
   const int64_t out_width = s.out_width(w), pixel = (image_ * s.out_height(w) + oh) * out_width + ow;
   const float* bias = c_.product.bias == nullptr ? nullptr : c_.product.bias + channel;
   for (int64_t r = 0; r < pixels; ++r) {

@@ -16,18 +16,18 @@ namespace stompp {
 // Lines that are kept prepared should stay in a core's own cache beside the weights.
 constexpr int64_t kPreparedBytes = 512 * 1024;
 
-// Channels that are summed together: those of a group; of small groups 32 neighbours, which lie in one word.
+// Channels that are summed together: those of a group. Small groups are one block, of words of channels for panels.
 struct ChannelBlocks {
-  int64_t count, inputs, outputs;  // inputs and outputs of a block; the last may have fewer
+  int64_t count, inputs, outputs;  // inputs and outputs of a block
   int64_t panels;                  // of a block
   int64_t turns;                   // of small groups; else 1
 
   explicit ChannelBlocks(const WeightShape& w) {
     const bool small = w.small_groups();
-    count = small ? ceil_div(w.out_channels, kPanelOutputs) : w.groups;
-    inputs = small ? std::min(kPanelOutputs, w.out_channels) : w.in_channels;
-    outputs = small ? inputs : w.group_outputs();
-    panels = small ? 1 : w.panels_per_group();
+    count = small ? 1 : w.groups;
+    inputs = w.in_channels * w.groups / count;
+    outputs = w.out_channels / count;
+    panels = ceil_div(outputs, kPanelOutputs);
     turns = small ? w.in_channels : 1;
   }
 };
@@ -57,7 +57,7 @@ struct FloatConvGrid {
     const int64_t units = std::max<int64_t>(shape.batch * blocks.count * strips, 1);
     const int64_t wanted = units % threads == 0 ? 1 : ceil_div(threads, units);
     // Panels cost the other threads the preparation of the same lines, lines only that of the first ones.
-    const bool by_panels = height < 8 * wanted;
+    const bool by_panels = height < 8 * wanted && !w.small_groups();
     panel_count = by_panels ? ceil_div(blocks.panels, std::min(wanted, blocks.panels)) : blocks.panels;
     panel_chunks = ceil_div(blocks.panels, panel_count);
     line_count = ceil_div(height, std::min(ceil_div(wanted, panel_chunks), height));

@@ -18,14 +18,15 @@ namespace stompp {
 
 constexpr int64_t kMaxSumRows = 16;
 
-// Some rows against consecutive panels of one group, or of one word of channels of small groups.
+// Some rows against consecutive panels of one group. A panel of small groups is a word of channels, which reads its own
+// inputs; see depthwise.h.
 struct SignedSumBlock {
   const float* const* rows;  // prepared inputs, [tap_count][row_count]
   int64_t row_count;         // 1 .. SignedSumKernel::rows
   const int32_t* taps;       // which taps of the weight these are, [tap_count]
   int64_t tap_count;
   int64_t inputs;          // of a tap
-  const uint32_t* panels;  // see LayoutId::kTapWords; words [turns][panel_taps] for small groups
+  const uint32_t* panels;  // see LayoutId::kTapWords; of small groups [panel_count][turns][panel_taps]
   int64_t panel_taps;      // taps of a panel
   int64_t panel_count;     // at least 1
   int64_t turns;           // of small groups; see depthwise.h

@@ -32,6 +32,9 @@ namespace signed_sum {
 
 using Floats = float __attribute__((vector_size(32)));
 using Signs = uint32_t __attribute__((vector_size(32)));
+// As they lie in memory. Copied by memcpy, a vector is moved in the halves that the baseline has.
+using FloatsAnywhere = float __attribute__((vector_size(32), aligned(4), may_alias));
+using SignsAnywhere = uint32_t __attribute__((vector_size(32), aligned(4), may_alias));
 constexpr int64_t kLanes = 8;
 constexpr int kVectors = kPanelOutputs / kLanes;
 
@@ -40,13 +43,21 @@ struct ExpandedSigns {
   Signs of[kWordBits][kVectors];
 };
 
-// The sums of one row, in registers.
-struct PanelSums {
-  Floats of[kVectors];
-};
+// Loops over vectors are unrolled, so that the arrays become registers.
+STOMPP_INLINE void load_vectors(const float* from, Floats (&to)[kVectors]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) to[v] = *reinterpret_cast<const FloatsAnywhere*>(from + v * kLanes);
+}
 
-STOMPP_INLINE void load_sums(const float* from, PanelSums* sums) { std::memcpy(sums, from, sizeof(*sums)); }
-STOMPP_INLINE void store_sums(const PanelSums& sums, float* to) { std::memcpy(to, &sums, sizeof(sums)); }
+STOMPP_INLINE void load_vectors(const uint32_t* from, Signs (&to)[kVectors]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) to[v] = *reinterpret_cast<const SignsAnywhere*>(from + v * kLanes);
+}
+
+STOMPP_INLINE void store_vectors(const Floats (&from)[kVectors], float* to) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) *reinterpret_cast<FloatsAnywhere*>(to + v * kLanes) = from[v];
+}
 
 STOMPP_INLINE void add_turned(const Floats& x, const Signs& signs, Floats* sum) {
   *sum += reinterpret_cast<Floats>(reinterpret_cast<Signs>(x) ^ signs);
@@ -65,8 +76,9 @@ STOMPP_INLINE void prepare_floats(const float* x, int64_t inputs, float* prepare
 // One word of inputs of 32 outputs.
 STOMPP_INLINE void expand_inputs(const uint32_t* words, int64_t inputs, ExpandedSigns* signs) {
   Signs bits[kVectors];
-  std::memcpy(bits, words, sizeof(bits));
+  load_vectors(words, bits);
   for (int64_t k = 0; k < inputs; ++k)
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       signs->of[k][v] = bits[v] << 31;
       bits[v] >>= 1;
@@ -78,13 +90,14 @@ STOMPP_INLINE void add_inputs(const SignedSumBlock& block, int64_t tap, int64_t 
                               const ExpandedSigns& signs, float* out) {
   for (int64_t r = 0; r < block.row_count; ++r, out += block.stride) {
     const float* x = block.rows[tap * block.row_count + r] + word * kWordBits;
-    PanelSums sums;
-    load_sums(out, &sums);
+    Floats sums[kVectors];
+    load_vectors(out, sums);
     for (int64_t k = 0; k < inputs; ++k) {
       const Floats same = Floats{} + x[k];
-      for (int v = 0; v < kVectors; ++v) add_turned(same, signs.of[k][v], &sums.of[v]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) add_turned(same, signs.of[k][v], &sums[v]);
     }
-    store_sums(sums, out);
+    store_vectors(sums, out);
   }
 }
 
@@ -103,43 +116,53 @@ STOMPP_INLINE void add_up_floats(const SignedSumBlock& block) {
     }
 }
 
-// A word of channels for each turn: its output c reads the channel that stands at c.
+// Of each word of channels, [turns][32]: output c reads what stands at c.
 STOMPP_INLINE void prepare_channels(const float* x, int64_t inputs, int64_t turns, float* prepared) {
-  float channels[kPanelOutputs] = {};
-  std::memcpy(channels, x, static_cast<size_t>(inputs) * sizeof(float));
-  std::memcpy(prepared, channels, sizeof(channels));
-  for (int64_t turn = 1; turn < turns; ++turn)
-    for (int64_t c = 0; c < kPanelOutputs; ++c)
-      prepared[turn * kPanelOutputs + c] = channels[(c & -turns) | ((c + turn) & (turns - 1))];
+  if (turns == 1) return prepare_floats(x, inputs, prepared);
+  for (int64_t first = 0; first < inputs; first += kPanelOutputs) {
+    const int64_t left = inputs - first, count = left < kPanelOutputs ? left : kPanelOutputs;
+    float channels[kPanelOutputs] = {};
+    std::memcpy(channels, x + first, static_cast<size_t>(count) * sizeof(float));
+    for (int64_t turn = 0; turn < turns; ++turn, prepared += kPanelOutputs)
+      for (int64_t c = 0; c < kPanelOutputs; ++c) prepared[c] = channels[(c & -turns) | ((c + turn) & (turns - 1))];
+  }
 }
 
 STOMPP_INLINE void expand_channels(const uint32_t* words, const int32_t* taps, int64_t count, ExpandedSigns* signs) {
   uint32_t shifts[kPanelOutputs];
   Signs left[kVectors];
   for (int64_t c = 0; c < kPanelOutputs; ++c) shifts[c] = static_cast<uint32_t>(31 - c);
-  std::memcpy(left, shifts, sizeof(left));
+  load_vectors(shifts, left);
   for (int64_t t = 0; t < count; ++t)
+#pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) signs->of[t][v] = ((Signs{} + words[taps[t]]) << left[v]) & 0x80000000u;
+}
+
+// Adds `count` taps from `first` on, with prepared inputs from `at` on, to the sums of a word of channels.
+STOMPP_INLINE void add_channels(const SignedSumBlock& block, int64_t first, int64_t count, int64_t at,
+                                const ExpandedSigns& signs, float* out) {
+  const float* const* rows = block.rows + first * block.row_count;
+  for (int64_t r = 0; r < block.row_count; ++r, out += block.stride) {
+    Floats sums[kVectors], x[kVectors];
+    load_vectors(out, sums);
+    for (int64_t t = 0; t < count; ++t) {
+      load_vectors(rows[t * block.row_count + r] + at, x);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) add_turned(x[v], signs.of[t][v], &sums[v]);
+    }
+    store_vectors(sums, out);
+  }
 }
 
 // A product for each channel and tap, where add_up_floats has one for each output and input.
 STOMPP_INLINE void add_up_channels(const SignedSumBlock& block) {
   clear_sums(block);
   ExpandedSigns signs;
-  for (int64_t turn = 0; turn < block.turns; ++turn)
+  for (int64_t i = 0; i < block.panel_count * block.turns; ++i)
     for (int64_t first = 0; first < block.tap_count; first += kWordBits) {
       const int64_t left = block.tap_count - first, count = left < kWordBits ? left : kWordBits;
-      expand_channels(block.panels + turn * block.panel_taps, block.taps + first, count, &signs);
-      for (int64_t r = 0; r < block.row_count; ++r) {
-        const float* const* rows = block.rows + first * block.row_count + r;
-        PanelSums sums, x;
-        load_sums(block.sums + r * block.stride, &sums);
-        for (int64_t t = 0; t < count; ++t) {
-          load_sums(rows[t * block.row_count] + turn * kPanelOutputs, &x);
-          for (int v = 0; v < kVectors; ++v) add_turned(x.of[v], signs.of[t][v], &sums.of[v]);
-        }
-        store_sums(sums, block.sums + r * block.stride);
-      }
+      expand_channels(block.panels + i * block.panel_taps, block.taps + first, count, &signs);
+      add_channels(block, first, count, i * kPanelOutputs, signs, block.sums + i / block.turns * kPanelOutputs);
     }
 }
 
@@ -150,16 +173,26 @@ STOMPP_INLINE void widen(const void* x, FloatType type, int64_t count, float* ou
     for (int64_t i = 0; i < count; ++i) out[i] = BFloat16::load(x, i);
 }
 
+// Up to 32 outputs; called with a constant count for whole panels. Loops around a local array: the buffers might alias,
+// and only so is the arithmetic vectorized.
+template <class Type>
+STOMPP_INLINE void scale_panel(const float* sums, const float* scale, const float* bias, int64_t count, int64_t first,
+                               void* out) {
+  float y[kPanelOutputs];
+  for (int64_t i = 0; i < count; ++i) y[i] = sums[i] * scale[i];
+  if (bias != nullptr)
+    for (int64_t i = 0; i < count; ++i) y[i] = y[i] + bias[i];
+  for (int64_t i = 0; i < count; ++i) Type::store(out, first + i, y[i]);
+}
+
 template <class Type>
 STOMPP_INLINE void scale_as(const float* sums, const float* scale, const float* bias, int64_t count, void* out) {
-  // Through a local array: the buffers might alias, and only so is the arithmetic vectorized.
-  float y[kPanelOutputs];
-  for (int64_t first = 0; first < count; first += kPanelOutputs) {
-    const int64_t some = count - first < kPanelOutputs ? count - first : kPanelOutputs;
-    for (int64_t i = 0; i < some; ++i) y[i] = sums[first + i] * scale[first + i];
-    if (bias != nullptr)
-      for (int64_t i = 0; i < some; ++i) y[i] = y[i] + bias[first + i];
-    for (int64_t i = 0; i < some; ++i) Type::store(out, first + i, y[i]);
+  for (int64_t i = 0; i < count; i += kPanelOutputs) {
+    const float* b = bias == nullptr ? nullptr : bias + i;
+    if (count - i >= kPanelOutputs)
+      scale_panel<Type>(sums + i, scale + i, b, kPanelOutputs, i, out);
+    else
+      scale_panel<Type>(sums + i, scale + i, b, count - i, i, out);
   }
 }
 

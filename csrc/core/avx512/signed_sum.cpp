@@ -40,13 +40,13 @@ struct Tile {
   int64_t panel_words;
   __m512 sums[kRows][kVectors];
 
-  template <int kCount>
   STOMPP_AVX512_INLINE void add_word(const uint32_t* words, const float* const* rows, int64_t tables) {
     __m512i bits[kVectors];
     for (int v = 0; v < kVectors; ++v)
       bits[v] = _mm512_loadu_si512(words + v / kPanelVectors * panel_words + v % kPanelVectors * 16);
-#pragma GCC unroll 8
-    for (int64_t t = 0; t < (kCount > 0 ? kCount : tables); ++t) {
+    // Unrolled, gcc computes all permutations before the additions and spills them.
+#pragma GCC unroll 1
+    for (int64_t t = 0; t < tables; ++t) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const __m512 table = _mm512_load_ps(rows[r] + t * kTable);
@@ -72,11 +72,11 @@ struct Tile {
       for (int r = 0; r < kRows; ++r) rows[r] = block.rows[tap * block.row_count + first_row + r];
       const uint32_t* from = panels + block.taps[tap] * words * kPanelOutputs;
       for (int64_t i = 0; i < whole; ++i, from += kPanelOutputs) {
-        add_word<kTables>(from, rows, kTables);
+        add_word(from, rows, kTables);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) rows[r] += kSumWordFloats;
       }
-      if (tail > 0) add_word<0>(from, rows, tail);
+      if (tail > 0) add_word(from, rows, tail);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)

@@ -9,8 +9,14 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.bconv2d import conv2d_out_size
-from stompp_kernels.ops.checks import SHORT_FLOATS, check_shape, check_tensor, pair
+from stompp_kernels.ops.checks import (
+    SHORT_FLOATS,
+    check_binary_weight_conv2d,
+    check_binary_weight_linear,
+    check_shape,
+    check_tensor,
+    conv2d_out_size,
+)
 from stompp_kernels.ops.pack import PackedWeight, check_weight_shape, pack_signs
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
@@ -83,7 +89,8 @@ def linear_binary_weight(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: T
     Raises:
         TypeError, ValueError: an argument's type, dtype or shape is not as above.
     """
-    if not native.kernels_check(x):
+    # Another PackedWeight would be right on the CPU, and packed again at every call.
+    if not native.kernels_check(x) or not isinstance(weight, BinaryWeight):
         _check_linear(x, weight, scale, bias)
     try:
         N, K = weight.shape
@@ -121,12 +128,10 @@ def conv2d_binary_weight(
             larger than the padded input.
     """
     arguments = stride, padding, dilation, groups, scale, bias
-    if not native.kernels_check(x):
+    if not native.kernels_check(x) or not isinstance(weight, BinaryWeight):
         _check_conv2d(x, weight, *arguments)
     try:
-        # The kernels for GPUs are an op of another kind, whose schema does not take an int for two.
-        both = tuple([v, v] if isinstance(v, int) else v for v in (stride, padding, dilation))
-        return kernels_for(x).conv2d_binary_weight.default(x, weight.data, weight.shape, *both, groups, scale, bias)
+        return kernels_for(x).conv2d_binary_weight.default(x, weight.data, weight.shape, *arguments)
     except Exception:
         _check_conv2d(x, weight, *arguments)  # says in this function's terms what the kernel refused
         raise
@@ -140,20 +145,9 @@ def _check_weight(weight: BinaryWeight, dims: int) -> None:
         raise ValueError(f"weight must be packed from {allowed}, got shape {list(weight.shape)}")
 
 
-def _check_channels(N: int, scale: Tensor, bias: Tensor | None) -> None:
-    for name, values in (("scale", scale), ("bias", bias)):
-        if name == "scale" or values is not None:
-            check_tensor(name, values, (torch.float32,))
-            check_shape(name, values, (N,))  # type: ignore[arg-type]
-
-
 def _check_linear(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: Tensor | None) -> None:
     _check_weight(weight, 2)
-    N, K = weight.shape
-    check_tensor("x", x, SHORT_FLOATS)
-    if x.dim() == 0 or x.shape[-1] != K:
-        raise ValueError(f"x must have a last dimension of K = {K}, got shape {list(x.shape)}")
-    _check_channels(N, scale, bias)
+    check_binary_weight_linear(x, weight.shape, scale, bias)
 
 
 def _check_conv2d(
@@ -169,19 +163,7 @@ def _check_conv2d(
     _check_weight(weight, 4)
     if groups != weight.groups:
         raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {groups}")
-    check_tensor("x", x, SHORT_FLOATS)
-    O, I, kh, kw = weight.shape
-    if x.dim() != 4 or x.shape[1] != I * groups or min(x.shape[2:]) < 1:
-        raise ValueError(f"x must be [N, {I * groups}, H, W] with H and W of at least 1, got shape {list(x.shape)}")
-    stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    H, W = x.shape[2:]
-    OH = conv2d_out_size(H, kh, stride[0], padding[0], dilation[0])
-    OW = conv2d_out_size(W, kw, stride[1], padding[1], dilation[1])
-    if OH < 1 or OW < 1:
-        raise ValueError(
-            f"the kernel {kh}x{kw} with dilation {dilation} reaches beyond the {H}x{W} input padded by {padding}"
-        )
-    _check_channels(O, scale, bias)
+    check_binary_weight_conv2d(x, weight.shape, stride, padding, dilation, groups, scale, bias)
 
 
 def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> int:

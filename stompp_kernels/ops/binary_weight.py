@@ -131,7 +131,10 @@ def conv2d_binary_weight(
     if not native.kernels_check(x) or not isinstance(weight, BinaryWeight):
         _check_conv2d(x, weight, *arguments)
     try:
-        return kernels_for(x).conv2d_binary_weight.default(x, weight.data, weight.shape, *arguments)
+        # The schema of Triton's op, inferred by torch, does not take an int for two.
+        both = [[value, value] if isinstance(value, int) else value for value in (stride, padding, dilation)]
+        op = kernels_for(x).conv2d_binary_weight.default
+        return op(x, weight.data, weight.shape, *both, groups, scale, bias)
     except Exception:
         _check_conv2d(x, weight, *arguments)  # says in this function's terms what the kernel refused
         raise

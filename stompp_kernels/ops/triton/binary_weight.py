@@ -78,14 +78,7 @@ def linear_binary_weight(x: Tensor, weight: Tensor, N: int, K: int, scale: Tenso
     return y.view(*x.shape[:-1], N)
 
 
-# Said, not inferred: an op's schema is that of its twin, where an int may stand for two.
-_CONV2D = (
-    "(Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, int groups, "
-    "Tensor scale, Tensor? bias) -> Tensor"
-)
-
-
-@triton_op("stompp_triton::conv2d_binary_weight", mutates_args={}, schema=_CONV2D)
+@triton_op("stompp_triton::conv2d_binary_weight", mutates_args={})
 def conv2d_binary_weight(
     x: Tensor,
     weight: Tensor,

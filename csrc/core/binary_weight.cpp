@@ -37,9 +37,7 @@ class Worker {
   void begin_strip(int64_t first, int64_t end);
   void prepare_line(int64_t line);
   void run_pixels(int64_t oh, int64_t ow, int64_t pixels);
-  const float* prepared(int64_t line, int64_t column) const {
-    return lines_ + (line % c_.grid.kept_lines * columns_ + column - first_column_) * c_.grid.pixel_floats;
-  }
+  void point_at_pixels(int64_t line, int64_t column, int64_t pixels, const float** rows) const;
 
   const FloatConv& c_;
   const int64_t max_columns_, sum_stride_;
@@ -145,6 +143,14 @@ void Worker::prepare_line(int64_t line) {
   }
 }
 
+// The prepared pixels that output pixels beside each other read at a tap: the first one's stands at `column`.
+void Worker::point_at_pixels(int64_t line, int64_t column, int64_t pixels, const float** rows) const {
+  const int64_t step = c_.shape.stride_w, width = c_.shape.width;
+  int64_t at = (line % c_.grid.kept_lines * columns_ + column - first_column_) * c_.grid.pixel_floats;
+  for (int64_t i = 0; i < pixels; ++i, column += step, at += step * c_.grid.pixel_floats)
+    rows[i] = column >= 0 && column < width ? lines_ + at : zeros_;
+}
+
 void Worker::run_pixels(int64_t oh, int64_t ow, int64_t pixels) {
   const Conv2dShape& s = c_.shape;
   const WeightShape& w = c_.weight.shape;
@@ -155,12 +161,9 @@ void Worker::run_pixels(int64_t oh, int64_t ow, int64_t pixels) {
   for (int64_t h = valid.h_begin; h < valid.h_end; ++h) {
     const int64_t line = top + h * s.dilation_h;
     prepare_line(line);
-    for (int64_t kw = 0; kw < w.kernel_w; ++kw, ++tap_count) {
-      taps_[tap_count] = static_cast<int32_t>(h * w.kernel_w + kw);
-      for (int64_t r = 0; r < pixels; ++r) {
-        const int64_t column = (ow + r) * s.stride_w - s.padding_w + kw * s.dilation_w;
-        rows_[tap_count * pixels + r] = column >= 0 && column < s.width ? prepared(line, column) : zeros_;
-      }
+    for (int64_t kw = 0; kw < w.kernel_w; ++kw) {
+      point_at_pixels(line, ow * s.stride_w - s.padding_w + kw * s.dilation_w, pixels, rows_ + tap_count * pixels);
+      taps_[tap_count++] = static_cast<int32_t>(h * w.kernel_w + kw);
     }
   }
 
@@ -195,11 +198,18 @@ Status conv2d_binary_weight(const FloatProduct& product, const Conv2dShape& shap
   status = in_layout(kFloatInputLayout, weight, &storage, &readable, pool);
   if (!status.is_ok()) return status;
 
+  // Pixels that are read one by one are the rows of a matrix.
+  Conv2dShape cut = shape;
+  const int64_t pixels = shape.batch * shape.height * shape.width;
+  const bool is_matrix = weight.shape.taps() == 1 && shape.stride_h == 1 && shape.stride_w == 1 &&
+                         shape.padding_h == 0 && shape.padding_w == 0;
+  if (is_matrix && pixels > 0) cut = {1, 1, pixels, shape.channels, 1, 1, 0, 0, 1, 1, 0};
+
   const BinaryWeightKernels& kernels = implementation->binary_weight;
   const SignedSumKernel& kernel = weight.shape.small_groups() ? kernels.small_groups : kernels.sums;
   const ChannelBlocks blocks(weight.shape);
-  const FloatConvGrid grid(shape, weight.shape, kernel, pool.threads);
-  const FloatConv conv = {product, shape, readable, kernels, kernel, blocks, grid};
+  const FloatConvGrid grid(cut, weight.shape, kernel, pool.threads);
+  const FloatConv conv = {product, cut, readable, kernels, kernel, blocks, grid};
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, conv.tasks(), 1, [&](int64_t begin, int64_t end) {
     Worker worker(conv);

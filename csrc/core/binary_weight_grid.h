@@ -13,8 +13,10 @@
 
 namespace stompp {
 
-// Lines that are kept prepared should stay in a core's own cache beside the weights.
-constexpr int64_t kPreparedBytes = 512 * 1024;
+// What is prepared of a strip at once. Lines that several output lines read should stay in a core's second cache beside
+// the weights; pixels that are read by one output pixel only, in its first.
+constexpr int64_t kKeptBytes = 512 * 1024;
+constexpr int64_t kPassingBytes = 16 * 1024;
 
 // Channels that are summed together: those of a group. Small groups are one block, of words of channels for panels.
 struct ChannelBlocks {
@@ -45,7 +47,8 @@ struct FloatConvGrid {
     pixel_floats = words_for(blocks.inputs) * kernel.word_floats * blocks.turns;
     kept_lines = std::min((w.kernel_h - 1) * shape.dilation_h + 1, shape.height);
 
-    const int64_t pixels = kPreparedBytes / (kept_lines * pixel_floats * static_cast<int64_t>(sizeof(float)));
+    const int64_t bytes = w.taps() == 1 ? kPassingBytes : kKeptBytes;
+    const int64_t pixels = bytes / (kept_lines * pixel_floats * static_cast<int64_t>(sizeof(float)));
     const int64_t reach = (w.kernel_w - 1) * shape.dilation_w;
     const int64_t fits = pixels > reach ? (pixels - reach - 1) / shape.stride_w + 1 : 1;
     strips = ceil_div(width, std::max(fits, kernel.rows));

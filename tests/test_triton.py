@@ -296,6 +296,10 @@ def test_block_sizes_fit_the_tensor():
             # One 16-byte load a thread.
             assert size.tile * 8 * itemsize == size.warps * 32 * 16
             assert size.warps == 1 or (size.warps // 2) * 32 * 16 // itemsize < n
+    for rows, outputs in ((1, 1), (16, 32), (17, 33), (10**9, 10**6)):
+        tile = launch.product(rows, outputs)
+        assert min(tile.rows, tile.outputs) >= 16  # what tl.dot takes
+        assert tile.rows == 16 or rows > 16
 
 
 @pytest.fixture(scope="module")

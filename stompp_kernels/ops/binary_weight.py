@@ -75,7 +75,7 @@ def linear_binary_weight(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: T
     """``scale[n] * sum over k of x[k] * w[n, k] + bias[n]``, w in {-1, +1}.
 
     Computed in float32 whatever the type of x, in an order of additions that depends on the implementation, but on
-    neither the number of threads nor the other rows.
+    neither the number of threads nor the other rows. For inference: no gradient passes.
 
     Args:
         x: float32, float16 or bfloat16, shape [..., K].
@@ -110,7 +110,7 @@ def conv2d_binary_weight(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolution of floats with +-1 weights, zero padding, scaled and shifted by channel.
+    """Convolution of floats with +-1 weights, zero padding, scaled and shifted by channel. For inference.
 
     Args:
         x: float32, float16 or bfloat16, shape [N, C, H, W]; channels_last is read as it lies, other strides are copied.

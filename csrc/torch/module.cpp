@@ -36,5 +36,12 @@ PYBIND11_MODULE(_C, m) {
           if (active == nullptr) throw py::value_error(stompp::no_implementation().message());
           return stompp::packed_bytes(shape, active->layout);
         });
+  m.def("packed_binary_weight_bytes",
+        [](int64_t out_channels, int64_t in_channels, int64_t kernel_h, int64_t kernel_w, int64_t groups) {
+          const stompp::WeightShape shape = {out_channels, in_channels, kernel_h, kernel_w, groups};
+          const stompp::Status status = stompp::check_shape(shape);
+          if (!status.is_ok()) throw py::value_error(status.message());
+          return stompp::packed_bytes(shape, stompp::kFloatInputLayout);
+        });
   m.attr("compiler") = __VERSION__;
 }

@@ -1,0 +1,165 @@
+"""Where a network's time goes: each layer and function, and the rest, adding up to the time of the whole."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from stompp_kernels.bench.subjects import call
+from stompp_kernels.measure import sample
+from stompp_kernels.models.registry import Inputs
+from stompp_kernels.nn import BinaryLayer
+from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops import PackedWeight
+from stompp_kernels.ops.reference import words_for
+
+REST = "rest"
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer of a profile.
+
+    Attributes:
+        name: of the submodule, or of the graph's node for a function; :data:`REST` for what lies between them.
+        kind: type of the module, or name of the function.
+        ms: milliseconds a call of the network.
+        share: of the network's time.
+        operations: multiplications and additions; 0 for what is no product.
+        binary: whether they are on bits.
+    """
+
+    name: str
+    kind: str
+    ms: float
+    share: float
+    operations: int
+    binary: bool
+
+    @property
+    def gops(self) -> float:
+        """Operations a nanosecond."""
+        return self.operations / self.ms / 1e6 if self.ms > 0 else 0.0
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is timed as one piece."""
+    return isinstance(module, (PackedLayer, BinaryLayer)) or not any(True for _ in module.children())
+
+
+def operations_of(module: nn.Module, output: Any) -> int:
+    """Multiplications and additions of a product that gave this output; 0 for any other module."""
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, PackedWeight):
+        N, K = weight.shape[0], weight.unpacked_row_numel
+    elif isinstance(module, (nn.Conv2d, nn.Linear, BinaryLayer)):
+        assert isinstance(module.weight, Tensor)
+        N, K = module.weight.shape[0], module.weight[0].numel()
+    else:
+        return 0
+    outputs_in_words = output.dtype == torch.int32 and isinstance(weight, PackedWeight)
+    return 2 * K * (output.numel() // words_for(N) * N if outputs_in_words else output.numel())
+
+
+class _Clock:
+    """Sums up the milliseconds of each piece within one call of the network."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, float]] = []
+        self.kinds: dict[str, tuple[str, int, bool]] = {}
+        self._started: dict[str, float] = {}
+
+    def add(self, name: str, ms: float) -> None:
+        self.calls[-1][name] = self.calls[-1].get(name, 0.0) + ms
+
+    @contextmanager
+    def hooked(self, network: nn.Module) -> Iterator[None]:
+        handles = []
+        for name, module in network.named_modules():
+            if name and is_leaf(module) and not _inside_leaf(network, name):
+                handles += self._hook(name, module)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str, module: nn.Module) -> list[Any]:
+        def before(module: nn.Module, inputs: Any) -> None:
+            self._started[name] = time.perf_counter()
+
+        def after(module: nn.Module, inputs: Any, output: Any) -> None:
+            self.add(name, 1e3 * (time.perf_counter() - self._started[name]))
+            if name not in self.kinds:
+                binary = isinstance(getattr(module, "weight", None), PackedWeight) or isinstance(module, BinaryLayer)
+                self.kinds[name] = type(module).__name__, operations_of(module, output), binary
+
+        return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+
+
+def _inside_leaf(network: nn.Module, name: str) -> bool:
+    parents = name.split(".")[:-1]
+    return any(is_leaf(network.get_submodule(".".join(parents[: end + 1]))) for end in range(len(parents)))
+
+
+class _TimedGraph(fx.Interpreter):
+    """Runs a traced network and times its functions; the modules' hooks time the rest."""
+
+    def __init__(self, network: fx.GraphModule, clock: _Clock) -> None:
+        super().__init__(network)
+        self.clock = clock
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op not in ("call_function", "call_method"):
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        start = time.perf_counter()
+        result = getattr(self, n.op)(n.target, args, kwargs)
+        self.clock.add(n.name, 1e3 * (time.perf_counter() - start))
+        kind = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", str(n.target))
+        self.clock.kinds.setdefault(n.name, (kind, 0, False))
+        return result
+
+
+@torch.no_grad()
+def profile(network: nn.Module, inputs: Inputs, seconds: float = 2.0) -> list[LayerTime]:
+    """The time of each layer of a network on the CPU, in order of execution, and :data:`REST`; together the network's.
+
+    The network is timed as it is, in turn with itself under the clocks. What the layers leave of the former is the
+    rest: functions between modules (those of a traced graph have rows of their own) and Python. Times are means over
+    the faster half of the calls: unlike medians they add up, and a call that another process disturbed is left out.
+
+    Args:
+        network: a packed network or any module; run eagerly.
+        inputs: of one batch.
+        seconds: to spend.
+    """
+    clock = _Clock()
+    timed = _TimedGraph(network, clock) if isinstance(network, fx.GraphModule) else None
+
+    def under_clocks() -> None:
+        clock.calls.append({})
+        with clock.hooked(network):
+            if timed is None:
+                call(network, inputs)
+            else:
+                placeholders = [n.target for n in network.graph.nodes if n.op == "placeholder"]
+                timed.run(*(inputs[name] for name in placeholders) if isinstance(inputs, dict) else (inputs,))
+
+    whole = sample({"whole": lambda: call(network, inputs), "clocks": under_clocks}, seconds, in_a_row=3)["whole"]
+    total = statistics.fmean(sorted(whole)[: (len(whole) + 1) // 2])
+    clock.calls.sort(key=lambda pieces: sum(pieces.values()))
+    quiet = clock.calls[: (len(clock.calls) + 1) // 2]
+    rows = []
+    for name, (kind, operations, binary) in clock.kinds.items():
+        ms = statistics.fmean(pieces[name] for pieces in quiet)
+        rows.append(LayerTime(name, kind, ms, ms / total, operations, binary))
+    rest = total - sum(row.ms for row in rows)
+    return [*rows, LayerTime(REST, "functions and Python between the layers", rest, rest / total, 0, False)]

@@ -1,0 +1,176 @@
+"""The forms of one network that are timed against each other: fp32, bf16 and int8 of torch, and packed."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stompp_kernels.bench.subjects import Subject, call
+from stompp_kernels.models.registry import Inputs
+from stompp_kernels.nn import float_simulation
+from stompp_kernels.ops.checks import check_choice
+
+FORMS = ("fp32", "bf16", "int8", "packed")
+# Equal signs go into the same float layers, whose sums another memory format or a compiler may group differently; a
+# network that carries real values from block to block may then have a sign or two the other way.
+_TOLERANCE = {"fp32": 1e-3, "packed": 1e-2}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One form of a network, ready to run on inputs that it holds.
+
+    Attributes:
+        form: of :data:`FORMS`.
+        how: "eager" or "compiled"; on a GPU "CUDA graph".
+        run: one call.
+    """
+
+    form: str
+    how: str
+    run: Callable[[], Tensor]
+
+    @property
+    def name(self) -> str:
+        return f"{self.form} {self.how}"
+
+
+def compiled(network: nn.Module) -> Callable[..., Any]:
+    """``torch.compile`` with constants folded: BatchNorm into convolutions, weights in oneDNN's own order.
+
+    It is held to AVX2 where torch is (``ATEN_CPU_CAPABILITY``).
+    """
+    options: dict[str, Any] = {"freezing": True}
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        options["cpp.simdlen"] = 256
+    return torch.compile(network, options=options)
+
+
+@torch.no_grad()
+def make_sides(subject: Subject, inputs: Inputs, forms: tuple[str, ...] = FORMS, compile: bool = True) -> list[Side]:
+    """The subject's sides on these inputs, each of them run and checked.
+
+    What has no float original has packed sides alone, and what cannot be converted has none of these.
+
+    Raises:
+        ValueError: an unknown form, or a side whose result is wrong.
+    """
+    for form in forms:
+        check_choice("forms", form, FORMS)
+    torch._dynamo.reset()
+    sides = [side for form in forms for side in _sides_of(form, subject, inputs, compile)]
+    for side, expected in zip(sides, _expectations(subject, inputs, sides), strict=True):
+        check(side, expected)
+    return sides
+
+
+def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool) -> Iterator[Side]:
+    if form == "packed":
+        if subject.packed is not None:
+            yield from _both(form, subject.packed, inputs, compile)
+    elif subject.float_model is not None:
+        images = isinstance(inputs, Tensor) and inputs.dim() == 4
+        model = copy.deepcopy(subject.float_model)
+        if images:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if form == "fp32":
+            yield from _both(form, model, inputs, compile)
+        elif form == "bf16":
+            yield Side(form, "eager", _runner(model.bfloat16(), _as_bfloat16(inputs)))
+        else:
+            yield from _int8(model, inputs, compile)
+
+
+def _both(form: str, network: nn.Module, inputs: Inputs, compile: bool) -> Iterator[Side]:
+    yield Side(form, "eager", _runner(network, inputs))
+    if compile:
+        yield Side(form, "compiled", _runner(compiled(network), inputs))
+
+
+def _runner(network: Callable[..., Any], inputs: Inputs) -> Callable[[], Tensor]:
+    return lambda: call(network, inputs)
+
+
+def _as_bfloat16(inputs: Inputs) -> Inputs:
+    if isinstance(inputs, dict):
+        return inputs  # tokens
+    return inputs.bfloat16()
+
+
+def _int8(model: nn.Module, inputs: Inputs, compile: bool) -> Iterator[Side]:
+    """Torch's quantized networks: dynamic for tokens, else static, calibrated on the inputs themselves."""
+    with _quiet():
+        if isinstance(inputs, dict):
+            quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
+        else:
+            quantized = _static_int8(model, inputs)
+    yield Side("int8", "eager", _runner(quantized, inputs))
+    if compile and isinstance(inputs, Tensor) and importlib.util.find_spec("torchao"):
+        yield Side("int8", "compiled", _runner(_exported_int8(model, inputs), inputs))
+
+
+def _static_int8(model: nn.Module, inputs: Tensor) -> nn.Module:
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    prepared = prepare_fx(copy.deepcopy(model), get_default_qconfig_mapping("x86"), (inputs,))
+    prepared(inputs)
+    return convert_fx(prepared)
+
+
+def _exported_int8(model: nn.Module, inputs: Tensor) -> Callable[..., Any]:
+    """torchao's quantization of an exported graph, compiled by inductor to oneDNN's int8 kernels."""
+    from torchao.quantization.pt2e import move_exported_model_to_eval
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    with _quiet():
+        prepared = prepare_pt2e(torch.export.export(model, (inputs,)).module(), quantizer)
+        prepared(inputs)
+        network = convert_pt2e(prepared)
+    move_exported_model_to_eval(network)
+    return compiled(network)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated, and observers' remarks
+        yield
+
+
+def _expectations(subject: Subject, inputs: Inputs, sides: list[Side]) -> list[Tensor]:
+    """What each side's result is compared with."""
+    expected: dict[str, Tensor] = {}
+    if subject.float_model is not None:
+        original = call(subject.float_model, inputs)
+        expected |= dict.fromkeys(("fp32", "bf16", "int8"), original)
+    if subject.model is not None and any(side.form == "packed" for side in sides):
+        with float_simulation():
+            expected["packed"] = call(subject.model, inputs)
+    elif subject.packed is not None:
+        expected["packed"] = call(subject.packed, inputs)
+    return [expected[side.form] for side in sides]
+
+
+def check(side: Side, expected: Tensor) -> None:
+    """Runs a side; ValueError unless fp32 and packed results are right, and others finite and of the right shape."""
+    result = side.run()
+    if result.shape != expected.shape or not bool(result.isfinite().all()):
+        raise ValueError(f"{side.name} must give finite values of shape {list(expected.shape)}: not timed")
+    if side.form in _TOLERANCE:
+        error = float((result.float() - expected).norm() / expected.norm())
+        if not error <= _TOLERANCE[side.form]:
+            raise ValueError(
+                f"{side.name} gives another result: it differs from what it must equal by {error:.2g} of its norm, "
+                f"allowed is {_TOLERANCE[side.form]:g}: not timed"
+            )

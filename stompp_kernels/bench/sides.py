@@ -80,11 +80,13 @@ def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool) -> Ite
         images = isinstance(inputs, Tensor) and inputs.dim() == 4
         model = copy.deepcopy(subject.float_model)
         if images:
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model = model.to(memory_format=torch.channels_last)
         if form == "fp32":
             yield from _both(form, model, inputs, compile)
         elif form == "bf16":
-            yield Side(form, "eager", _runner(model.bfloat16(), _as_bfloat16(inputs)))
+            # In software a compiler gains nothing: it would wait for the same conversions.
+            in_hardware = torch.backends.cpu.get_cpu_capability() != "AVX2" and torch.cpu._is_avx512_bf16_supported()
+            yield from _both(form, model.bfloat16(), _as_bfloat16(inputs), compile and in_hardware)
         else:
             yield from _int8(model, inputs, compile)
 

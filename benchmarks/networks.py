@@ -3,8 +3,8 @@ r"""Whole networks, packed, against PyTorch: `python -m benchmarks.networks`.
 Random weights; ImageNet's shapes, or 128 tokens. Before anything is timed, the packed network's output must equal the
 float simulation's, the compiled fp32 network's the eager one's. Then the forms take turns in one process, with the
 same number of threads, in turns of two calls of which the second counts; medians. fp32 is channels_last, eager and
-compiled (constants folded), the better; int8 is torch's static quantization (dynamic for BERT), and torchao's compiled
-one where torchao is installed, the better; packed is eager and compiled, the better.
+compiled (constants folded), the better; int8 is torch's static quantization, for BERT its dynamic one; packed is eager
+and compiled, the better.
 
 Beside each stands its bound: the time of the layers that stay in float, alone, and its binary operations at the speed
 of a large `bgemm`, both measured in the same run. To see an AVX2 machine's figures on one with AVX-512:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from stompp_kernels.bench.layers import is_leaf, operations_of
-from stompp_kernels.bench.sides import compiled
+from stompp_kernels.bench.sides import compiled, folding
 from stompp_kernels.bench.subjects import call
 from stompp_kernels.measure import sample
 from stompp_kernels.models.registry import Inputs
@@ -112,7 +112,8 @@ def bound(model: nn.Module, inputs: Inputs, seconds: float = 2.0, compile: bool 
     if compile and found.names:
         fast = compiled(found)
         sides["float compiled"] = lambda: found.run(fast)
-    times = {name: statistics.median(ms) for name, ms in sample(sides, seconds, in_a_row=3).items()}
+    with folding():
+        times = {name: statistics.median(ms) for name, ms in sample(sides, seconds, in_a_row=3).items()}
     float_ms = min(times.values()) if found.names else 0.0
     return Bound(tuple(found.names), float_ms, found.binary_operations, bgemm_speed(_device(inputs), seconds))
 

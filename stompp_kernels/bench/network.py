@@ -11,7 +11,7 @@ import torch
 from stompp_kernels.bench.bound import Bound, bound
 from stompp_kernels.bench.layers import LayerTime, profile
 from stompp_kernels.bench.memory import binarized_bytes, file_bytes, peak_bytes
-from stompp_kernels.bench.sides import FORMS, make_sides
+from stompp_kernels.bench.sides import FORMS, folding, make_sides
 from stompp_kernels.bench.subjects import Subject
 from stompp_kernels.measure import Percentiles, sample
 
@@ -48,12 +48,12 @@ def measure(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _measure(subject, batch, threads, tuple(forms), compile, seconds, at_least)
+        with folding(), torch.no_grad():
+            return _measure(subject, batch, threads, tuple(forms), compile, seconds, at_least)
     finally:
         torch.set_num_threads(before)
 
 
-@torch.no_grad()
 def _measure(
     subject: Subject, batch: int, threads: int, forms: tuple[str, ...], compile: bool, seconds: float, at_least: int
 ) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,20 +42,26 @@ class Side:
         return f"{self.form} {self.how}"
 
 
+def folding() -> AbstractContextManager[Any]:
+    """Inside this ``with`` block :func:`compiled` networks have their constants folded; outside they compile again."""
+    import torch._inductor.config as inductor
+
+    return inductor.patch(freezing=True)
+
+
 def compiled(network: nn.Module) -> Callable[..., Any]:
-    """``torch.compile`` with constants folded: BatchNorm into convolutions, weights in oneDNN's own order.
+    """``torch.compile``, to be called within :func:`folding`: BatchNorm goes into convolutions, weights into oneDNN's
+    own order.
 
     It is held to AVX2 where torch is (``ATEN_CPU_CAPABILITY``).
     """
-    options: dict[str, Any] = {"freezing": True}
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":
-        options["cpp.simdlen"] = 256
-    return torch.compile(network, options=options)
+    held = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return torch.compile(network, options={"cpp.simdlen": 256} if held else None)
 
 
 @torch.no_grad()
 def make_sides(subject: Subject, inputs: Inputs, forms: tuple[str, ...] = FORMS, compile: bool = True) -> list[Side]:
-    """The subject's sides on these inputs, each of them run and checked.
+    """The subject's sides on these inputs, each of them run and checked; to be called within :func:`folding`.
 
     What has no float original has packed sides alone, and what cannot be converted has none of these.
 
@@ -88,7 +93,7 @@ def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool) -> Ite
             in_hardware = torch.backends.cpu.get_cpu_capability() != "AVX2" and torch.cpu._is_avx512_bf16_supported()
             yield from _both(form, model.bfloat16(), _as_bfloat16(inputs), compile and in_hardware)
         else:
-            yield from _int8(model, inputs, compile)
+            yield Side(form, "eager", _runner(_int8(model, inputs), inputs))
 
 
 def _both(form: str, network: nn.Module, inputs: Inputs, compile: bool) -> Iterator[Side]:
@@ -107,47 +112,21 @@ def _as_bfloat16(inputs: Inputs) -> Inputs:
     return inputs.bfloat16()
 
 
-def _int8(model: nn.Module, inputs: Inputs, compile: bool) -> Iterator[Side]:
-    """Torch's quantized networks: dynamic for tokens, else static, calibrated on the inputs themselves."""
-    with _quiet():
-        if isinstance(inputs, dict):
-            quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
-        else:
-            quantized = _static_int8(model, inputs)
-    yield Side("int8", "eager", _runner(quantized, inputs))
-    if compile and isinstance(inputs, Tensor) and importlib.util.find_spec("torchao"):
-        yield Side("int8", "compiled", _runner(_exported_int8(model, inputs), inputs))
+def _int8(model: nn.Module, inputs: Inputs) -> nn.Module:
+    """Torch's quantized network: dynamic for tokens, else static, calibrated on the inputs themselves.
 
-
-def _static_int8(model: nn.Module, inputs: Tensor) -> nn.Module:
-    from torch.ao.quantization import get_default_qconfig_mapping
+    What torchao makes of an exported graph, compiled, runs the same oneDNN products in the same time.
+    """
+    from torch.ao import quantization
     from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
-    prepared = prepare_fx(copy.deepcopy(model), get_default_qconfig_mapping("x86"), (inputs,))
-    prepared(inputs)
-    return convert_fx(prepared)
-
-
-def _exported_int8(model: nn.Module, inputs: Tensor) -> Callable[..., Any]:
-    """torchao's quantization of an exported graph, compiled by inductor to oneDNN's int8 kernels."""
-    from torchao.quantization.pt2e import move_exported_model_to_eval
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
-
-    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
-    with _quiet():
-        prepared = prepare_pt2e(torch.export.export(model, (inputs,)).module(), quantizer)
-        prepared(inputs)
-        network = convert_pt2e(prepared)
-    move_exported_model_to_eval(network)
-    return compiled(network)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated, and observers' remarks
-        yield
+        if isinstance(inputs, dict):
+            return quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
+        prepared = prepare_fx(model, quantization.get_default_qconfig_mapping("x86"), (inputs,))
+        prepared(inputs)
+        return convert_fx(prepared)
 
 
 def _expectations(subject: Subject, inputs: Inputs, sides: list[Side]) -> list[Tensor]:

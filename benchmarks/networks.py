@@ -21,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.timing import RESULTS
 from stompp_kernels import native
 from stompp_kernels.bench import report
@@ -34,6 +36,9 @@ NETWORKS = ("resnet18", "resnet50", "bireal18", "bert", "mobilenet_v2")
 
 
 def show(row: dict[str, Any], full: bool) -> None:
+    if "wrong" in row:
+        print(f"\n{row['network']}: {row['wrong']}", flush=True)
+        return
     print(f"\n{row['network']}, batch {row['batch']}, {row['threads']} threads")
     print(report.latencies(row))
     if "profile" in row:
@@ -48,8 +53,13 @@ def measure_all(subject: Subject, arguments: argparse.Namespace) -> list[dict[st
     rows = []
     for threads, batch in itertools.product(arguments.threads, arguments.batch):
         a = arguments
-        rows.append(measure(subject, batch, threads, a.forms, not a.no_compile, a.seconds))
-        show(rows[-1], a.profile)
+        try:
+            row = measure(subject, batch, threads, a.forms, not a.no_compile, a.seconds)
+        except ValueError as error:  # a wrong result: the other networks are measured nevertheless
+            row = {"network": subject.name, "batch": batch, "threads": threads, "ms": {}, "best_ms": {}}
+            row |= {"wrong": str(error)}
+        rows.append(row)
+        show(row, a.profile)
     return rows
 
 
@@ -58,27 +68,31 @@ def main() -> int:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names of sk.models.list()")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, in turn")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="samples a call")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, help="default: all")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each network, batch and number of threads")
     parser.add_argument("--profile", action="store_true", help="show every layer, not only the kinds")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-memory", action="store_true", help="leave the sizes of files and processes out")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     arguments = parser.parse_args()
+    on_gpu = arguments.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        parser.error("--device cuda needs an NVIDIA GPU, and torch sees none")
     rows, bytes_rows = [], []
     for name in arguments.networks:
-        subject = untrained(name)
+        subject = untrained(name).to(arguments.device)
         rows += measure_all(subject, arguments)
-        if not arguments.no_memory:
+        if not arguments.no_memory and not on_gpu:
             bytes_rows.append(sizes(subject))
     print("\n" + report.comparison(rows))
     if bytes_rows:
         print("\n" + report.size_table(bytes_rows))
-    path = arguments.output / f"networks_{native.active_implementation()}.json"
+    path = arguments.output / f"networks_{'cuda' if on_gpu else native.active_implementation()}.json"
     command = "python -m benchmarks.networks " + " ".join(sys.argv[1:])
     write_json(path, {"command": command.strip(), "machine": machine(), "rows": rows, "bytes": bytes_rows})
     print(path)
-    return 0
+    return int(any("wrong" in row for row in rows))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,11 @@ def compare_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> 
         sides: functions of no argument, by name, that queue work on the current stream.
         rounds: calls of each side, at least 2, after three warm-up calls.
     """
+    return {name: _timing(values) for name, values in sample_on_gpu(sides, rounds).items()}
+
+
+def sample_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> dict[str, list[float]]:
+    """The milliseconds of every call that :func:`compare_on_gpu` takes the median of."""
     for function in [*sides.values()] * 3:
         function()
     torch.cuda.synchronize()
@@ -98,7 +103,16 @@ def compare_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> 
             end.record()
             events[name].append((start, end))
     torch.cuda.synchronize()
-    return {name: _timing([start.elapsed_time(end) for start, end in pairs]) for name, pairs in events.items()}
+    return {name: [start.elapsed_time(end) for start, end in pairs] for name, pairs in events.items()}
+
+
+def sample_on(
+    device: torch.device, sides: Mapping[str, Callable[[], Any]], seconds: float, at_least: int = 5, in_a_row: int = 1
+) -> dict[str, list[float]]:
+    """:func:`sample`, or on a CUDA device :func:`sample_on_gpu` with ten times ``at_least`` calls of each side."""
+    if device.type == "cuda":
+        return sample_on_gpu(sides, 10 * at_least)
+    return sample(sides, seconds, at_least, in_a_row)
 
 
 def _timing(samples: list[float]) -> Timing:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from stompp_kernels.bench.layers import is_leaf, operations_of
-from stompp_kernels.bench.sides import compiled, folding
-from stompp_kernels.bench.subjects import call
-from stompp_kernels.measure import sample
+from stompp_kernels.bench.sides import compiled, folding, on_device
+from stompp_kernels.bench.subjects import call, device_of
+from stompp_kernels.measure import sample_on
 from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, float_simulation
 from stompp_kernels.ops import bgemm, pack_signs, pack_weight
@@ -30,7 +30,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _FREE = (*_NORMS, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Flatten, nn.ReLU, nn.ReLU6, nn.Hardtanh)
 # Products of activations, which no layer holds.
 _FLOAT_FUNCTIONS = (F.scaled_dot_product_attention, torch.matmul, torch.bmm, torch.softmax, F.softmax)
-_REFERENCE = (1024, 1024, 4096)  # M, N, K: past the sizes at which calls and packing count
+_LARGE = (1024, 1024, 4096)  # M, N, K: past the sizes at which calls and packing count
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,15 @@ class Bound:
         float_layers: names of the layers and functions that stay in float.
         float_ms: their time, each alone at its shape, in torch's faster form of eager and compiled.
         binary_operations: multiplications and additions of the binary layers.
-        bgemm_gops: speed of ``bgemm`` on a large product in the same run, in operations a nanosecond.
+        bgemm_gops: speed of ``bgemm`` on a large product, in operations a nanosecond.
+        packed_ms: time of the packed network, measured in turn with the float layers and that product.
     """
 
     float_layers: tuple[str, ...]
     float_ms: float
     binary_operations: int
     bgemm_gops: float
+    packed_ms: float
 
     @property
     def binary_ms(self) -> float:
@@ -56,6 +58,10 @@ class Bound:
     @property
     def ms(self) -> float:
         return self.float_ms + self.binary_ms
+
+    @property
+    def packed_over_bound(self) -> float:
+        return self.packed_ms / self.ms
 
 
 class _Leftovers(nn.Module):
@@ -100,35 +106,40 @@ class _FloatFunctions(TorchFunctionMode):
 
 
 @torch.no_grad()
-def bound(model: nn.Module, inputs: Inputs, seconds: float = 2.0, compile: bool = True) -> Bound:
+def bound(
+    model: nn.Module, inputs: Inputs, packed: Callable[[], Any], seconds: float = 2.0, compile: bool = True
+) -> Bound:
     """The bound of a committed model on inputs of one batch, measured now.
 
     Args:
-        seconds: to spend on each of the float layers and the large product.
+        packed: runs the packed network on the same inputs; timed in turn with what the bound is made of.
+        seconds: to spend.
         compile: also try the float layers compiled.
     """
     found = _leftovers(model, inputs)
-    sides: dict[str, Callable[[], Any]] = {"float": lambda: found.run(found)}
-    if compile and found.names:
-        fast = compiled(found)
-        sides["float compiled"] = lambda: found.run(fast)
+    device = device_of(inputs)
+    sides: dict[str, Callable[[], Any]] = {"packed": packed, "bgemm": _large_product(device)}
+    if found.names:
+        sides["float"] = on_device(lambda: found.run(found), device)
     with folding():
-        times = {name: statistics.median(ms) for name, ms in sample(sides, seconds, in_a_row=3).items()}
-    float_ms = min(times.values()) if found.names else 0.0
-    return Bound(tuple(found.names), float_ms, found.binary_operations, bgemm_speed(_device(inputs), seconds))
+        if found.names and compile:
+            fast = compiled(found)
+            sides["float compiled"] = on_device(lambda: found.run(fast), device)
+        times = {name: statistics.median(ms) for name, ms in sample_on(device, sides, seconds, in_a_row=3).items()}
+    M, N, K = _LARGE
+    return Bound(
+        float_layers=tuple(found.names),
+        float_ms=min((ms for name, ms in times.items() if name.startswith("float")), default=0.0),
+        binary_operations=found.binary_operations,
+        bgemm_gops=2 * M * N * K / times["bgemm"] / 1e6,
+        packed_ms=times["packed"],
+    )
 
 
-def bgemm_speed(device: torch.device, seconds: float = 1.0) -> float:
-    """Operations a nanosecond of ``bgemm`` on a large product, weights packed beforehand."""
-    M, N, K = _REFERENCE
-    a = pack_signs(torch.randn(M, K, device=device))
-    w = pack_weight(torch.randn(N, K, device=device))
-    ms = statistics.median(sample({"bgemm": lambda: bgemm(a, w)}, seconds)["bgemm"])
-    return 2 * M * N * K / ms / 1e6
-
-
-def _device(inputs: Inputs) -> torch.device:
-    return (next(iter(inputs.values())) if isinstance(inputs, dict) else inputs).device
+def _large_product(device: torch.device) -> Callable[[], Any]:
+    M, N, K = _LARGE
+    a, w = pack_signs(torch.randn(M, K, device=device)), pack_weight(torch.randn(N, K, device=device))
+    return lambda: bgemm(a, w)
 
 
 def _leftovers(model: nn.Module, inputs: Inputs) -> _Leftovers:

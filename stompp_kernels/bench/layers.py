@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class LayerTime:
     """One layer of a profile.
 
     Attributes:
-        name: of the submodule, or of the graph's node for a function; :data:`REST` for what lies between them.
+        name: of the submodule, for a function ``function_`` and its node in the graph; :data:`REST` for what lies between them.
         kind: type of the module, or name of the function.
         ms: milliseconds a call of the network.
         share: of the network's time.
@@ -74,34 +75,38 @@ class _Clock:
     def __init__(self) -> None:
         self.calls: list[dict[str, float]] = []
         self.kinds: dict[str, tuple[str, int, bool]] = {}
-        self._started: dict[str, float] = {}
 
     def add(self, name: str, ms: float) -> None:
         self.calls[-1][name] = self.calls[-1].get(name, 0.0) + ms
 
     @contextmanager
-    def hooked(self, network: nn.Module) -> Iterator[None]:
-        handles = []
+    def on(self, network: nn.Module) -> Iterator[None]:
+        """Times the forwards of the leaves; hooks would be timed with them, and would make each call slower."""
+        clocked = []
         for name, module in network.named_modules():
             if name and is_leaf(module) and not _inside_leaf(network, name):
-                handles += self._hook(name, module)
+                module.forward = self._timed(name, module)
+                clocked.append(module)
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            for module in clocked:
+                del module.forward
 
-    def _hook(self, name: str, module: nn.Module) -> list[Any]:
-        def before(module: nn.Module, inputs: Any) -> None:
-            self._started[name] = time.perf_counter()
+    def _timed(self, name: str, module: nn.Module) -> Callable[..., Any]:
+        forward = module.forward
 
-        def after(module: nn.Module, inputs: Any, output: Any) -> None:
-            self.add(name, 1e3 * (time.perf_counter() - self._started[name]))
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            output = forward(*args, **kwargs)
+            self.add(name, 1e3 * (time.perf_counter() - start))
             if name not in self.kinds:
                 binary = isinstance(getattr(module, "weight", None), PackedWeight) or isinstance(module, BinaryLayer)
-                self.kinds[name] = type(module).__name__, operations_of(module, output), binary
+                kind = module.kind if isinstance(module, _Function) else type(module).__name__
+                self.kinds[name] = kind, operations_of(module, output), binary
+            return output
 
-        return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+        return timed
 
 
 def _inside_leaf(network: nn.Module, name: str) -> bool:
@@ -109,23 +114,34 @@ def _inside_leaf(network: nn.Module, name: str) -> bool:
     return any(is_leaf(network.get_submodule(".".join(parents[: end + 1]))) for end in range(len(parents)))
 
 
-class _TimedGraph(fx.Interpreter):
-    """Runs a traced network and times its functions; the modules' hooks time the rest."""
+class _Function(nn.Module):
+    """A function or method of a traced network as a module, so that the clock sees it."""
 
-    def __init__(self, network: fx.GraphModule, clock: _Clock) -> None:
-        super().__init__(network)
-        self.clock = clock
+    def __init__(self, op: str, target: Any) -> None:
+        super().__init__()
+        self.op, self.target = op, target
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.op not in ("call_function", "call_method"):
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        start = time.perf_counter()
-        result = getattr(self, n.op)(n.target, args, kwargs)
-        self.clock.add(n.name, 1e3 * (time.perf_counter() - start))
-        kind = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", str(n.target))
-        self.clock.kinds.setdefault(n.name, (kind, 0, False))
-        return result
+    @property
+    def kind(self) -> str:
+        return self.target if self.op == "call_method" else getattr(self.target, "__name__", str(self.target))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.op == "call_method":
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+def _functions_as_modules(network: fx.GraphModule) -> fx.GraphModule:
+    """The same network of the same modules, with one more for each function that it calls."""
+    graph = copy.deepcopy(network.graph)
+    clocked = fx.GraphModule(network, graph)
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method"):
+            name = f"function_{node.name}"
+            clocked.add_submodule(name, _Function(node.op, node.target))
+            node.op, node.target = "call_module", name
+    clocked.recompile()
+    return clocked
 
 
 @torch.no_grad()
@@ -142,16 +158,12 @@ def profile(network: nn.Module, inputs: Inputs, seconds: float = 2.0) -> list[La
         seconds: to spend.
     """
     clock = _Clock()
-    timed = _TimedGraph(network, clock) if isinstance(network, fx.GraphModule) else None
+    clocked = _functions_as_modules(network) if isinstance(network, fx.GraphModule) else network
 
     def under_clocks() -> None:
         clock.calls.append({})
-        with clock.hooked(network):
-            if timed is None:
-                call(network, inputs)
-            else:
-                placeholders = [n.target for n in network.graph.nodes if n.op == "placeholder"]
-                timed.run(*(inputs[name] for name in placeholders) if isinstance(inputs, dict) else (inputs,))
+        with clock.on(clocked):
+            call(clocked, inputs)
 
     whole = sample({"whole": lambda: call(network, inputs), "clocks": under_clocks}, seconds, in_a_row=3)["whole"]
     total = statistics.fmean(sorted(whole)[: (len(whole) + 1) // 2])

@@ -27,7 +27,7 @@ def comparison(rows: Iterable[dict[str, Any]]) -> str:
                 *(f"{ratios[form]:.2f}x" if form in ratios else "-" for form in ("fp32", "int8")),
                 *(f"{_of_least(row, form):.2f}x" if form in ratios else "-" for form in ("fp32", "int8")),
                 f"{limit['ms']:.2f}" if limit else "-",
-                f"{limit['packed_over_bound']:.2f}x" if limit else row.get("reason", "-"),
+                f"{limit['packed_over_bound']:.2f}x" if limit else row.get("wrong", row.get("reason", "-")),
             )
         )
     forms = (

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.bench.subjects import Subject, call
+from stompp_kernels.bench.subjects import Subject, call, device_of
 from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import float_simulation
 from stompp_kernels.ops.checks import check_choice
 
 FORMS = ("fp32", "bf16", "int8", "packed")
+FORMS_ON_GPU = ("fp32", "bf16", "packed")  # torch quantizes for the CPU
 # Equal signs go into the same float layers, whose sums another memory format or a compiler may group differently; a
 # network that carries real values from block to block may then have a sign or two the other way.
 _TOLERANCE = {"fp32": 1e-3, "packed": 1e-2}
@@ -29,7 +30,7 @@ class Side:
 
     Attributes:
         form: of :data:`FORMS`.
-        how: "eager" or "compiled"; on a GPU "CUDA graph".
+        how: "eager" or "compiled"; on a GPU either is run as a CUDA graph.
         run: one call.
     """
 
@@ -66,10 +67,11 @@ def make_sides(subject: Subject, inputs: Inputs, forms: tuple[str, ...] = FORMS,
     What has no float original has packed sides alone, and what cannot be converted has none of these.
 
     Raises:
-        ValueError: an unknown form, or a side whose result is wrong.
+        ValueError: an unknown form, int8 on a GPU, or a side whose result is wrong.
     """
+    device = device_of(inputs)
     for form in forms:
-        check_choice("forms", form, FORMS)
+        check_choice("forms", form, FORMS if device.type == "cpu" else FORMS_ON_GPU)
     torch._dynamo.reset()
     sides = [side for form in forms for side in _sides_of(form, subject, inputs, compile)]
     for side, expected in zip(sides, _expectations(subject, inputs, sides), strict=True):
@@ -82,7 +84,7 @@ def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool) -> Ite
         if subject.packed is not None:
             yield from _both(form, subject.packed, inputs, compile)
     elif subject.float_model is not None:
-        images = isinstance(inputs, Tensor) and inputs.dim() == 4
+        images, device = isinstance(inputs, Tensor) and inputs.dim() == 4, device_of(inputs)
         model = copy.deepcopy(subject.float_model)
         if images:
             model = model.to(memory_format=torch.channels_last)
@@ -90,8 +92,7 @@ def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool) -> Ite
             yield from _both(form, model, inputs, compile)
         elif form == "bf16":
             # In software a compiler gains nothing: it would wait for the same conversions.
-            in_hardware = torch.backends.cpu.get_cpu_capability() != "AVX2" and torch.cpu._is_avx512_bf16_supported()
-            yield from _both(form, model.bfloat16(), _as_bfloat16(inputs), compile and in_hardware)
+            yield from _both(form, model.bfloat16(), _as_bfloat16(inputs), compile and _has_bfloat16(device))
         else:
             yield Side(form, "eager", _runner(_int8(model, inputs), inputs))
 
@@ -102,8 +103,37 @@ def _both(form: str, network: nn.Module, inputs: Inputs, compile: bool) -> Itera
         yield Side(form, "compiled", _runner(compiled(network), inputs))
 
 
+def on_device(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """The call itself on the CPU; on a GPU a CUDA graph of it, which launches all its kernels at once."""
+    return _graphed(run) if device.type == "cuda" else run
+
+
+def _graphed(run: Callable[[], Any]) -> Callable[[], Any]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # whatever is set up by first calls must not be part of the graph
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay
+
+
 def _runner(network: Callable[..., Any], inputs: Inputs) -> Callable[[], Tensor]:
-    return lambda: call(network, inputs)
+    return on_device(lambda: call(network, inputs), device_of(inputs))
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return True
+    return torch.backends.cpu.get_cpu_capability() != "AVX2" and torch.cpu._is_avx512_bf16_supported()
 
 
 def _as_bfloat16(inputs: Inputs) -> Inputs:

@@ -45,12 +45,26 @@ class Subject:
             return _noise(self.sample, batch)
         return {name: _noise(value, batch) for name, value in self.sample.items()}
 
+    def to(self, device: torch.device | str) -> Subject:
+        """The same on another device; its networks are moved, not copied."""
+        sample = self.sample
+        moved = {n: t.to(device) for n, t in sample.items()} if isinstance(sample, dict) else sample.to(device)
+        float_model, model, packed = (m if m is None else m.to(device) for m in self._networks())
+        return Subject(self.name, moved, float_model, model, packed, self.reason)
+
+    def _networks(self) -> tuple[nn.Module | None, ...]:
+        return self.float_model, self.model, self.packed
+
 
 def _noise(sample: Tensor, batch: int) -> Tensor:
     if not sample.is_floating_point():
         return sample.repeat(batch, *(1,) * (sample.dim() - 1))
     x = torch.randn(batch, *sample.shape[1:], generator=torch.Generator().manual_seed(batch)).to(sample.device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def device_of(inputs: Inputs) -> torch.device:
+    return (next(iter(inputs.values())) if isinstance(inputs, dict) else inputs).device
 
 
 def call(network: Any, inputs: Inputs) -> Any:
@@ -81,7 +95,7 @@ def untrained(name: str, num_classes: int = 1000, options: Mapping[str, Any] | N
             module.commit()
     subject = Subject(name, example_inputs(name, **chosen), float_model, model, None)
     for network in (float_model, model):
-        _settle_norms(network, subject.inputs(_STATISTICS_BATCH))
+        settle_norms(network, subject.inputs(_STATISTICS_BATCH))
     return of_models(name, subject.sample, float_model, model)
 
 
@@ -96,7 +110,8 @@ def of_models(name: str, sample: Inputs, float_model: nn.Module, model: nn.Modul
 
 
 @torch.no_grad()
-def _settle_norms(model: nn.Module, inputs: Inputs) -> None:
+def settle_norms(model: nn.Module, inputs: Inputs) -> None:
+    """Gives BatchNorms random factors and shifts, and the statistics of a batch; leaves the model in eval mode."""
     norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
     for norm in norms:
         norm.weight.uniform_(0.5, 1.5)

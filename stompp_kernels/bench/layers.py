@@ -29,7 +29,7 @@ class LayerTime:
     """One layer of a profile.
 
     Attributes:
-        name: of the submodule; of a function ``function_`` and its node in the graph; :data:`REST` of what lies between.
+        name: of the submodule; of a function ``function_`` and its node in the graph; :data:`REST` of what is left.
         kind: type of the module, or name of the function.
         ms: milliseconds a call of the network.
         share: of the network's time.

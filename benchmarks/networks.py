@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,34 @@ def show(row: dict[str, Any], full: bool) -> None:
         print(f"{row['network']} cannot be converted: {row['reason']}", flush=True)
 
 
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["network"], row.get("batch"), row.get("threads")
+
+
+def quietest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of several rounds of a row, a wrong one, or else the one in which the sides that are not ours took least time."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        kept = best.get(key(row))
+        if kept is None or "wrong" in row or ("wrong" not in kept and _others_ms(row) < _others_ms(kept)):
+            best[key(row)] = row
+    return list(best.values())
+
+
+def _others_ms(row: dict[str, Any]) -> float:
+    return sum(ms for form, ms in row["best_ms"].items() if form in ("fp32", "int8"))
+
+
+def replace_in(path: Path, name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a results file under a name, with these in the place of those of the same network and setting."""
+    old = json.loads(path.read_text())[name] if path.exists() else []
+    keys = {key(row) for row in rows}
+    return [row for row in old if key(row) not in keys] + rows
+
+
 def measure_all(subject: Subject, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for threads, batch in itertools.product(arguments.threads, arguments.batch):
+    for _, threads, batch in itertools.product(range(arguments.rounds), arguments.threads, arguments.batch):
         a = arguments
         try:
             row = measure(subject, batch, threads, a.forms, not a.no_compile, a.seconds)
@@ -60,7 +86,7 @@ def measure_all(subject: Subject, arguments: argparse.Namespace) -> list[dict[st
             row |= {"wrong": str(error)}
         rows.append(row)
         show(row, a.profile)
-    return rows
+    return quietest(rows)
 
 
 def main() -> int:
@@ -71,6 +97,8 @@ def main() -> int:
     parser.add_argument("--forms", nargs="+", choices=FORMS, help="default: all")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each network, batch and number of threads")
+    parser.add_argument("--rounds", type=int, default=1, help="of all; see quietest")
+    parser.add_argument("--add", action="store_true", help="keep the results file's other rows")
     parser.add_argument("--profile", action="store_true", help="show every layer, not only the kinds")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--no-memory", action="store_true", help="leave the sizes of files and processes out")
@@ -85,10 +113,12 @@ def main() -> int:
         rows += measure_all(subject, arguments)
         if not arguments.no_memory and not on_gpu:
             bytes_rows.append(sizes(subject))
+    path = arguments.output / f"networks_{'cuda' if on_gpu else native.active_implementation()}.json"
+    if arguments.add:
+        rows, bytes_rows = replace_in(path, "rows", rows), replace_in(path, "bytes", bytes_rows)
     print("\n" + report.comparison(rows))
     if bytes_rows:
         print("\n" + report.size_table(bytes_rows))
-    path = arguments.output / f"networks_{'cuda' if on_gpu else native.active_implementation()}.json"
     command = "python -m benchmarks.networks " + " ".join(sys.argv[1:])
     write_json(path, {"command": command.strip(), "machine": machine(), "rows": rows, "bytes": bytes_rows})
     print(path)

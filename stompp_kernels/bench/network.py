@@ -106,7 +106,7 @@ def _layer(layer: LayerTime) -> dict[str, Any]:
 
 def _bound(found: Bound) -> dict[str, Any]:
     derived = {name: getattr(found, name) for name in ("binary_ms", "ms", "packed_over_bound")}
-    return asdict(found) | derived
+    return {**asdict(found), "float_layers": list(found.float_layers), **derived}
 
 
 def sizes(subject: Subject, threads: int = 1) -> dict[str, Any]:

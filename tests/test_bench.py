@@ -186,6 +186,17 @@ def test_the_bound_counts_float_products_that_no_layer_holds():
     assert found.binary_operations == 0
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_the_sides_are_cuda_graphs():
+    subject = subjects.untrained("resnet18", 10, SMALL).to("cuda")
+    row = measure(subject, 2, 1, **QUICK)
+    assert set(row["best_ms"]) == {"fp32", "bf16", "packed"}
+    assert "profile" not in row
+    assert row["bound"]["ms"] > 0
+    with pytest.raises(ValueError, match="forms must be one of"):
+        measure(subject, 2, 1, ["int8"], **QUICK)
+
+
 # Bytes
 
 

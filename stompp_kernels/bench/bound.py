@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,13 +71,13 @@ class _Leftovers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
-        self.layer_inputs: list[tuple[Any, ...]] = []
+        self.layer_inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.functions: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
         self.names: list[str] = []
         self.binary_operations = 0
 
-    def forward(self, layer_inputs: list[tuple[Any, ...]], operands: list[Any]) -> list[Any]:
-        results = [layer(*inputs) for layer, inputs in zip(self.layers, layer_inputs, strict=True)]
+    def forward(self, layer_inputs: list[Any], operands: list[Any]) -> list[Any]:
+        results = [layer(*args, **kwargs) for layer, (args, kwargs) in zip(self.layers, layer_inputs, strict=True)]
         for (function, _, _), (args, kwargs) in zip(self.functions, operands, strict=True):
             results.append(function(*args, **kwargs))
         return results
@@ -155,22 +156,22 @@ def _leftovers(model: nn.Module, inputs: Inputs) -> _Leftovers:
 def _noting(model: nn.Module, found: _Leftovers, functions: _FloatFunctions) -> Iterator[None]:
     handles = []
 
-    def entering(module: nn.Module, inputs: Any) -> None:
+    def entering(module: nn.Module, args: Any) -> None:
         functions.inside += 1
 
-    def leaving(module: nn.Module, inputs: tuple[Any, ...], output: Any, name: str) -> None:
+    def leaving(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, name: str) -> None:
         functions.inside -= 1
         if isinstance(module, BinaryLayer):
             found.binary_operations += operations_of(module, output)
         elif not isinstance(module, (*_FREE, ProgressiveActivation)):
             found.names.append(name)
             found.layers.append(module)
-            found.layer_inputs.append(tuple(v.clone() if isinstance(v, Tensor) else v for v in inputs))
+            found.layer_inputs.append((tuple(map(_copy, args)), {key: _copy(value) for key, value in kwargs.items()}))
 
     for name, module in model.named_modules():
         if is_leaf(module) and name and not name.endswith(".input_activation"):
             handles.append(module.register_forward_pre_hook(entering))
-            handles.append(module.register_forward_hook(_named(leaving, name)))
+            handles.append(module.register_forward_hook(partial(leaving, name=name), with_kwargs=True))
     try:
         yield
     finally:
@@ -178,8 +179,6 @@ def _noting(model: nn.Module, found: _Leftovers, functions: _FloatFunctions) -> 
             handle.remove()
 
 
-def _named(function: Callable[..., None], name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        function(module, inputs, output, name)
-
-    return hook
+def _copy(value: Any) -> Any:
+    """A tensor as it is now: a module behind may change it in place."""
+    return value.clone() if isinstance(value, Tensor) else value

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
+import subprocess
+import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ from torch import fx, nn
 
 from stompp_kernels.bench.subjects import Subject, call
 from stompp_kernels.conversion import load_packed, save_packed
-from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import PackedWeight, bconv2d, pack_conv_weight, pack_signs
@@ -67,11 +67,22 @@ def peak_bytes(subject: Subject, batch: int = 1, threads: int = 1) -> dict[str, 
         return {}
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "inputs.pt"
+        torch.save(subject.inputs(batch), inputs)
         for form, path in _written(subject, Path(folder)).items():
-            # Not forked: a child begins with all that its parent has.
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                peaks[form] = pool.submit(_peak, form, path, subject.inputs(batch), threads).result()
+            peaks[form] = _in_fresh_process(form, path, inputs, threads)
     return peaks
+
+
+def _in_fresh_process(*arguments: object) -> int:
+    code = "import sys; from stompp_kernels.bench.memory import peak; print(peak(*sys.argv[1:]))"
+    package_parent = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (package_parent, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return int(done.stdout)
 
 
 def _written(subject: Subject, folder: Path) -> dict[str, Path]:
@@ -86,12 +97,13 @@ def _written(subject: Subject, folder: Path) -> dict[str, Path]:
 
 
 @torch.no_grad()
-def _peak(form: str, path: Path, inputs: Inputs, threads: int) -> int:
-    torch.set_num_threads(threads)
+def peak(form: str, path: str, inputs_path: str, threads: str) -> int:
+    """What :func:`peak_bytes` runs in each process: the growth, in bytes, with a network in a file of this module's."""
+    torch.set_num_threads(int(threads))
+    inputs = torch.load(inputs_path)
     _touch_libraries()
     (_PROCESS / "clear_refs").write_text("5")  # the peak begins anew, see proc(5)
     before = _status("VmRSS")
-    # The file is this module's own.
     network = load_packed(path) if form == "packed" else torch.load(path, weights_only=False)
     for _ in range(3):
         call(network, inputs)

@@ -175,14 +175,15 @@ def test_the_bound_counts_float_products_that_no_layer_holds():
         def __init__(self):
             super().__init__()
             self.first = nn.Linear(8, 8)
+            self.last = nn.Softmax(-1)
 
         def forward(self, x):
             y = self.first(x)
-            return nn.functional.scaled_dot_product_attention(y, y, y)
+            return self.last(nn.functional.scaled_dot_product_attention(y, y, y))
 
     x = torch.randn(1, 4, 8)
     found = bound(Attention(), x, lambda: x, 0.01, compile=False)
-    assert found.float_layers == ("first", "scaled_dot_product_attention")
+    assert found.float_layers == ("first", "scaled_dot_product_attention", "last"), "the last is a layer, once"
     assert found.binary_operations == 0
 
 

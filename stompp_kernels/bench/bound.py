@@ -87,7 +87,7 @@ class _Leftovers(nn.Module):
 
 
 class _FloatFunctions(TorchFunctionMode):
-    """Notes the float functions that run outside of layers."""
+    """Notes the float functions that run outside of layers; ``inside`` counts the layers that are running."""
 
     def __init__(self, found: _Leftovers) -> None:
         super().__init__()
@@ -98,11 +98,6 @@ class _FloatFunctions(TorchFunctionMode):
         if func in _FLOAT_FUNCTIONS and self.inside == 0:
             self.found.functions.append((func, args, kwargs))
             self.found.names.append(func.__name__)
-            self.inside += 1
-            try:
-                return func(*args, **kwargs)
-            finally:
-                self.inside -= 1
         return func(*args, **kwargs)
 
 

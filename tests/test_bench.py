@@ -1,7 +1,9 @@
 """Whole-network benchmarks: what is compared is right, profiles add up, and wrong networks are refused."""
 
 import copy
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -123,7 +125,7 @@ def test_a_profile_names_every_call_and_adds_up_to_the_whole(name):
     names = [n.target if n.op == "call_module" else f"function_{n.name}" for n in calls]
     assert [row.name for row in rows] == [*names, layers.REST]
     assert sum(row.share for row in rows) == pytest.approx(1)
-    assert all(row.ms > 0 for row in rows[:-1])
+    assert all(row.ms > 0 for row in rows)
     binary = {name for name, m in packed.named_modules() if isinstance(m, PackedLayer)}
     assert {row.name for row in rows if row.binary} == binary
     assert all(row.operations > 0 for row in rows if row.binary)
@@ -138,6 +140,16 @@ def test_a_profile_of_any_module_sees_nested_layers():
     rows = layers.profile(network, torch.randn(3, 4), 0.05)
     assert [(row.name, row.kind) for row in rows[:-1]] == [("0.0", "Linear"), ("0.1", "ReLU"), ("1", "Linear")]
     assert [row.operations for row in rows] == [2 * 3 * 4 * 6, 0, 2 * 3 * 6 * 2, 0]
+
+
+def test_the_rest_is_what_the_layers_leave(monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(layers, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    rows = layers.profile(network, torch.randn(3, 4), 0.01)
+    # A clock that ticks at every look: one second a layer, and seven in all from the first look to the last.
+    assert [(row.name, row.ms) for row in rows] == [("0", 1e3), ("1", 1e3), ("2", 1e3), (layers.REST, 4e3)]
+    assert [row.share for row in rows] == [1 / 7, 1 / 7, 1 / 7, 4 / 7]
 
 
 def test_operations_are_those_of_the_float_layers(resnet):

@@ -4,10 +4,13 @@ import json
 import os
 import random
 import struct
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import run_python
 from models_for_tests import NETS, committed, set_stage
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -16,6 +19,7 @@ from torch import nn
 import stompp_kernels as sk
 from stompp_kernels.conversion import serialize
 from stompp_kernels.nn import Stage
+from stompp_kernels.ops import PackedWeight
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +92,10 @@ def assert_round_trip(net, x, tmp_path):
         [nn.BatchNorm2d(8, eps=0.5, affine=False), nn.ReLU6(), nn.Tanh(), nn.Flatten()],
         [nn.Conv2d(8, 4, (3, 2), 2, "valid", bias=False, groups=2), nn.Flatten()],
         [nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"), nn.Flatten()],
+        [nn.GroupNorm(2, 8, eps=0.5), nn.PReLU(8, 0.1), nn.LeakyReLU(0.3), nn.ZeroPad2d((1, 0, 2, 0)), nn.Flatten()],
+        [nn.SiLU(), nn.Hardswish(), nn.Hardsigmoid(), nn.Flatten(), nn.Sigmoid(), nn.Softmax(1)],
     ],
-    ids=["avg divisor", "avg", "max", "gelu", "norm", "conv", "circular"],
+    ids=["avg divisor", "avg", "max", "gelu", "norm", "conv", "circular", "group", "smooth"],
 )
 def test_float_modules_keep_their_arguments(layers, tmp_path):
     torch.manual_seed(0)
@@ -112,10 +118,81 @@ def test_functions_and_methods_keep_their_arguments(tmp_path):
             y = F.avg_pool2d(F.pad(y, (1, 0, 2, 1)), 2, stride=(2, 3))
             y = torch.cat([y[:, :4], y[:, 4:] * 0.5], dim=1).permute(0, 1, 3, 2).contiguous()
             y = F.max_pool2d(torch.relu(y), 2)
+            y = y * torch.sigmoid(torch.mean(y, (2, 3), keepdim=True)) - F.hardtanh(y, -0.5, 0.25) / 3
+            y = torch.mul(F.silu(y), F.gelu(y, approximate="tanh")).transpose(2, 3).tanh().contiguous()
             return self.head(y.view(y.size(0), -1)[:, 0:32])
 
     torch.manual_seed(0)
     assert_round_trip(Net(), torch.randn(3, 3, 12, 12), tmp_path)
+
+
+def test_a_network_of_another_precision_keeps_it(tmp_path):
+    model, x = committed("mlp", 5)
+    packed = sk.convert(model)
+    for layer in (packed.fc1, packed.fc4):
+        layer.double()
+    with torch.no_grad():
+        expected = packed.fc4(packed.fc1(x.double())[:, :40])
+        sk.save_packed(packed, tmp_path / "net.safetensors")
+        loaded = sk.load_packed(tmp_path / "net.safetensors")
+        assert torch.equal(loaded.fc4(loaded.fc1(x.double())[:, :40]), expected)
+
+
+def mapped(path):
+    return str(path) in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of mapped files")
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_loaded_network_stays_when_its_file_is_replaced(mmap, saved, tmp_path):
+    packed, source, x = saved
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(source.read_bytes())
+    loaded = sk.load_packed(path, mmap=mmap)
+    assert mapped(path) == mmap
+    sk.save_packed(sk.convert(committed("residual", 8)[0]), path)
+    assert torch.equal(loaded(x), packed(x))
+    if not mmap:
+        path.write_bytes(bytes(path.stat().st_size))
+        assert torch.equal(loaded(x), packed(x)), "written to"
+
+
+def test_weights_are_packed_once(saved, monkeypatch):
+    calls, original = [], PackedWeight.from_words
+    monkeypatch.setattr(PackedWeight, "from_words", lambda *args: calls.append(args[1]) or original(*args))
+    sk.load_packed(saved[1])
+    assert len(calls) == 4
+
+
+LOADS = """
+import sys
+from pathlib import Path
+import torch
+import stompp_kernels as sk
+
+def memory(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+sk.load_packed(sys.argv[2])
+Path("/proc/self/clear_refs").write_text("5")
+before = memory("VmRSS")
+network = sk.load_packed(sys.argv[1], mmap=sys.argv[3] == "True")
+print(memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
+@pytest.mark.parametrize(("mmap", "at_most"), [(False, 2.5), (True, 2.0)])
+def test_the_peak_memory_of_loading(mmap, at_most, saved, tmp_path):
+    """The file's pages, which the checksum reads, and beside them each packed weight and each float once."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1024, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 1024))
+    model, _ = sk.prepare(net, torch.randn(1, 1024))
+    size = sk.save_packed(sk.convert(set_stage(model, Stage.BINARY).eval()), tmp_path / "net.safetensors")
+    assert size > 32 << 20
+    result = run_python(LOADS, tmp_path / "net.safetensors", saved[1], mmap)
+    assert size / 2 < int(result.stdout) < at_most * size, result.stdout + result.stderr
 
 
 def test_binarized_layers_of_a_wide_net_are_20_times_smaller(tmp_path):
@@ -276,6 +353,12 @@ STRUCTURES = {
     "stray tensor": lambda t, s: t.update(stray=torch.zeros(3)),
     "tensor of another shape": lambda t, s: t.update({"fc.bias": torch.zeros(5)}),
     "words of another dtype": lambda t, s: t.update({f"{FUSED_CONV}.weight": t[f"{FUSED_CONV}.weight"].float()}),
+    "thresholds of floats": lambda t, s: t.update({f"{FUSED_CONV}.thresholds": t[f"{FUSED_CONV}.thresholds"].float()}),
+    "limits of halves": lambda t, s: t.update({"relu_pack.low": t["relu_pack.low"].half()}),
+    "a float module of integers": lambda t, s: t.update({"fc.bias": t["fc.bias"].int()}),
+    "no stride": lambda t, s: module(s, FUSED_CONV).update(stride=[0, 1]),
+    "three paddings": lambda t, s: module(s, FUSED_CONV).update(padding=[1, 1, 1]),
+    "padding value": lambda t, s: module(s, FUSED_CONV).update(padding_value=2),
     "code in a placeholder": lambda t, s: node(s, "placeholder").update(target=INJECTED),
     "code in a keyword": lambda t, s: node(s, "call_function").update(kwargs={f"dim=1, {INJECTED}, **": 1}),
     "code in a module name": lambda t, s: rename_module(s, 'pool")(x) or print("'),

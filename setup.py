@@ -1,10 +1,10 @@
 """Compiles stompp_kernels/_C and, where nvcc is, stompp_kernels/_cuda; the metadata is in pyproject.toml.
 
-_C is one extension module that holds the torch-free core, the operators (libtorch stable ABI) and
-a pybind11 module. _cuda is a plain shared library with the kernels for NVIDIA GPUs: there is no Python in
-it, it has its own CUDA runtime, and it builds against a torch for CPUs too. Ninja runs the compilers
-directly: the flags are exactly those written here, and a second build compiles only what changed, also
-under `pip install -e`, whose temporary directories would defeat that.
+Both are plain shared libraries: there is no Python in them, so any Python loads them, and C++ programs too. _C holds
+the torch-free core and the operators (libtorch stable ABI). _cuda, with the kernels for NVIDIA GPUs, has its own CUDA
+runtime and builds against a torch for CPUs too. Ninja runs the compilers directly: the flags are exactly those written
+here, and a second build compiles only what changed, also under `pip install -e`, whose temporary directories would
+defeat that.
 
 Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual; STOMPP_BUILD_NATIVE=0 leaves both out, STOMPP_CUDA=0 leaves
 _cuda out and STOMPP_CUDA=1 insists on it; CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST ("8.0;9.0a;12.0+PTX")
@@ -257,17 +257,6 @@ def find_ninja() -> str:
     )
 
 
-def find_python_headers() -> Path:
-    include = Path(sysconfig.get_path("include"))
-    if not (include / "Python.h").is_file():
-        raise PlatformError(
-            f"stompp_kernels needs the headers of Python {sysconfig.get_python_version()}, and "
-            f"{include / 'Python.h'} does not exist. Install the package that has them "
-            f"(python3-dev on Debian and Ubuntu, python3-devel on Fedora). {WITHOUT_NATIVE}"
-        )
-    return include
-
-
 def user_flags(variable: str) -> list[str]:
     """The flags of an environment variable, without those that name CPU features.
 
@@ -281,9 +270,9 @@ def user_flags(variable: str) -> list[str]:
     return [flag for flag in flags if flag not in refused]
 
 
-def include_flags(torch_dir: Path, *system: Path) -> list[str]:
-    # System directories, so that warnings are about our own code only.
-    return ["-Icsrc", *(word for path in (torch_dir / "include", *system) for word in ("-isystem", str(path)))]
+def include_flags(torch_dir: Path) -> list[str]:
+    # A system directory, so that warnings are about our own code only.
+    return ["-Icsrc", "-isystem", str(torch_dir / "include")]
 
 
 def prefix_map(torch_dir: Path) -> str:
@@ -291,10 +280,8 @@ def prefix_map(torch_dir: Path) -> str:
     return f"-ffile-prefix-map={torch_dir.parent}=."
 
 
-def compile_command(compiler: list[str], torch_dir: Path, python_include: Path) -> list[str]:
-    # torch ships the pybind11 that supports every Python it supports.
-    includes = include_flags(torch_dir, python_include)
-    return [*compiler, *CXX_FLAGS, prefix_map(torch_dir), *includes, *user_flags("CXXFLAGS")]
+def compile_command(compiler: list[str], torch_dir: Path) -> list[str]:
+    return [*compiler, *CXX_FLAGS, prefix_map(torch_dir), *include_flags(torch_dir), *user_flags("CXXFLAGS")]
 
 
 def link_command(compiler: list[str], torch_dir: Path) -> list[str]:
@@ -395,22 +382,20 @@ def cuda_sources() -> list[str]:
     return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", "csrc/core/check_shapes.cpp")
 
 
-def check_requirements() -> tuple[Path, list[str], str, Path]:
+def check_requirements() -> tuple[Path, list[str], str]:
     if os.name != "posix":
         raise PlatformError(f"The compiled kernels build on Linux and macOS, not on {os.name}. {WITHOUT_NATIVE}")
-    return find_torch(), find_compiler(), find_ninja(), find_python_headers()
+    return find_torch(), find_compiler(), find_ninja()
 
 
 class BuildNative(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
-        *package, name = fullname.split(".")
-        # Any Python loads it.
-        return os.path.join(*package, "_cuda.so") if name == "_cuda" else super().get_ext_filename(fullname)
+        return os.path.join(*fullname.split(".")) + ".so"  # without a Python's name: any loads it
 
     def build_extensions(self) -> None:
-        torch_dir, compiler, ninja, python_include = check_requirements()
+        torch_dir, compiler, ninja = check_requirements()
         file = NinjaFile(f"build/native/{sysconfig.get_config_var('SOABI')}")
-        file.rule("cxx", compile_command(compiler, torch_dir, python_include))
+        file.rule("cxx", compile_command(compiler, torch_dir))
         targets = {}
         for ext in self.extensions:
             output = Path(self.get_ext_fullpath(ext.name))

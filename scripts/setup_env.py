@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "stompp_kernels"
+LIBRARY = PACKAGE / "_C.so"
 CUDA_LIBRARY = PACKAGE / "_cuda.so"  # built where nvcc is found
 STATE_FILE = "stompp-setup.json"
 MIN_PYTHON = (3, 10)
@@ -187,12 +188,6 @@ def install(venv, extras):
     call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]", f"torch=={torch_version}"], cwd=ROOT)
 
 
-def library_exists(python):
-    code = "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"
-    suffix, _ = probe(python, code)
-    return (PACKAGE / f"_C{suffix}").exists()
-
-
 def main():
     if sys.version_info < MIN_PYTHON:
         version = "{}.{}.{}".format(*sys.version_info[:3])
@@ -218,9 +213,7 @@ def main():
     if state.get("metadata") != metadata or state.get("extras") != extras:
         install(venv, extras)
     elif native and (
-        state.get("build") != build
-        or not library_exists(python)
-        or (state.get("cuda", False) and not CUDA_LIBRARY.exists())
+        state.get("build") != build or not LIBRARY.exists() or (state.get("cuda", False) and not CUDA_LIBRARY.exists())
     ):
         call([python, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=ROOT)
     else:

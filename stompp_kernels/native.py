@@ -6,18 +6,17 @@ Without them the package works on the plain-PyTorch reference path: right, and s
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch  # before the libraries, which resolve their symbols against it
 
-from stompp_kernels import cuda_library
+from stompp_kernels import cpu_library, cuda_library
+from stompp_kernels.cpu_library import CpuLibrary
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,11 @@ class Implementation:
     device: str = "cpu"
 
 
-def _load() -> tuple[Any, str]:
+def _load() -> tuple[CpuLibrary | None, str]:
     """The library and "", or None and the reason."""
     try:
-        library: ModuleType = importlib.import_module("stompp_kernels._C")
-    except ImportError as error:
+        library = CpuLibrary(cpu_library.PATH)
+    except (OSError, AttributeError) as error:
         forced = os.environ.get("STOMPP_CPU", "")
         if forced not in ("", "reference"):
             raise ValueError(
@@ -132,7 +131,7 @@ def _cpu_implementations() -> list[Implementation]:
 
 def active_implementation() -> str:
     """The name of the implementation that runs CPU ops now."""
-    return "reference" if library is None else library.active_implementation()
+    return (None if library is None else library.active_implementation()) or "reference"
 
 
 def implementation_of(op: str, device: torch.device) -> str:

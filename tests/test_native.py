@@ -1,5 +1,7 @@
 """Which implementation runs, how one is forced, and life without the compiled library."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import (
@@ -13,6 +15,7 @@ from helpers import (
 )
 
 from stompp_kernels import native
+from stompp_kernels.cpu_library import CpuLibrary
 from stompp_kernels.ops import (
     Affine,
     Threshold,
@@ -45,6 +48,27 @@ def test_implementations_are_listed_with_one_active():
     reference = found[names.index("reference")]
     assert not reference.available
     assert "library" in reference.reason
+
+
+@needs_library
+def test_the_compiled_library_answers_what_involves_no_tensor():
+    library = native.library
+    assert library.packed_bytes(37, 70, 1, 1, 1) == pack_weight(torch.ones(37, 70)).nbytes
+    for shape in [(0, 1, 1, 1, 1), (3, 1, 1, 1, 2), (1, 1 << 30, 1, 1, 1)]:
+        with pytest.raises(ValueError, match="no packed weight has"):
+            library.packed_bytes(*shape)
+    with pytest.raises(ValueError, match="unknown implementation"):
+        library.select_implementation("bogus")
+    assert library.compiler
+
+
+@needs_library
+def test_a_file_that_is_no_library_of_this_version_is_told_apart(tmp_path):
+    (tmp_path / "_C.so").write_bytes(b"nothing")
+    with pytest.raises(OSError, match=r"_C\.so"):
+        CpuLibrary(tmp_path / "_C.so")
+    with pytest.raises(AttributeError, match="stompp_"):
+        CpuLibrary(next(iter((Path(torch.__file__).parent / "lib").glob("libc10.*"))))
 
 
 def test_the_active_flag_follows_the_forced_implementation(implementation):
@@ -160,9 +184,21 @@ def sample_results():
     ]
 
 
-WITHOUT_LIBRARY = """
+NO_LIBRARY = """
+import ctypes, torch
+
+class Loader(ctypes.CDLL):
+    def __init__(self, name, *arguments, **options):
+        if str(name).endswith("_C.so"):
+            raise OSError(f"{name}: cannot open shared object file")
+        super().__init__(name, *arguments, **options)
+
+ctypes.CDLL = Loader
+"""
+
+WITHOUT_LIBRARY = f"""
+{NO_LIBRARY}
 import sys, warnings
-sys.modules["stompp_kernels._C"] = None  # importing it now fails
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import stompp_kernels
@@ -204,7 +240,6 @@ def test_without_the_library_all_ops_give_the_same_bits_after_one_warning(tmp_pa
 
 
 def test_a_forced_implementation_without_the_library_is_refused():
-    code = "import sys\nsys.modules['stompp_kernels._C'] = None\nimport stompp_kernels"
-    result = run_python(code, STOMPP_CPU="avx2")
+    result = run_python(f"{NO_LIBRARY}\nimport stompp_kernels", STOMPP_CPU="avx2")
     assert result.returncode == 1
     assert "ValueError: STOMPP_CPU='avx2' cannot run here: the compiled library did not load" in result.stderr

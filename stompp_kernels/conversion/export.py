@@ -1,8 +1,8 @@
 """export_packed / load_exported: a packed network as torch.export's program, in one .pt2 file.
 
 The program calls torch.ops.stompp on weights that stand in it as constants, in the order that one implementation's
-kernels read. It runs wherever torch and this package are installed; where another implementation runs, the ops pack
-such weights again at every call, and load_exported does it once.
+kernels read. It runs wherever torch and this package with its compiled library are installed; where another
+implementation runs, the ops pack such weights again at every call, and load_exported does it once.
 """
 
 from __future__ import annotations
@@ -81,15 +81,15 @@ def load_exported(path: str | os.PathLike[str]) -> nn.Module:
             program = torch.export.load(file)
     except Exception as error:  # whatever torch's reader stumbles over
         raise ValueError(f"{os.fspath(path)!r} is damaged or no exported program: {error}") from error
+    weights = _weights(program.graph)
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
-    for name, (shape, groups) in _weights(program.graph).items():
-        key = constants.get(name, "")
+    for key, (shape, groups) in [(key, weights[name]) for name, key in constants.items() if name in weights]:
         try:
             weight = PackedWeight(program.constants[key], shape, groups)
             program.constants[key] = PackedWeight.from_words(weight.words(), shape, groups).data
-        except (KeyError, RuntimeError) as error:
+        except (RuntimeError, ValueError) as error:
             raise ValueError(
-                f"{os.fspath(path)!r} holds a weight {name!r} that cannot be read here ({error}); "
+                f"{os.fspath(path)!r} holds a weight {key!r} that cannot be read here ({error}); "
                 "export the network again"
             ) from error
     return program.module()

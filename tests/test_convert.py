@@ -1,16 +1,30 @@
 """The packed twin gives the float simulation's signs and predictions."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 from helpers import assert_same_bits
 from models_for_tests import BasicBlock, binary_layers, committed, make, randomize_norms, set_stage, snapshot
-from torch import nn
+from torch import fx, nn
 
 import stompp_kernels as sk
-from stompp_kernels.nn import PackedConv2d, PackedLinear, PackSigns, ProgressiveActivation, Stage, UnpackSigns
+from stompp_kernels.conversion import pack_graph
+from stompp_kernels.conversion.verify import verify_packed
+from stompp_kernels.nn import (
+    PackedConv2d,
+    PackedLinear,
+    PackedOnFloats,
+    PackSigns,
+    ProgressiveActivation,
+    SharedSigns,
+    Stage,
+    UnpackSigns,
+)
+from stompp_kernels.nn import packed as packed_layers
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops import Threshold, pack_signs
 from stompp_kernels.ops.reference import bits_from_words
 
 SEEDS = range(6)
@@ -29,40 +43,41 @@ def simulate(model, x):
     return y, signs
 
 
-def packed_signs(packed, x):
-    """Output, and the signs that each bit-writing module writes, as +-1 in the float network's layout."""
-    signs, hooks = {}, []
+class Recorder(fx.Interpreter):
+    """Runs a packed network and keeps the words that stand for the signs of an activation."""
 
-    def note(name, images, channels):
-        def hook(module, inputs, words):
-            y = torch.where(bits_from_words(words, channels or words.shape[-1] * 32), -1.0, 1.0)
-            signs[name] = y.permute(0, 3, 1, 2) if images else y
+    def __init__(self, packed):
+        super().__init__(packed)
+        self.words = {}
 
-        return hook
+    def run_node(self, node):
+        result = super().run_node(node)
+        if "signs_of" in node.meta:
+            name, images = node.meta["signs_of"]
+            self.words[name] = images, result
+        return result
 
-    for name, module in packed.named_modules():
-        if isinstance(module, PackedLayer) and module.writes_bits:
-            images = isinstance(module, PackedConv2d)
-            hooks.append(module.register_forward_hook(note(module.replaces[-1], images, module.weight.shape[0])))
-        elif isinstance(module, PackSigns):
-            hooks.append(module.register_forward_hook(note(name, module.images, 0)))
-    with torch.no_grad():
-        y = packed(x)
-    for hook in hooks:
-        hook.remove()
-    return y, signs
+
+def folded(packed):
+    """Names of the activations whose signs are decided on integers."""
+    layers = [module for module in packed.modules() if isinstance(module, PackedLayer)]
+    return {layer.replaces[-1] for layer in layers if layer.has_thresholds}
 
 
 def check(model, x, fused=()):
-    """packed == float simulation: every fused activation's signs, and the predictions."""
+    """packed == float simulation: the signs of every committed activation, and the predictions."""
     expected, signs = simulate(model, x)
-    packed = sk.convert(model)
-    y, found = packed_signs(packed, x)
+    packed = sk.convert(model, verify=x)
+    recorder = Recorder(packed)
+    with torch.no_grad():
+        y = recorder.run(x)
     assert not any(isinstance(m, (sk.nn.BinaryLayer, ProgressiveActivation)) for m in packed.modules())
-    written = [name for name in found if name in signs]
-    assert set(written) == set(fused)
-    for name in written:
-        assert_same_bits(found[name].contiguous(), signs[name].contiguous(), name)
+    assert folded(packed) == set(fused)
+    assert set(fused) <= set(recorder.words)
+    for name, (images, words) in recorder.words.items():
+        wanted = signs[name].permute(0, 2, 3, 1) if images else signs[name]
+        found = torch.where(bits_from_words(words, wanted.shape[-1]), -1.0, 1.0)
+        assert_same_bits(found, wanted.contiguous(), name)
     # Equal signs go into the same float modules; a different memory format may group their sums differently.
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(y.argmax(1), expected.argmax(1))
@@ -213,7 +228,7 @@ def test_shortcuts(form, seed):
     set_stage(randomize_norms(model, g), Stage.BINARY).eval()
     # y.argmax over channels of a map; every sign of a fused activation was compared by then.
     packed = check(model, x, ["act1"] if form in FOLDED else [])
-    rows = {module.thresholds.shape[0] for module in packed.modules() if getattr(module, "writes_bits", False)}
+    rows = {m.thresholds.shape[0] for m in packed.modules() if isinstance(m, PackedLayer) and m.has_thresholds}
     assert rows == ({2} if form in FOLDED else set())
 
 
@@ -229,11 +244,105 @@ def test_a_committed_block_runs_on_bits_alone():
     # The last ReLU feeds the float head: it stays, and so does the addition before it.
     packed = check(model, x, ["2.relu1", "2.relu2", "3.relu1"])
     kinds = [type(packed.get_submodule(n.target)).__name__ for n in packed.graph.nodes if n.op == "call_module"]
-    assert kinds[:4] == ["Conv2d", "PackSigns", "PackedConv2d", "PackedConv2d"]
+    assert kinds[:4] == ["PrepackedConv2d", "PackSigns", "PackedConv2d", "PackedConv2d"]
     assert sorted(kinds[4:7]) == ["PackedConv2d", "PackedConv2d", "UnpackSigns"]
-    assert kinds[7:] == ["BatchNorm2d", "ReLU", "Flatten", "Linear"]
+    assert kinds[7:] == ["ReLU", "Flatten", "Linear"]
     assert "folded" in str(sk.explain(packed))
     assert "+-1 shortcut" in str(sk.explain(packed))
+
+
+class FloatShortcuts(nn.Module):
+    """act - conv - bn - + float, as in a Bi-Real block, and the next act, in several spellings."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        self.stem, self.bn0, self.act1 = nn.Conv2d(3, 40, 3, 1, 1), nn.BatchNorm2d(40), nn.Hardtanh()
+        self.conv1, self.bn1, self.act2 = (
+            nn.Conv2d(40, 40, 3, 1, 1, bias=form == "bias"),
+            nn.BatchNorm2d(40),
+            nn.Hardtanh(),
+        )
+        self.conv2, self.bn2, self.head = (
+            nn.Conv2d(40, 40, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(40),
+            nn.Conv2d(40, 2, 1),
+        )
+        self.shift = nn.Parameter(torch.randn(40, 1, 1))
+
+    def forward(self, x):
+        x = self.bn0(self.stem(x))
+        y = self.bn1(self.conv1(self.act1(x)))
+        if self.form == "x + y":
+            y = x + y
+        elif self.form == "y += x":
+            y += x
+        elif self.form == "x.add_(y)":
+            y = x.add_(y)
+        elif self.form == "broadcast":
+            y = y + x.mean((2, 3), keepdim=True)
+        elif self.form == "parameter":
+            y = y + self.shift
+        else:
+            y = y + x
+        z = self.bn2(self.conv2(self.act2(y)))
+        return self.head(z if self.form == "only signs" else z + y)
+
+
+@pytest.mark.parametrize(
+    ("form", "writes"),
+    [
+        ("y + x", ["both", "floats"]),
+        ("x + y", ["both", "floats"]),
+        ("y += x", ["both", "floats"]),
+        ("x.add_(y)", ["floats", "floats"]),
+        ("bias", ["both", "floats"]),
+        ("broadcast", ["both", "floats"]),
+        ("parameter", ["both", "floats"]),
+        ("only signs", ["bits", "floats"]),
+    ],
+)
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+def test_float_shortcuts(form, writes, format):
+    torch.manual_seed(0)
+    x = torch.randn(3, 3, 7, 6)
+    model, _ = sk.prepare(FloatShortcuts(form), x)
+    set_stage(randomize_norms(model, torch.Generator().manual_seed(0)), Stage.BINARY).eval()
+    packed = check(model.to(memory_format=format), x.contiguous(memory_format=format))
+    layers = [module for module in packed.modules() if isinstance(module, PackedConv2d)]
+    assert [layer.writes for layer in layers] == writes
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in packed.modules())
+    assert norms == (form != "parameter"), "the stem's, where its floats are the shortcut"
+
+
+def test_max_pooling_of_signs_runs_on_bits():
+    pools = [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True)]
+    layers = [nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), pools[0], nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), pools[1]]
+    model, x, _ = sequential(*layers, nn.Conv2d(8, 8, 1))
+    packed = check(model, x, ["3", "7"])
+    kinds = [type(packed.get_submodule(n.target)).__name__ for n in packed.graph.nodes if n.op == "call_module"]
+    assert kinds.count("MaxPoolSigns") == 2
+    assert "UnpackSigns" not in kinds
+    assert "MaxPool2d" not in kinds
+
+
+def test_verify_names_the_first_layer_that_differs(monkeypatch):
+    model, x = committed("residual")
+    wrong = sk.convert(model)
+    original = pack_graph.fold_threshold
+
+    def shifted(*args):
+        folded = original(*args)
+        return Threshold(folded.thresholds + 2, folded.flip_words)
+
+    monkeypatch.setattr(pack_graph, "fold_threshold", shifted)
+    with pytest.raises(ValueError, match=r"the packed network differs at blocks\.0\.relu1: \d+ of \d+ signs"):
+        sk.convert(model, verify=x)
+    monkeypatch.undo()
+    with torch.no_grad():
+        wrong.fc.weight += 1
+    with pytest.raises(ValueError, match="the packed network's output differs from the model's"):
+        verify_packed(model, wrong, x)
 
 
 class ManyDimensions(nn.Module):
@@ -370,15 +479,25 @@ def test_packed_state_dict_round_trip():
 
 
 @pytest.mark.parametrize("stage", [Stage.SOFT, Stage.PARTIAL])
-def test_a_model_not_committed_is_refused_by_layer(stage):
+def test_what_is_not_committed_stays_as_it_is(stage):
+    model, x = committed("residual")
+    set_stage(model.blocks[1].conv2, stage)
+    packed = sk.convert(model, verify=x)
+    assert list(binary_layers(packed)) == ["blocks.1.conv2"]
+    set_stage(model.relu, stage)
+    packed = sk.convert(model, verify=x)
+    assert list(binary_layers(packed)) == ["blocks.0.conv1", "blocks.1.conv2"]
+    assert [n for n, m in packed.named_modules() if isinstance(m, ProgressiveActivation)] == ["relu"]
+
+
+def test_models_with_nothing_committed_are_refused_by_layer():
     model, _ = make("residual")
     set_stage(model, Stage.BINARY)
-    set_stage(model.blocks[1].conv2, stage)
-    with pytest.raises(ValueError, match=r"model must be fully committed; not yet: blocks\.1\.conv2$"):
-        sk.convert(model)
-    set_stage(model, Stage.BINARY)
-    set_stage(model.relu, stage)
-    with pytest.raises(ValueError, match=r"not yet: blocks\.0\.conv1$"):
+    for layer in binary_layers(model).values():
+        set_stage(layer, Stage.PARTIAL)
+    with pytest.raises(
+        ValueError, match=r"weights and inputs are committed, got blocks\.0\.conv1 \(weights partial\), "
+    ):
         sk.convert(model)
 
 
@@ -387,7 +506,7 @@ def test_float_activations_are_refused_by_layer():
     net(torch.zeros(1, 1, 6, 6))
     model, _ = sk.prepare(net, torch.zeros(1, 1, 6, 6), binarize="weights")
     sk.StoMPP(model, 10, regime="vanilla_ste", binarize="weights")
-    with pytest.raises(ValueError, match=r"must have binary activations too; the inputs of 2 are float"):
+    with pytest.raises(ValueError, match=r"weights and inputs are committed, got 2 \(float inputs\)"):
         sk.convert(model)
 
 
@@ -407,9 +526,62 @@ def test_untraceable_models_are_refused():
         def forward(self, x):
             return self.net(x) if x.sum() > 0 else self.net(-x)
 
-    model, _ = committed("mlp")
-    with pytest.raises(ValueError, match=r"model cannot be traced by torch\.fx: .*control flow"):
+    model, x = committed("mlp")
+    with pytest.raises(
+        ValueError, match=r"cannot be traced by torch\.fx; by_layer=True converts its layers one by one: .*control flow"
+    ):
         sk.convert(Branches(model))
+    packed = sk.convert(Branches(model), verify=x, by_layer=True)
+    assert isinstance(packed, Branches)
+    with torch.no_grad(), sk.float_simulation():
+        torch.testing.assert_close(packed(-x), model(-x) if x.sum() < 0 else model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp", "bireal", "branching"])
+def test_layers_converted_one_by_one(name):
+    model, x = committed(name)
+    packed = sk.convert(model, verify=x, by_layer=True)
+    assert type(packed) is type(model)
+    assert not binary_layers(packed)
+    assert sorted(m.layer.replaces[0] for m in packed.modules() if isinstance(m, PackedOnFloats)) == sorted(
+        binary_layers(model)
+    )
+    state = copy.deepcopy(packed).state_dict()
+    torch.testing.assert_close(copy.deepcopy(packed)(x), packed(x))
+    packed.load_state_dict(state)
+    graph = sk.convert(model)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), graph(x), rtol=1e-5, atol=1e-5)
+
+
+def test_verify_names_the_first_layer_converted_by_itself_that_differs():
+    model, x = committed("mlp")
+    packed = sk.convert(model, by_layer=True)
+    packed.fc2.layer.bias += 1
+    with pytest.raises(ValueError, match="the packed network differs at fc2: Tensor-likes are not close"):
+        verify_packed(model, packed, x)
+
+
+def test_signs_are_packed_once_for_one_tensor(monkeypatch):
+    calls = []
+    monkeypatch.setattr(packed_layers, "pack_signs", lambda x: calls.append(1) or pack_signs(x))
+    signs, g = SharedSigns(False), torch.Generator().manual_seed(0)
+    x = torch.randn(2, 40, generator=g)
+    first = signs(x)
+    assert signs(x) is first
+    assert len(calls) == 1
+    x.neg_()
+    assert torch.equal(signs(x), pack_signs(x)), "changed in place"
+    assert torch.equal(signs(x.clone()), pack_signs(x))
+    assert len(calls) == 3
+    with torch.inference_mode():
+        y = torch.randn(2, 40, generator=g)
+        signs(y)
+        y.neg_()
+        assert torch.equal(signs(y), pack_signs(y)), "inference tensors change without a trace"
+    alive = weakref.ref(x)
+    del x
+    assert alive() is None, "the floats are not kept"
 
 
 def test_models_without_binary_layers_are_refused():
@@ -431,7 +603,7 @@ def test_packed_layers_know_what_they_replace():
         "blocks.0.conv1_fused": ("blocks.0.conv1", "blocks.0.bn1", "blocks.0.relu1"),
         "blocks.0.conv2_fused": ("blocks.0.conv2", "blocks.0.bn2", "blocks.0.relu2"),
         "blocks.1.conv1_fused": ("blocks.1.conv1", "blocks.1.bn1", "blocks.1.relu1"),
-        "blocks.1.conv2_packed": ("blocks.1.conv2",),
+        "blocks.1.conv2_affine": ("blocks.1.conv2", "blocks.1.bn2"),
     }
 
 

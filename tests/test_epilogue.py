@@ -1,5 +1,8 @@
 """The epilogues of both products, bit for bit."""
 
+import ctypes
+import ctypes.util
+import dataclasses
 import math
 
 import pytest
@@ -22,6 +25,7 @@ from hypothesis import strategies as st
 
 from stompp_kernels.ops import (
     Affine,
+    AffineSigns,
     Threshold,
     bconv2d,
     bgemm,
@@ -50,35 +54,46 @@ def zero_tail(words, N):
     K=st.integers(1, 300),
     dtype=st.sampled_from(SHORT_FLOATS),
     residual_dtype=st.sampled_from([None, *SHORT_FLOATS]),
+    fused=st.booleans(),
     specials=st.sampled_from([0.0, 0.1]),
     seed=st.integers(0, 999),
 )
-def test_affine_products_equal_the_reference(implementation, M, N, K, dtype, residual_dtype, specials, seed):
+def test_affine_products_equal_the_reference(implementation, M, N, K, dtype, residual_dtype, fused, specials, seed):
     g = generator(seed)
     a, weight = random_words((M,), K, g), pack_weight(random_signs((N, K), g))
     scale, bias = random_floats((N,), g, specials=specials), random_floats((N,), g, specials=specials)
     residual = residual_dtype and random_floats((M, N), g, residual_dtype, specials)
-    out = bgemm(a, weight, Affine(scale, bias, residual, dtype))
-    assert_same_bits(out, reference.affine(bgemm(a, weight), scale, bias, residual, dtype))
+    out = bgemm(a, weight, Affine(scale, bias, residual, dtype, fused))
+    y = reference.affine(bgemm(a, weight), scale, bias, residual, fused, torch.float32)
+    assert_same_bits(out, y.to(dtype))
+    assert_same_bits(bgemm(a, weight, AffineSigns(scale, bias, residual, fused)), reference.pack_signs(y))
+    floats, words = bgemm(a, weight, AffineSigns(scale, bias, residual, fused, floats=True))
+    assert_same_bits(floats, y)
+    assert torch.equal(words, reference.pack_signs(y))
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("dtype", SHORT_FLOATS)
 @pytest.mark.parametrize("residual_dtype", [None, *SHORT_FLOATS])
-def test_affine_convolutions_equal_the_reference(implementation, dtype, residual_dtype, g):
-    for groups, outputs in [(1, 35), (2, 10), (37, 37)]:
+def test_affine_convolutions_equal_the_reference(implementation, dtype, residual_dtype, fused, g):
+    for groups, outputs in [(1, 35), (2, 10), (2, 90), (37, 37)]:
         x = random_words((2, 5, 4), 37 * 2 if groups == 2 else 37, g)
         w = random_signs((outputs, 1 if groups == 37 else 37, 3, 3), g)
         weight = pack_conv_weight(w, groups)
         acc = bconv2d(x, weight, 2, 1, groups=groups)
         scale, bias = random_floats((outputs,), g), random_floats((outputs,), g)
         residual = residual_dtype and random_floats(acc.shape, g, residual_dtype)
-        epilogue = Affine(scale, bias, residual, dtype)
-        out = bconv2d(x, weight, 2, 1, groups=groups, epilogue=epilogue)
-        assert_same_bits(out, reference.affine(acc, scale, bias, residual, dtype))
-        for padding_value in (1, -1):
+        for padding_value in (0, 1, -1):
             acc = bconv2d(x, weight, 2, 1, 1, groups, padding_value)
-            out = bconv2d(x, weight, 2, 1, 1, groups, padding_value, epilogue)
-            assert_same_bits(out, reference.affine(acc, scale, bias, residual, dtype))
+            y = reference.affine(acc, scale, bias, residual, fused, torch.float32)
+            out = bconv2d(x, weight, 2, 1, 1, groups, padding_value, Affine(scale, bias, residual, dtype, fused))
+            assert_same_bits(out, y.to(dtype))
+            signs = AffineSigns(scale, bias, residual, fused)
+            words = bconv2d(x, weight, 2, 1, 1, groups, padding_value, signs)
+            assert torch.equal(words, reference.pack_signs(y))
+            both = bconv2d(x, weight, 2, 1, 1, groups, padding_value, dataclasses.replace(signs, floats=True))
+            assert_same_bits(both[0], y)
+            assert torch.equal(both[1], words)
 
 
 def test_affine_rounds_the_product_before_the_bias_is_added(implementation):
@@ -88,6 +103,25 @@ def test_affine_rounds_the_product_before_the_bias_is_added(implementation):
     out = bgemm(a, weight, Affine(scale, bias)).item()
     assert out == float((torch.tensor(3.0) * scale) - 3.0) == 2.0**-21
     assert out != 3 * (1 + 2.0**-23) - 3
+
+
+def test_fused_affine_rounds_once(implementation, g):
+    scale, bias = torch.tensor([1 + 2.0**-23]), torch.tensor([-3.0])
+    weight, a = pack_weight(torch.ones(1, 3)), pack_signs(torch.ones(1, 3))
+    assert bgemm(a, weight, Affine(scale, bias, fused=True)).item() == 3 * (1 + 2.0**-23) - 3
+
+
+def test_the_oracles_fused_multiply_add_is_the_c_librarys(g):
+    fmaf = ctypes.CDLL(ctypes.util.find_library("m")).fmaf
+    fmaf.restype, fmaf.argtypes = ctypes.c_float, [ctypes.c_float] * 3
+    x = torch.randint(-4608, 4609, (3000,), generator=g).float()
+    scale = random_floats((3000,), g, specials=0.05)
+    # Sums that cancel, that lie about half between two floats, and others.
+    nearby = -(x * scale) * (1 + torch.randint(-3, 4, (3000,), generator=g) * 2.0**-24)
+    far = x * scale * 2.0 ** torch.randint(20, 30, (3000,), generator=g)
+    for bias in (nearby, far, random_floats((3000,), g, specials=0.05)):
+        expected = [fmaf(*values) for values in zip(x.tolist(), scale.tolist(), bias.tolist(), strict=True)]
+        assert_same_bits(reference.fused_multiply_add(x, scale, bias), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -184,7 +218,7 @@ def test_epilogue_tensors_may_have_any_strides_and_alignment(implementation, g):
     acc = bconv2d(x, weight)
     scale, bias = random_floats((37,), g), random_floats((37,), g)
     residual = random_floats(acc.shape, g, torch.bfloat16)
-    expected = reference.affine(acc, scale, bias, residual, torch.float32)
+    expected = reference.affine(acc, scale, bias, residual, False, torch.float32)
     for views in zip(strided_forms(scale), strided_forms(bias), strict=True):
         (name, s), (_, b) = views
         assert_same_bits(bconv2d(x, weight, epilogue=Affine(s, b, residual)), expected, name)

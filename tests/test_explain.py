@@ -26,22 +26,25 @@ def test_rows_are_the_calls_in_order_of_execution():
 
 def test_fused_layers_say_so():
     _, rows = explained()
-    first, second, last = rows["blocks.0.conv1_fused"], rows["blocks.0.conv2_fused"], rows["blocks.1.conv2_packed"]
+    first, second, last = rows["blocks.0.conv1_fused"], rows["blocks.0.conv2_fused"], rows["blocks.1.conv2_affine"]
     assert first.kernel == second.kernel == "bconv2d + threshold"
     assert "+-1 shortcut" not in first.reason
     assert "+-1 shortcut" in second.reason
     assert (last.kernel, last.reason) == ("bconv2d + affine", "what comes next needs floats")
-    assert "downsample" in next(name for name, row in rows.items() if row.kernel == "Conv2d" and name != "conv1")
+    convolutions = [name for name, row in rows.items() if row.kernel == "PrepackedConv2d"]
+    assert convolutions == ["conv1", "blocks.1.downsample.0"]
 
 
 def test_linear_layers_and_own_inputs():
     _, rows = explained("mlp")
     assert rows["fc2_fused"].kernel == "bgemm + threshold"
-    assert rows["fc3_packed"].kernel == "bgemm + affine"
+    assert rows["fc3_affine"].kernel == "bgemm + affine"
     packed, rows = explained("bireal")
     packs = [row for row in rows.values() if row.kernel == "pack_signs"]
-    assert len(packs) == 2 == sum(isinstance(m, PackSigns) for m in packed.modules())
-    assert all(row.reason == "float input of a binary layer" for row in packs)
+    assert len(packs) == 1 == sum(isinstance(m, PackSigns) for m in packed.modules())
+    assert packs[0].reason == "float input of a binary layer"
+    reasons = [row.reason for row in rows.values() if row.kernel == "bconv2d + affine signs"]
+    assert reasons == ["BatchNorm and float shortcut folded, read as signs and as floats"]
 
 
 def test_float_layers_say_why():

@@ -160,6 +160,22 @@ def test_inputs_without_a_batch_are_refused(inputs, tmp_path):
         sk.export_packed(packed, tmp_path / "net.pt2", inputs)
 
 
+def test_an_encoder_that_was_converted_by_layer(tmp_path):
+    pytest.importorskip("transformers")
+    config = {"model_type": "bert", "vocab_size": 50, "max_position_embeddings": 20, "hidden_size": 16}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    model = sk.models.create("bert", 3, config=config, max_length=10, binarize="both")
+    packed = sk.convert(set_stage(model, Stage.BINARY).eval())
+    inputs = {"input_ids": torch.randint(3, 50, (4, 10)), "attention_mask": torch.ones(4, 10, dtype=torch.int64)}
+    sk.export_packed(packed, tmp_path / "net.pt2", inputs)
+    loaded = sk.load_exported(tmp_path / "net.pt2")
+    for batch in (1, 4):
+        part = {key: value[:batch] for key, value in inputs.items()}
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(**part), packed(**part), rtol=1e-5, atol=1e-5)
+
+
 def test_only_packed_networks_are_taken(tmp_path):
     with pytest.raises(TypeError, match=r"packed must be a network made by sk\.convert, got Linear"):
         sk.export_packed(nn.Linear(3, 3), tmp_path / "net.pt2", torch.ones(2, 3))

@@ -156,9 +156,11 @@ def test_transformers(make, binarized, fed_upstream, first, last):
     assert f"{report.binarized()[0]}.weight" in cut_off
 
 
-def test_convert_says_why_it_takes_no_transformers_model():
+def test_transformers_models_are_converted_layer_by_layer():
     model, inputs = bert()
     model, _ = sk.prepare(model, inputs)
     set_stage(model, Stage.BINARY).eval()
-    with pytest.raises(ValueError, match=r"model cannot be traced by torch.fx"):
-        sk.convert(model)
+    packed = sk.convert(model, verify=inputs)
+    assert type(packed) is type(model)
+    with pytest.raises(ValueError, match=r"model cannot be traced by torch\.fx"):
+        sk.convert(model, by_layer=False)

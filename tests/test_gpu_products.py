@@ -25,6 +25,7 @@ from stompp_kernels import cuda_library, native
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import (
     Affine,
+    AffineSigns,
     PackedWeight,
     Threshold,
     bconv2d,
@@ -53,7 +54,8 @@ def epilogues(shape, K, g):
     yield None
     for dtype, residual_dtype in zip(SHORT_FLOATS, (torch.bfloat16, torch.float32, torch.float16), strict=True):
         yield Affine(scale, bias, None, dtype)
-        yield Affine(scale, bias, random_floats(shape, g, residual_dtype), dtype)
+        yield Affine(scale, bias, random_floats(shape, g, residual_dtype), dtype, fused=True)
+    yield AffineSigns(scale, bias, random_floats(shape, g), fused=True)
     yield Threshold(limits[:1], flips)
     yield Threshold(limits, flips, random_words(shape[:-1], N, g))
 
@@ -71,7 +73,10 @@ def expected(acc, epilogue):
     if epilogue is None:
         return acc
     if isinstance(epilogue, Affine):
-        return reference.affine(acc, epilogue.scale, epilogue.bias, epilogue.residual, epilogue.dtype)
+        return reference.affine(acc, epilogue.scale, epilogue.bias, epilogue.residual, epilogue.fused, epilogue.dtype)
+    if isinstance(epilogue, AffineSigns):
+        y = reference.affine(acc, epilogue.scale, epilogue.bias, epilogue.residual, epilogue.fused, torch.float32)
+        return reference.pack_signs(y)
     return reference.threshold(acc, epilogue.thresholds, epilogue.flip_words, epilogue.residual_words)
 
 
@@ -361,7 +366,9 @@ def test_wrong_devices_and_bytes_are_refused(g):
     torch.cuda.synchronize()
 
 
-@pytest.mark.parametrize("name", [*cuda_library.OPS, "pack_weight", "pack_conv_weight"])
+@pytest.mark.parametrize(
+    "name", [*cuda_library.OPS, "pack_weight", "pack_conv_weight", "bgemm_affine_signs", "bconv2d_affine_signs"]
+)
 def test_opcheck_passes(name, g):
     w, kernel = random_signs((37, 70), g).to(DEVICE), random_signs((10, 20, 3, 2), g).to(DEVICE)
     gemm = (random_words((4,), 70, g).to(DEVICE), pack_weight(w).data, 37, 70)
@@ -371,10 +378,12 @@ def test_opcheck_passes(name, g):
     conv = (x, pack_conv_weight(kernel, 2).data, [10, 20, 3, 2], [1, 2], [1, 0], [1, 1], 2, 0)
     arguments = {
         "bgemm": gemm,
-        "bgemm_affine": (*gemm, scale, scale, None, torch.float16),
+        "bgemm_affine": (*gemm, scale, scale, None, False, torch.float16),
+        "bgemm_affine_signs": (*gemm, scale, scale, None, False, True),
         "bgemm_threshold": (*gemm, t, flips, None),
         "bconv2d": conv,
-        "bconv2d_affine": (*conv, scale[:10], scale[:10], None, torch.bfloat16),
+        "bconv2d_affine_signs": (*conv, scale[:10], scale[:10], None, True, False),
+        "bconv2d_affine": (*conv, scale[:10], scale[:10], None, True, torch.bfloat16),
         "bconv2d_threshold": (*conv, t[:, :10], flips[:1] & 1023, None),
         "pack_weight": (w,),
         "pack_conv_weight": (kernel, 2),

@@ -11,7 +11,9 @@ from torch import nn
 import stompp_kernels as sk
 from stompp_kernels.models import registry
 from stompp_kernels.nn import ProgressiveActivation, Stage
+from stompp_kernels.nn import packed as packed_layers
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops import pack_signs
 
 SMALL, HALVED = {"width": 4, "image_size": 16}, {"width": 4, "image_size": 32}
 # name -> options, binarized layers, those of them that binarize their own input, shortcut convolutions in float
@@ -364,6 +366,23 @@ def test_the_linear_layers_of_an_encoder_are_binarized_and_train(name):
             torch.testing.assert_close(logits, model(**inputs), rtol=1e-5, atol=1e-5)
     assert logits.shape == (5, 3)
     assert (logits.std(0) > 0).all()
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_committed_encoders_are_converted_layer_by_layer(name, monkeypatch):
+    model = encoder(name, binarize="both")
+    set_stage(model, Stage.BINARY)
+    packed = sk.convert(model, verify=token_batch(4))
+    assert not binary_layers(packed)
+    calls = []
+    monkeypatch.setattr(packed_layers, "pack_signs", lambda x: calls.append(1) or pack_signs(x))
+    for size, length in ((1, 10), (3, 7)):
+        inputs = token_batch(size, length)
+        with torch.no_grad(), sk.float_simulation():
+            torch.testing.assert_close(packed(**inputs), model.eval()(**inputs), rtol=1e-5, atol=1e-5)
+    assert len(calls) == 2 * 2 * 4, "query, key and value share one of each block's four"
+    kernels = [row.kernel for row in sk.explain(packed).rows]
+    assert kernels.count("bgemm + affine") == 12
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -647,7 +647,7 @@ def test_packed_constants_keep_their_type_when_a_network_is_cast(g):
     model, _ = make("residual")
     set_stage(model, Stage.BINARY)
     packed = sk.convert(model)
-    layer = next(m for m in packed.modules() if isinstance(m, sk.nn.PackedConv2d) and not m.writes_bits)
+    layer = next(m for m in packed.modules() if isinstance(m, sk.nn.PackedConv2d) and m.writes == "floats")
     before = layer.scale.clone()
     layer.half()
     assert layer.scale.dtype == torch.float32

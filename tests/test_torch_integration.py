@@ -58,7 +58,10 @@ def sample_arguments(g):
     def affine(shape):
         scale, bias = (random_floats(shape[-1:], g, specials=0) for _ in range(2))
         residual = random_floats(shape, g, torch.bfloat16, specials=0)
-        return [(scale, bias, None, torch.float16), (scale, bias, residual, torch.float32)]
+        return [(scale, bias, None, False, torch.float16), (scale, bias, residual, True, torch.float32)]
+
+    def affine_signs(shape):
+        return [(*affine(shape)[0][:-1], True), (*affine(shape)[1][:-1], False)]
 
     def threshold(shape):
         t = torch.randint(-9, 9, (2, shape[-1]), generator=g, dtype=torch.int32)
@@ -78,9 +81,11 @@ def sample_arguments(g):
         ],
         "bgemm": [gemm],
         "bgemm_affine": [(*gemm, *extra) for extra in affine((4, 37))],
+        "bgemm_affine_signs": [(*gemm, *extra) for extra in affine_signs((4, 37))],
         "bgemm_threshold": [(*gemm, *extra) for extra in threshold((4, 37))],
         "bconv2d": [conv],
         "bconv2d_affine": [(*conv, *extra) for extra in affine(conv_out)],
+        "bconv2d_affine_signs": [(*conv, *extra) for extra in affine_signs(conv_out)],
         "bconv2d_threshold": [(*conv, *extra) for extra in threshold(conv_out)],
         "progressive": [
             (u.clone().requires_grad_(), mask, "clip", False),

@@ -27,6 +27,17 @@ constexpr uint32_t valid_bits(int64_t K, int64_t index) {
   return left >= kWordBits ? 0xffffffffu : left <= 0 ? 0u : (1u << left) - 1u;
 }
 
+// Writes `count` bits, the others of `bits` being 0, from bit `shift` of *out on. Where they are not all that a word
+// holds (groups whose outputs are no multiple of 32 share words) they are added to what stands there.
+inline void put_bits(uint32_t* out, int64_t shift, bool whole_word, int64_t count, uint32_t bits) {
+  if (whole_word) {
+    *out = bits;
+    return;
+  }
+  out[0] |= bits << shift;
+  if (shift != 0 && shift + count > kWordBits) out[1] |= bits >> (kWordBits - shift);
+}
+
 inline int popcount32(uint32_t x) {
   // No builtin: without -mpopcnt it is a library call, and this form vectorizes with plain SSE2 or NEON.
   x = x - ((x >> 1) & 0x55555555u);

@@ -109,8 +109,8 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
   const bool compares =
       epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && shape.K() <= kMaxLimitK;
   const bool scales = epilogue.kind == Epilogue::Kind::kAffine && kernel.scale != nullptr &&
-                      epilogue.residual == nullptr && epilogue.out_type == FloatType::kFloat32 &&
-                      shape.K() <= kMaxLimitK;
+                      epilogue.residual == nullptr && epilogue.sign_words == nullptr &&
+                      epilogue.out_type == FloatType::kFloat32 && shape.K() <= kMaxLimitK;
 
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
@@ -156,7 +156,8 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
         }
         if (scales && left >= whole) {
           float* out = static_cast<float*>(epilogue.out) + first_row * epilogue.N + dots.n;
-          kernel.scale(block, {start.starts, epilogue.scale + dots.n, epilogue.bias + dots.n, out, epilogue.N});
+          kernel.scale(
+              block, {start.starts, epilogue.scale + dots.n, epilogue.bias + dots.n, out, epilogue.N, epilogue.fused});
           continue;
         }
         const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;

@@ -433,10 +433,14 @@ STOMPP_INLINE void store_elements(const float* y, int count, void* out, int64_t 
   for (int i = 0; i < count; ++i) Type::store(out, first + i, y[i]);
 }
 
-// `count` outputs from n on, of which the first is element `first` of the output.
-STOMPP_INLINE void affine_panel(const Epilogue& e, int64_t first, int64_t n, const int32_t* acc, int count) {
+// `count` outputs of a row from n on.
+STOMPP_INLINE void affine_panel(const Epilogue& e, int64_t row, int64_t n, const int32_t* acc, int count) {
+  const int64_t first = row * e.N + n;
   float y[kPanelOutputs];
-  for (int i = 0; i < count; ++i) y[i] = static_cast<float>(acc[i]) * e.scale[n + i] + e.bias[n + i];
+  if (e.fused)
+    for (int i = 0; i < count; ++i) y[i] = __builtin_fmaf(static_cast<float>(acc[i]), e.scale[n + i], e.bias[n + i]);
+  else
+    for (int i = 0; i < count; ++i) y[i] = static_cast<float>(acc[i]) * e.scale[n + i] + e.bias[n + i];
   if (e.residual != nullptr) switch (e.residual_type) {
       case FloatType::kFloat32:
         add_elements<Float32>(e.residual, first, count, y);
@@ -451,6 +455,14 @@ STOMPP_INLINE void affine_panel(const Epilogue& e, int64_t first, int64_t n, con
         add_elements<Float64>(e.residual, first, count, y);
         break;
     }
+  if (e.sign_words != nullptr) {
+    uint32_t bits = 0;
+    for (int i = 0; i < count; ++i) bits |= y[i] < 0.0f ? 1u << i : 0u;
+    const int64_t shift = n % kWordBits;
+    const bool whole_word = shift == 0 && (count == kWordBits || n + count == e.N);
+    put_bits(e.sign_words + row * words_for(e.N) + n / kWordBits, shift, whole_word, count, bits);
+    if (e.out == nullptr) return;
+  }
   switch (e.out_type) {
     case FloatType::kFloat32:
       return store_elements<Float32>(y, count, e.out, first);
@@ -466,11 +478,11 @@ STOMPP_INLINE void affine_panel(const Epilogue& e, int64_t first, int64_t n, con
 STOMPP_INLINE void affine(const Epilogue& e, const Dots& dots) {
   constexpr int kWhole = static_cast<int>(kPanelOutputs);
   for (int64_t r = 0; r < dots.rows; ++r) {
-    const int64_t first = (dots.first_row + r) * e.N + dots.n, whole = dots.count / kWhole * kWhole;
+    const int64_t row = dots.first_row + r, whole = dots.count / kWhole * kWhole;
     const int32_t* acc = dots.values + r * dots.stride;
-    for (int64_t i = 0; i < whole; i += kWhole) affine_panel(e, first + i, dots.n + i, acc + i, kWhole);
+    for (int64_t i = 0; i < whole; i += kWhole) affine_panel(e, row, dots.n + i, acc + i, kWhole);
     const int tail = static_cast<int>(dots.count - whole);
-    if (tail != 0) affine_panel(e, first + whole, dots.n + whole, acc + whole, tail);
+    if (tail != 0) affine_panel(e, row, dots.n + whole, acc + whole, tail);
   }
 }
 

@@ -31,14 +31,7 @@ void write_panel(const Epilogue& e, int64_t first_row, int64_t rows, int64_t n, 
       const uint32_t residual = read_bits(residuals + r * words, words, n);
       result = (result & ~residual) | (bits[1][r * stride] & residual);
     }
-    result = (result ^ flip) & valid;
-    if (whole_word) {
-      *out = result;
-      continue;
-    }
-    // Groups whose outputs are no multiple of 32 share words, so bits are added to what stands there.
-    out[0] |= result << shift;
-    if (shift != 0 && shift + count > kWordBits) out[1] |= result >> (kWordBits - shift);
+    put_bits(out, shift, whole_word, count, (result ^ flip) & valid);
   }
 }
 
@@ -85,9 +78,10 @@ void finish_bits(const Epilogue& e, const Dots& dots, const uint32_t* bits) {
 }
 
 void clear_bits(const Epilogue& e, int64_t first_row, int64_t rows) {
-  if (e.kind != Epilogue::Kind::kThreshold) return;
+  uint32_t* bits = e.kind == Epilogue::Kind::kThreshold ? static_cast<uint32_t*>(e.out) : e.sign_words;
+  if (bits == nullptr) return;
   const int64_t words = words_for(e.N);
-  std::memset(static_cast<uint32_t*>(e.out) + first_row * words, 0, static_cast<size_t>(rows * words) * kWordBytes);
+  std::memset(bits + first_row * words, 0, static_cast<size_t>(rows * words) * kWordBytes);
 }
 
 }  // namespace stompp

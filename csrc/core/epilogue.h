@@ -1,8 +1,10 @@
 // What becomes of an int32 accumulator. One of three kinds:
 //
 //   kInt32      out[m][n] = acc
-//   kAffine     out[m][n] = scale[n] * acc + bias[n] (+ residual[m][n]), in fp32, each operation rounded on its own
-//               (never contracted to an FMA: torch's eager `y * scale + bias` rounds twice), stored as out_type
+//   kAffine     out[m][n] = scale[n] * acc + bias[n] (+ residual[m][n]), in fp32, stored as out_type. Each operation is
+//               rounded on its own, as torch's eager `y * scale + bias`, unless `fused`: then product and sum are
+//               rounded once, as torch's BatchNorm is where it has an FMA. With `sign_words`, bit n of row m there says
+//               whether the result is below zero; out may then be null.
 //   kThreshold  bit n of out[m] = (acc < threshold[r][n]) ^ flip[n], r = bit n of residual_words[m], or 0 without
 //
 // BatchNorm followed by sign is the third: y(acc) is monotone, so `y < 0` is one comparison, flipped where gamma < 0;
@@ -30,6 +32,8 @@ struct Epilogue {
   const void* residual = nullptr;
   FloatType out_type = FloatType::kFloat32;
   FloatType residual_type = FloatType::kFloat32;
+  bool fused = false;
+  uint32_t* sign_words = nullptr;  // [M][words_for(N)]; out_type is kFloat32 with it
 
   const int32_t* thresholds = nullptr;   // [1][N], or [2][N] with residual_words
   const uint32_t* flip_words = nullptr;  // [words_for(N)]
@@ -52,7 +56,7 @@ void finish(const Epilogue& epilogue, const Implementation& implementation, cons
 // The same for kThreshold where the accumulators were compared already; `bits` as in BitsOut.
 void finish_bits(const Epilogue& epilogue, const Dots& dots, const uint32_t* bits);
 
-// Zeros to the output words of rows [first_row, first_row + rows); does nothing for the other kinds.
+// Zeros to the output words of rows [first_row, first_row + rows), where the epilogue writes any.
 void clear_bits(const Epilogue& epilogue, int64_t first_row, int64_t rows);
 
 }  // namespace stompp

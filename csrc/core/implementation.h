@@ -32,13 +32,14 @@ struct DotsOut {
   int64_t stride;  // from one row of dots to the next
 };
 
-// Out: (starts - 2 * pop) * scale + bias, each operation rounded on its own.
+// Out: (starts - 2 * pop) * scale + bias, each operation rounded on its own, or once if fused.
 struct AffineOut {
   const int32_t* const* starts;  // as in DotsOut
   const float* scale;            // [panel_count * kPanelOutputs]
   const float* bias;
   float* out;
   int64_t stride;  // from one row of outputs to the next
+  bool fused;
 };
 
 // Out: bit i of bits[set][row][panel] = pop(row ^ weight i) > limit i, for each of one or two sets of limits.

@@ -51,6 +51,7 @@ __device__ inline void or_atomically(uint32_t* to, uint32_t bits) { atomicOr(to,
 
 // Each rounded on its own: never a fused multiply-add.
 __device__ inline float multiply_add_rounded(float a, float b, float c) { return __fadd_rn(__fmul_rn(a, b), c); }
+__device__ inline float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ inline float add_rounded(float a, float b) { return __fadd_rn(a, b); }
 __device__ inline uint16_t to_half(float f) { return __half_as_ushort(__float2half_rn(f)); }
 __device__ inline uint16_t to_bfloat16(float f) { return __bfloat16_as_ushort(__float2bfloat16_rn(f)); }

@@ -30,11 +30,21 @@ Tensor bconv2d_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shap
 
 Tensor bconv2d_affine_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shape, Ints stride, Ints padding,
                           Ints dilation, int64_t groups, int64_t padding_value, const Tensor& scale, const Tensor& bias,
-                          const std::optional<Tensor>& residual, ScalarType dtype) {
+                          const std::optional<Tensor>& residual, bool fused, ScalarType dtype) {
   const Convolution convolution("bconv2d_affine", x_words, weight, weight_shape, stride, padding, dilation, groups,
                                 padding_value);
-  return with_affine("bconv2d_affine", Host(), convolution.arguments.out_sizes, {scale, bias, residual, dtype},
+  return with_affine("bconv2d_affine", Host(), convolution.arguments.out_sizes, {scale, bias, residual, fused}, dtype,
                      convolution);
+}
+
+std::tuple<Tensor, Tensor> bconv2d_affine_signs_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shape,
+                                                    Ints stride, Ints padding, Ints dilation, int64_t groups,
+                                                    int64_t padding_value, const Tensor& scale, const Tensor& bias,
+                                                    const std::optional<Tensor>& residual, bool fused, bool floats) {
+  const Convolution convolution("bconv2d_affine_signs", x_words, weight, weight_shape, stride, padding, dilation,
+                                groups, padding_value);
+  return with_affine_signs("bconv2d_affine_signs", Host(), convolution.arguments.out_sizes,
+                           {scale, bias, residual, fused}, floats, convolution);
 }
 
 Tensor bconv2d_threshold_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shape, Ints stride, Ints padding,
@@ -53,5 +63,6 @@ STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
   using namespace stompp::binding;
   m.impl("bconv2d", TORCH_BOX(&bconv2d_cpu));
   m.impl("bconv2d_affine", TORCH_BOX(&bconv2d_affine_cpu));
+  m.impl("bconv2d_affine_signs", TORCH_BOX(&bconv2d_affine_signs_cpu));
   m.impl("bconv2d_threshold", TORCH_BOX(&bconv2d_threshold_cpu));
 }

@@ -25,9 +25,18 @@ Tensor bgemm_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t
 }
 
 Tensor bgemm_affine_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& scale,
-                        const Tensor& bias, const std::optional<Tensor>& residual, ScalarType dtype) {
+                        const Tensor& bias, const std::optional<Tensor>& residual, bool fused, ScalarType dtype) {
   const Product product("bgemm_affine", a_words, weight, N, K);
-  return with_affine("bgemm_affine", Host(), product.arguments.out_sizes, {scale, bias, residual, dtype}, product);
+  return with_affine("bgemm_affine", Host(), product.arguments.out_sizes, {scale, bias, residual, fused}, dtype,
+                     product);
+}
+
+std::tuple<Tensor, Tensor> bgemm_affine_signs_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K,
+                                                  const Tensor& scale, const Tensor& bias,
+                                                  const std::optional<Tensor>& residual, bool fused, bool floats) {
+  const Product product("bgemm_affine_signs", a_words, weight, N, K);
+  return with_affine_signs("bgemm_affine_signs", Host(), product.arguments.out_sizes, {scale, bias, residual, fused},
+                           floats, product);
 }
 
 Tensor bgemm_threshold_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& thresholds,
@@ -44,5 +53,6 @@ STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
   using namespace stompp::binding;
   m.impl("bgemm", TORCH_BOX(&bgemm_cpu));
   m.impl("bgemm_affine", TORCH_BOX(&bgemm_affine_cpu));
+  m.impl("bgemm_affine_signs", TORCH_BOX(&bgemm_affine_signs_cpu));
   m.impl("bgemm_threshold", TORCH_BOX(&bgemm_threshold_cpu));
 }

@@ -14,7 +14,7 @@ struct AffineArguments {
   const Tensor& scale;
   const Tensor& bias;
   const std::optional<Tensor>& residual;
-  ScalarType dtype;
+  bool fused;
 };
 
 struct ThresholdArguments {
@@ -34,35 +34,65 @@ Tensor with_int32(const char* op, const Place& place, const std::vector<int64_t>
   return out;
 }
 
-template <class Place, class Compute>
-Tensor with_affine(const char* op, const Place& place, const std::vector<int64_t>& out_sizes,
-                   const AffineArguments& args, const Compute& compute) {
-  const int64_t N = out_sizes.back();
-  Epilogue epilogue;
-  epilogue.kind = Epilogue::Kind::kAffine;
-  epilogue.N = N;
-  epilogue.out_type = short_float_type(op, "dtype", args.dtype);
-  check_dtype(op, "scale", args.scale, ScalarType::Float, "float32");
-  check_dtype(op, "bias", args.bias, ScalarType::Float, "float32");
-  check_shape(op, "scale", args.scale, {N});
-  check_shape(op, "bias", args.bias, {N});
-  place.check_here(op, "scale", args.scale);
-  place.check_here(op, "bias", args.bias);
-  const Tensor scale = dense_of(args.scale), bias = dense_of(args.bias);
-  epilogue.scale = static_cast<const float*>(scale.data_ptr());
-  epilogue.bias = static_cast<const float*>(bias.data_ptr());
-  std::optional<Tensor> residual;
-  if (args.residual.has_value()) {
+// An affine epilogue without what it writes, and the tensors that it reads.
+class AffineInputs {
+ public:
+  template <class Place>
+  AffineInputs(const char* op, const Place& place, const std::vector<int64_t>& out_sizes, const AffineArguments& args)
+      : scale_(per_output(op, "scale", place, args.scale, out_sizes.back())),
+        bias_(per_output(op, "bias", place, args.bias, out_sizes.back())) {
+    epilogue.kind = Epilogue::Kind::kAffine;
+    epilogue.N = out_sizes.back();
+    epilogue.fused = args.fused;
+    epilogue.scale = static_cast<const float*>(scale_.data_ptr());
+    epilogue.bias = static_cast<const float*>(bias_.data_ptr());
+    if (!args.residual.has_value()) return;
     check_shape(op, "residual", *args.residual, out_sizes);
     place.check_here(op, "residual", *args.residual);
     epilogue.residual_type = short_float_type(op, "residual", args.residual->scalar_type());
-    residual = row_major(*args.residual);
-    epilogue.residual = residual->data_ptr();
+    residual_ = row_major(*args.residual);
+    epilogue.residual = residual_->data_ptr();
   }
-  Tensor out = place.empty(out_sizes, args.dtype);
-  epilogue.out = out.data_ptr();
-  check(op, compute(epilogue));
+
+  Epilogue epilogue;
+
+ private:
+  template <class Place>
+  static Tensor per_output(const char* op, const char* name, const Place& place, const Tensor& values, int64_t N) {
+    check_dtype(op, name, values, ScalarType::Float, "float32");
+    check_shape(op, name, values, {N});
+    place.check_here(op, name, values);
+    return dense_of(values);
+  }
+
+  Tensor scale_, bias_;
+  std::optional<Tensor> residual_;
+};
+
+template <class Place, class Compute>
+Tensor with_affine(const char* op, const Place& place, const std::vector<int64_t>& out_sizes,
+                   const AffineArguments& args, ScalarType dtype, const Compute& compute) {
+  AffineInputs inputs(op, place, out_sizes, args);
+  inputs.epilogue.out_type = short_float_type(op, "dtype", dtype);
+  Tensor out = place.empty(out_sizes, dtype);
+  inputs.epilogue.out = out.data_ptr();
+  check(op, compute(inputs.epilogue));
   return out;
+}
+
+// The same in fp32, and its sign bits; no floats, but an empty tensor, unless they are wanted.
+template <class Place, class Compute>
+std::tuple<Tensor, Tensor> with_affine_signs(const char* op, const Place& place, const std::vector<int64_t>& out_sizes,
+                                             const AffineArguments& args, bool floats, const Compute& compute) {
+  AffineInputs inputs(op, place, out_sizes, args);
+  std::vector<int64_t> words_sizes = out_sizes;
+  words_sizes.back() = words_for(out_sizes.back());
+  Tensor words = place.empty(words_sizes, ScalarType::Int);
+  inputs.epilogue.sign_words = static_cast<uint32_t*>(words.data_ptr());
+  Tensor out = place.empty(floats ? out_sizes : std::vector<int64_t>{0}, ScalarType::Float);
+  if (floats) inputs.epilogue.out = out.data_ptr();
+  check(op, compute(inputs.epilogue));
+  return {out, words};
 }
 
 template <class Place, class Compute>

@@ -8,7 +8,15 @@ import torch
 from torch import fx, nn
 
 from stompp_kernels.native import implementation_of
-from stompp_kernels.nn import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn import (
+    MaxPoolSigns,
+    PackBatchNorm,
+    PackedConv2d,
+    PackedLinear,
+    PackedOnFloats,
+    PackSigns,
+    UnpackSigns,
+)
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.table import table
 
@@ -45,19 +53,32 @@ class Explanation:
         return table(("layer", "kernel", "implementation", "bytes", "fp32 bytes", "why"), cells)
 
 
-def explain(packed: fx.GraphModule) -> Explanation:
+def explain(packed: nn.Module) -> Explanation:
     """A table of a packed network's layers: kernel, implementation, bytes, and why a layer stayed in float.
+
+    Rows are in order of execution; where the model kept its own forward, in that of its modules.
 
     Args:
         packed: made by ``sk.convert`` or ``sk.load_packed``.
+
+    Raises:
+        TypeError: it is no such network.
     """
-    if not isinstance(packed, fx.GraphModule):
-        raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
     modules = dict(packed.named_modules())
-    calls = [node for node in packed.graph.nodes if node.op == "call_module"]
+    if isinstance(packed, fx.GraphModule):
+        calls = [str(node.target) for node in packed.graph.nodes if node.op == "call_module"]
+    elif any(isinstance(module, PackedOnFloats) for module in modules.values()):
+        calls = [name for name, module in modules.items() if _does_something(module)]
+    else:
+        raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
     devices = [module.weight.data.device for module in modules.values() if isinstance(module, PackedLayer)]
     device = devices[0] if devices else torch.device("cpu")
-    return Explanation(tuple(_explain(str(node.target), modules[str(node.target)], device) for node in calls))
+    return Explanation(tuple(_explain(name, modules[name], device) for name in calls))
+
+
+def _does_something(module: nn.Module) -> bool:
+    """Whether a module computes rather than holds others."""
+    return not list(module.children()) and not isinstance(module, (nn.Identity, nn.Dropout))
 
 
 def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplanation:
@@ -67,14 +88,21 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
     if isinstance(module, PackedLayer):
         op = "bconv2d" if isinstance(module, PackedConv2d) else "bgemm"
         assert isinstance(module, (PackedConv2d, PackedLinear))
-        if module.writes_bits:
+        if module.has_thresholds:
             residual = module.thresholds.shape[0] == 2
             epilogue = " + threshold"
             reason = "BatchNorm" + (", +-1 shortcut" if residual else "") + " and sign folded to integer thresholds"
         else:
-            epilogue, reason = " + affine", "what comes next needs floats"
+            epilogue = " + affine" + ("" if module.writes == "floats" else " signs")
+            reason = {
+                "floats": "what comes next needs floats",
+                "bits": "BatchNorm and float shortcut folded, of which only the signs are read",
+                "both": "BatchNorm and float shortcut folded, read as signs and as floats",
+            }[module.writes]
         float_nbytes = 4 * module.weight.shape[0] * module.weight.unpacked_row_numel
         return row(op, epilogue, module.nbytes, float_nbytes, reason)
+    if isinstance(module, MaxPoolSigns):
+        return row("max_pool2d_signs", "", 0, 0, "the largest of signs is their AND")
     if isinstance(module, PackSigns):
         return row("pack_signs", "", 0, 0, "float input of a binary layer")
     if isinstance(module, PackBatchNorm):

@@ -16,12 +16,13 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from stompp_kernels.files import replacing
+from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import PackedWeight
 from stompp_kernels.progression.example_run import as_arguments
 
 
 def export_packed(
-    packed: fx.GraphModule, path: str | os.PathLike[str], example_inputs: Any, dynamic_batch: bool = True
+    packed: nn.Module, path: str | os.PathLike[str], example_inputs: Any, dynamic_batch: bool = True
 ) -> ExportedProgram:
     """Exports a packed network and writes it, whole, to one file; an existing one is replaced when that is complete.
 
@@ -41,7 +42,7 @@ def export_packed(
         TypeError: ``packed`` is not such a network.
         ValueError: there is no batch dimension, or the network takes one batch size only.
     """
-    if not isinstance(packed, fx.GraphModule):
+    if not isinstance(packed, nn.Module) or not any(isinstance(m, PackedLayer) for m in packed.modules()):
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
     args, kwargs = as_arguments(example_inputs)
     shapes: Any = None

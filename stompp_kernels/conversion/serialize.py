@@ -24,13 +24,21 @@ from safetensors.torch import save
 from torch import Tensor, fx, nn
 
 from stompp_kernels.files import replacing
-from stompp_kernels.nn import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn import (
+    MaxPoolSigns,
+    PackBatchNorm,
+    PackedConv2d,
+    PackedLinear,
+    PackSigns,
+    PrepackedConv2d,
+    UnpackSigns,
+)
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import Affine, PackedWeight, Threshold
+from stompp_kernels.ops import Affine, AffineSigns, PackedWeight, Threshold
 from stompp_kernels.ops.checks import FLOATS, check_choice, pair
 from stompp_kernels.ops.reference import words_for
 
-FORMAT, VERSION = "stompp_kernels.packed", 1
+FORMAT, VERSION = "stompp_kernels.packed", 2
 
 # Float modules that a file may hold, with the attributes that make them again.
 _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
@@ -69,10 +77,12 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode"),
     nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: ("output_size",),
+    MaxPoolSigns: ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
     PackBatchNorm: ("channels", "images"),
     PackSigns: ("images",),
     UnpackSigns: ("channels", "images"),
 }
+_FLOAT_MODULES[PrepackedConv2d] = _FLOAT_MODULES[nn.Conv2d]
 _FLOAT_MODULE_NAMES = {kind.__name__: kind for kind in _FLOAT_MODULES}
 
 
@@ -208,7 +218,9 @@ def _module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
             "shape": list(module.weight.shape),
             "groups": module.weight.groups,
             "replaces": list(module.replaces),
-            "threshold_rows": module.thresholds.shape[0] if module.writes_bits else 0,
+            "threshold_rows": module.thresholds.shape[0] if module.has_thresholds else 0,
+            "writes": module.writes,
+            "fused": module.fused,
         }
         if isinstance(module, PackedConv2d):
             spec |= {key: list(getattr(module, key)) for key in ("stride", "padding", "dilation")}
@@ -255,10 +267,13 @@ def _check_tensors(
 
 
 def _packed_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> PackedLayer:
-    kind, shape, rows = spec["type"], spec["shape"], spec["threshold_rows"]
+    kind, shape, rows, writes = spec["type"], spec["shape"], spec["threshold_rows"], spec["writes"]
     if len(shape) != (2 if kind == "PackedLinear" else 4):
         raise ValueError(f"a {kind} has no weight of shape {shape}")
     check_choice("threshold_rows", rows, (0, 1, 2))
+    check_choice("writes", writes, ("bits",) if rows else ("floats", "bits", "both"))
+    if not isinstance(spec["fused"], bool) or (rows and spec["fused"]):
+        raise ValueError(f"a {kind} with {rows} threshold rows cannot have fused {spec['fused']!r}")
     weight = PackedWeight.from_words(tensors["weight"], shape, spec["groups"])
     constants = {key: t.clone() if copy else t for key, t in tensors.items() if key != "weight"}
     with torch.device("meta"):
@@ -268,7 +283,13 @@ def _packed_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bo
             flip_words = torch.empty(words_for(N), dtype=torch.int32)
             expected = {"thresholds": torch.empty(rows, N, dtype=torch.int32), "flip_words": flip_words}
     _check_tensors(kind, expected, constants)
-    epilogue = Threshold(**constants) if rows else Affine(**constants)
+    epilogue: Affine | AffineSigns | Threshold
+    if rows:
+        epilogue = Threshold(**constants)
+    elif writes == "floats":
+        epilogue = Affine(**constants, fused=spec["fused"])
+    else:
+        epilogue = AffineSigns(**constants, fused=spec["fused"], floats=writes == "both")
     replaces = tuple(map(str, spec["replaces"]))
     if kind == "PackedLinear":
         return PackedLinear(weight, epilogue, replaces)

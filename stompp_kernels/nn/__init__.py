@@ -4,17 +4,23 @@ from stompp_kernels.nn.activation import ProgressiveActivation
 from stompp_kernels.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear
 from stompp_kernels.nn.functional import float_simulation
 from stompp_kernels.nn.masked import Stage, copy_masks
-from stompp_kernels.nn.packed import PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn.packed import MaxPoolSigns, PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
+from stompp_kernels.nn.packed_on_floats import PackedOnFloats, SharedSigns
+from stompp_kernels.nn.prepacked import PrepackedConv2d
 
 __all__ = [
     "BinaryConv2d",
     "BinaryLayer",
     "BinaryLinear",
+    "MaxPoolSigns",
     "PackBatchNorm",
     "PackSigns",
     "PackedConv2d",
     "PackedLinear",
+    "PackedOnFloats",
+    "PrepackedConv2d",
     "ProgressiveActivation",
+    "SharedSigns",
     "Stage",
     "UnpackSigns",
     "copy_masks",

@@ -1,8 +1,9 @@
 """The inference twins: layers whose weights, and mostly activations too, are bits.
 
 Activations travel as words: int32 [B, H, W, ceil(C/32)] for images (NHWC), [..., ceil(K/32)] for features. A packed
-layer reads words and writes floats (affine epilogue) or the next layer's words (threshold epilogue). State dicts hold
-the portable word order; it is packed for the running machine when it is loaded.
+layer reads words and writes floats (affine epilogue), the next layer's words (threshold epilogue), or, where a float
+shortcut joins, the words of a float sum and perhaps the sum too (signs of an affine epilogue). State dicts hold the
+portable word order; it is packed for the running machine when it is loaded.
 """
 
 from __future__ import annotations
@@ -12,7 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.ops import Affine, PackedWeight, Threshold, bconv2d, bgemm, pack_outside, pack_signs, unpack_signs
+from stompp_kernels.ops import (
+    Affine,
+    AffineSigns,
+    PackedWeight,
+    Threshold,
+    bconv2d,
+    bgemm,
+    max_pool2d_signs,
+    pack_outside,
+    pack_signs,
+    unpack_signs,
+)
+from stompp_kernels.ops.bconv2d import conv2d_out_size
+from stompp_kernels.ops.epilogue import Epilogue
 
 
 class PackSigns(nn.Module):
@@ -63,33 +77,84 @@ class UnpackSigns(nn.Module):
         return f"{self.channels}, images={self.images}"
 
 
-class PackedLayer(nn.Module):
-    """A packed weight with one of the two epilogues.
+class MaxPoolSigns(nn.Module):
+    """Max pooling of +-1 images as words: [B, H, W, C_words] to [B, OH, OW, C_words]; arguments as nn.MaxPool2d's."""
 
-    Buffers: ``scale`` and ``bias`` float32 [N] (affine), or ``thresholds`` int32 [1 or 2, N] and ``flip_words`` int32
-    [ceil(N/32)] (threshold; two rows where a +-1 residual picks one).
+    def __init__(
+        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.dilation, self.ceil_mode = dilation, ceil_mode
+
+    def forward(self, words: Tensor) -> Tensor:
+        return max_pool2d_signs(words, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class PackedLayer(nn.Module):
+    """A packed weight with one of the three epilogues; a shortcut that it adds is given to each call.
+
+    Buffers: ``scale`` and ``bias`` float32 [N] (affine, and its signs), or ``thresholds`` int32 [1 or 2, N] and
+    ``flip_words`` int32 [ceil(N/32)] (threshold; two rows where a +-1 residual picks one).
 
     Attributes:
         weight: the packed weight.
+        writes: "floats", "bits", or "both", in that order.
+        fused: of an affine epilogue, see :class:`stompp_kernels.ops.Affine`.
         replaces: names of the modules of the float network whose work it does, in order.
     """
 
-    def __init__(self, weight: PackedWeight, epilogue: Affine | Threshold, replaces: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, weight: PackedWeight, epilogue: Affine | AffineSigns | Threshold, replaces: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
         self.weight, self.replaces = weight, replaces
-        self.writes_bits = isinstance(epilogue, Threshold)
+        self.writes, self.fused = "floats", False
         if isinstance(epilogue, Threshold):
+            self.writes = "bits"
             self.register_buffer("thresholds", epilogue.thresholds)
             self.register_buffer("flip_words", epilogue.flip_words)
-        else:
-            self.register_buffer("scale", epilogue.scale)
-            self.register_buffer("bias", epilogue.bias)
+            return
+        self.fused = epilogue.fused
+        if isinstance(epilogue, AffineSigns):
+            self.writes = "both" if epilogue.floats else "bits"
+        self.register_buffer("scale", epilogue.scale)
+        self.register_buffer("bias", epilogue.bias)
 
-    def epilogue(self, residual: Tensor | None) -> Affine | Threshold:
-        """The epilogue with this call's residual: words for a threshold, floats for an affine one."""
-        if self.writes_bits:
-            return Threshold(self.thresholds, self.flip_words, residual)
-        return Affine(self.scale, self.bias, residual)
+    @property
+    def has_thresholds(self) -> bool:
+        """Whether signs are decided on integers."""
+        return "thresholds" in self._buffers
+
+    def _product(self, x_words: Tensor, epilogue: Epilogue) -> Any:
+        """The op on this layer's weight."""
+        raise NotImplementedError
+
+    def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
+        """Of the op's result, were it floats."""
+        raise NotImplementedError
+
+    def _finish(self, x_words: Tensor, residual: Tensor | None) -> Any:
+        """residual: words for a threshold, else floats whose channels come last."""
+        if self.has_thresholds:
+            return self._product(x_words, Threshold(self.thresholds, self.flip_words, residual))
+        if residual is not None and tuple(residual.shape) != self._out_shape(x_words):
+            return self._finish_broadcast(x_words, residual)
+        if self.writes == "floats":
+            return self._product(x_words, Affine(self.scale, self.bias, residual, fused=self.fused))
+        return self._product(
+            x_words, AffineSigns(self.scale, self.bias, residual, self.fused, floats=self.writes == "both")
+        )
+
+    def _finish_broadcast(self, x_words: Tensor, residual: Tensor) -> Any:
+        y = self._product(x_words, Affine(self.scale, self.bias, fused=self.fused)) + residual
+        if self.writes == "floats":
+            return y
+        words = pack_signs(y)
+        return (y, words) if self.writes == "both" else words
 
     @property
     def nbytes(self) -> int:
@@ -119,19 +184,24 @@ class PackedLayer(nn.Module):
             self.weight = PackedWeight.from_words(words.to(device), self.weight.shape, self.weight.groups)
 
     def extra_repr(self) -> str:
-        out = "bits" if self.writes_bits else "float"
-        return f"shape={list(self.weight.shape)}, groups={self.weight.groups}, writes {out}"
+        return f"shape={list(self.weight.shape)}, groups={self.weight.groups}, writes {self.writes}"
 
 
 class PackedLinear(PackedLayer):
-    """Words [..., ceil(K/32)] to floats [..., N] or words [..., ceil(N/32)]."""
+    """Words [..., ceil(K/32)] to floats [..., N], words [..., ceil(N/32)], or both."""
 
-    def forward(self, x_words: Tensor, residual: Tensor | None = None) -> Tensor:
-        return bgemm(x_words, self.weight, self.epilogue(residual))
+    def forward(self, x_words: Tensor, residual: Tensor | None = None) -> Any:
+        return self._finish(x_words, residual)
+
+    def _product(self, x_words: Tensor, epilogue: Epilogue) -> Any:
+        return bgemm(x_words, self.weight, epilogue)
+
+    def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
+        return (*x_words.shape[:-1], self.weight.shape[0])
 
 
 class PackedConv2d(PackedLayer):
-    """Words [B, H, W, ceil(C/32)] to floats [B, O, OH, OW] or words [B, OH, OW, ceil(O/32)].
+    """Words [B, H, W, ceil(C/32)] to floats [B, O, OH, OW], words [B, OH, OW, ceil(O/32)], or both.
 
     ``stride``, ``padding``, ``dilation`` and ``padding_value`` are those of :func:`stompp_kernels.ops.bconv2d`.
     """
@@ -139,7 +209,7 @@ class PackedConv2d(PackedLayer):
     def __init__(
         self,
         weight: PackedWeight,
-        epilogue: Affine | Threshold,
+        epilogue: Affine | AffineSigns | Threshold,
         stride: tuple[int, int],
         padding: tuple[int, int],
         dilation: tuple[int, int],
@@ -149,18 +219,25 @@ class PackedConv2d(PackedLayer):
         super().__init__(weight, epilogue, replaces)
         self.stride, self.padding, self.dilation, self.padding_value = stride, padding, dilation, padding_value
 
-    def forward(self, x_words: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = bconv2d(
-            x_words,
-            self.weight,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.weight.groups,
-            self.padding_value,
-            self.epilogue(residual),
+    def forward(self, x_words: Tensor, residual: Tensor | None = None) -> Any:
+        if residual is not None and not self.has_thresholds:
+            residual = residual[(None,) * (4 - residual.dim())].permute(0, 2, 3, 1)
+        y = self._finish(x_words, residual)
+        if self.writes == "both":
+            return y[0].permute(0, 3, 1, 2), y[1]
+        return y if self.writes == "bits" else y.permute(0, 3, 1, 2)
+
+    def _product(self, x_words: Tensor, epilogue: Epilogue) -> Any:
+        geometry = self.stride, self.padding, self.dilation, self.weight.groups, self.padding_value
+        return bconv2d(x_words, self.weight, *geometry, epilogue)
+
+    def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
+        O, _, *kernel = self.weight.shape
+        pixels = (
+            conv2d_out_size(x_words.shape[1 + i], kernel[i], self.stride[i], self.padding[i], self.dilation[i])
+            for i in (0, 1)
         )
-        return y if self.writes_bits else y.permute(0, 3, 1, 2)
+        return (x_words.shape[0], *pixels, O)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"

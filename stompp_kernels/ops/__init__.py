@@ -3,13 +3,15 @@
 from stompp_kernels.ops import schemas  # noqa: F401  (defines torch.ops.stompp, which the rest of the folder uses)
 from stompp_kernels.ops.bconv2d import bconv2d
 from stompp_kernels.ops.bgemm import bgemm
-from stompp_kernels.ops.epilogue import Affine, Threshold
+from stompp_kernels.ops.epilogue import Affine, AffineSigns, Threshold
 from stompp_kernels.ops.pack import PackedWeight, pack_conv_weight, pack_outside, pack_signs, pack_weight, unpack_signs
+from stompp_kernels.ops.pool import max_pool2d_signs
 from stompp_kernels.ops.progressive import progressive, progressive_drawn
 from stompp_kernels.ops.refresh_mask import count_frozen, draw_state, full_mask, refresh_mask_
 
 __all__ = [
     "Affine",
+    "AffineSigns",
     "PackedWeight",
     "Threshold",
     "bconv2d",
@@ -17,6 +19,7 @@ __all__ = [
     "count_frozen",
     "draw_state",
     "full_mask",
+    "max_pool2d_signs",
     "pack_conv_weight",
     "pack_outside",
     "pack_signs",

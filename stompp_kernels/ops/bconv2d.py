@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stompp_kernels import native
 from stompp_kernels.ops.checks import check_choice, check_tensor, check_words, pair
-from stompp_kernels.ops.epilogue import Affine, Epilogue
+from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
@@ -30,7 +31,7 @@ def bconv2d(
     groups: int = 1,
     padding_value: int = 0,
     epilogue: Epilogue = None,
-) -> Tensor:
+) -> Any:
     """Convolution of +-1 pixels with +-1 weights.
 
     Args:
@@ -39,10 +40,11 @@ def bconv2d(
         stride, padding, dilation: an int or (height, width), in pixels.
         groups: C and O are divided by it.
         padding_value: 0 pads as torch does (a padded tap adds nothing), +1 or -1 with that value.
-        epilogue: :class:`Affine` or :class:`Threshold`; None keeps the accumulator.
+        epilogue: :class:`Affine`, :class:`AffineSigns` or :class:`Threshold`; None keeps the accumulator.
 
     Returns:
-        int32 [N, OH, OW, O]; with Affine its dtype; with Threshold int32 words [N, OH, OW, ceil(O/32)].
+        int32 [N, OH, OW, O]; with Affine its dtype; with Threshold or AffineSigns int32 words [N, OH, OW, ceil(O/32)],
+        with the latter on request after float32 [N, OH, OW, O].
 
     Raises:
         TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
@@ -57,8 +59,14 @@ def bconv2d(
         if isinstance(epilogue, Affine):
             e = epilogue
             return _ops.bconv2d_affine.default(
-                x_words, weight.data, weight.shape, *geometry, e.scale, e.bias, e.residual, e.dtype
+                x_words, weight.data, weight.shape, *geometry, e.scale, e.bias, e.residual, e.fused, e.dtype
             )
+        if isinstance(epilogue, AffineSigns):
+            s = epilogue
+            both = _ops.bconv2d_affine_signs.default(
+                x_words, weight.data, weight.shape, *geometry, s.scale, s.bias, s.residual, s.fused, s.floats
+            )
+            return s.chosen(*both)
         t = epilogue
         return _ops.bconv2d_threshold.default(
             x_words, weight.data, weight.shape, *geometry, t.thresholds, t.flip_words, t.residual_words
@@ -117,9 +125,32 @@ def _(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_
 
 
 @torch.library.register_fake("stompp::bconv2d_affine")
-def _(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value, scale, bias, residual, dtype):
+def _(
+    x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value, scale, bias, residual, fused, dtype
+):
     pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
     return x_words.new_empty((x_words.shape[0], *pixels, weight_shape[0]), dtype=dtype)
+
+
+@torch.library.register_fake("stompp::bconv2d_affine_signs")
+def _(
+    x_words,
+    weight,
+    weight_shape,
+    stride,
+    padding,
+    dilation,
+    groups,
+    padding_value,
+    scale,
+    bias,
+    residual,
+    fused,
+    floats,
+):
+    rows = (x_words.shape[0], *_out_pixels(x_words, weight_shape, stride, padding, dilation))
+    shape = (*rows, weight_shape[0]) if floats else (0,)
+    return scale.new_empty(shape), x_words.new_empty((*rows, words_for(weight_shape[0])))
 
 
 @torch.library.register_fake("stompp::bconv2d_threshold")

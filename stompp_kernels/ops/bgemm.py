@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from stompp_kernels import native
 from stompp_kernels.ops.checks import check_words
-from stompp_kernels.ops.epilogue import Affine, Epilogue
+from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
 _ops = torch.ops.stompp
 
 
-def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> Tensor:
+def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> Any:
     """Product of +-1 rows with +-1 weights.
 
     Args:
         a_words: int32 [..., ceil(K/32)], made by :func:`pack_signs`.
         weight: [N, K], made by :func:`pack_weight`.
-        epilogue: :class:`Affine` or :class:`Threshold`; None keeps the accumulator.
+        epilogue: :class:`Affine`, :class:`AffineSigns` or :class:`Threshold`; None keeps the accumulator.
 
     Returns:
-        int32 [..., N]; with Affine its dtype; with Threshold int32 words [..., ceil(N/32)].
+        int32 [..., N]; with Affine its dtype; with Threshold or AffineSigns int32 words [..., ceil(N/32)], with the
+        latter on request after float32 [..., N].
 
     Raises:
         TypeError, ValueError: an argument's type, dtype or shape is not as above.
@@ -36,7 +39,13 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> T
             return _ops.bgemm.default(a_words, weight.data, N, K)
         if isinstance(epilogue, Affine):
             e = epilogue
-            return _ops.bgemm_affine.default(a_words, weight.data, N, K, e.scale, e.bias, e.residual, e.dtype)
+            return _ops.bgemm_affine.default(a_words, weight.data, N, K, e.scale, e.bias, e.residual, e.fused, e.dtype)
+        if isinstance(epilogue, AffineSigns):
+            s = epilogue
+            both = _ops.bgemm_affine_signs.default(
+                a_words, weight.data, N, K, s.scale, s.bias, s.residual, s.fused, s.floats
+            )
+            return s.chosen(*both)
         t = epilogue
         return _ops.bgemm_threshold.default(a_words, weight.data, N, K, t.thresholds, t.flip_words, t.residual_words)
     except Exception:
@@ -61,8 +70,14 @@ def _(a_words, weight, N, K):
 
 
 @torch.library.register_fake("stompp::bgemm_affine")
-def _(a_words, weight, N, K, scale, bias, residual, dtype):
+def _(a_words, weight, N, K, scale, bias, residual, fused, dtype):
     return a_words.new_empty((*a_words.shape[:-1], N), dtype=dtype)
+
+
+@torch.library.register_fake("stompp::bgemm_affine_signs")
+def _(a_words, weight, N, K, scale, bias, residual, fused, floats):
+    shape = (*a_words.shape[:-1], N) if floats else (0,)
+    return scale.new_empty(shape), a_words.new_empty((*a_words.shape[:-1], words_for(N)))
 
 
 @torch.library.register_fake("stompp::bgemm_threshold")

@@ -1,4 +1,4 @@
-"""What becomes of a binary product's int32 accumulator: kept, or one of the two types here.
+"""What becomes of a binary product's int32 accumulator: kept, or one of the three types here.
 
 The formulas stand in csrc/core/epilogue.h and, as code to read, in ops/reference.py.
 """
@@ -17,30 +17,61 @@ from stompp_kernels.ops.reference import words_for
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``scale[n] * acc + bias[n] (+ residual)`` in float32, each operation rounded on its own, stored as ``dtype``.
+    """``scale[n] * acc + bias[n] (+ residual)`` in float32, stored as ``dtype``.
 
     Attributes:
         scale: float32 [N].
         bias: float32 [N].
         residual: float32, float16 or bfloat16 of the output's shape, or None.
         dtype: of the output: float32, float16 or bfloat16.
+        fused: product and sum are rounded once, as by torch's BatchNorm where it has an FMA; else each on its own.
     """
 
     scale: Tensor
     bias: Tensor
     residual: Tensor | None = None
     dtype: torch.dtype = torch.float32
+    fused: bool = False
 
     def check(self, out_shape: Sequence[int]) -> None:
-        check_tensor("scale", self.scale, (torch.float32,))
-        check_tensor("bias", self.bias, (torch.float32,))
-        check_shape("scale", self.scale, out_shape[-1:])
-        check_shape("bias", self.bias, out_shape[-1:])
-        if self.residual is not None:
-            check_tensor("residual", self.residual, SHORT_FLOATS)
-            check_shape("residual", self.residual, out_shape)
+        _check_affine(self, out_shape)
         if self.dtype not in SHORT_FLOATS:
             raise TypeError(f"dtype must be one of {', '.join(map(str, SHORT_FLOATS))}, got {self.dtype}")
+
+
+@dataclass(frozen=True, eq=False)
+class AffineSigns:
+    """The signs of what :class:`Affine` gives in float32 as packed bits, and on request the floats beside them.
+
+    The shortcut of a Bi-Real block is carried on in float while the next layer reads bits; a downsample's is only read.
+
+    Attributes:
+        scale, bias, residual, fused: as in :class:`Affine`.
+        floats: also give the floats.
+    """
+
+    scale: Tensor
+    bias: Tensor
+    residual: Tensor | None = None
+    fused: bool = False
+    floats: bool = False
+
+    def check(self, out_shape: Sequence[int]) -> None:
+        _check_affine(self, out_shape)
+
+    def chosen(self, floats: Tensor, words: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """What an op with this epilogue returns, of both results of its kernel."""
+        return (floats, words) if self.floats else words
+
+
+def _check_affine(epilogue: Affine | AffineSigns, out_shape: Sequence[int]) -> None:
+    check_tensor("scale", epilogue.scale, (torch.float32,))
+    check_tensor("bias", epilogue.bias, (torch.float32,))
+    check_shape("scale", epilogue.scale, out_shape[-1:])
+    check_shape("bias", epilogue.bias, out_shape[-1:])
+    if epilogue.residual is not None:
+        check_tensor("residual", epilogue.residual, SHORT_FLOATS)
+        check_shape("residual", epilogue.residual, out_shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,4 +100,4 @@ class Threshold:
             check_shape("residual_words", self.residual_words, (*out_shape[:-1], words_for(N)))
 
 
-Epilogue = Affine | Threshold | None
+Epilogue = Affine | AffineSigns | Threshold | None

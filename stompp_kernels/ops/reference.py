@@ -97,10 +97,24 @@ def bconv2d(
     return y.permute(0, 2, 3, 1).contiguous().to(torch.int32)
 
 
-def affine(acc: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """scale * acc + bias (+ residual) per last dimension, in float32, each operation rounded on its own."""
-    y = acc.to(torch.float32) * scale
-    y = y + bias
+def fused_multiply_add(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """x * scale + bias of float32 tensors, rounded once."""
+    product = x.double() * scale.double()  # exact: 24 + 24 bits
+    total = product + bias.double()
+    part = total - product
+    lost = (product - (total - part)) + (bias.double() - part)  # Knuth's TwoSum
+    # Rounded to odd where the sum is not exact, so that rounding it again is as if it had been rounded once.
+    even = total.view(torch.int64) & 1 == 0
+    odd = torch.nextafter(total, torch.where(lost > 0, torch.inf, -torch.inf).to(torch.float64))
+    return torch.where(even & (lost != 0) & total.isfinite(), odd, total).float()
+
+
+def affine(
+    acc: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None, fused: bool, dtype: torch.dtype
+) -> Tensor:
+    """scale * acc + bias (+ residual) per last dimension, in float32, each operation rounded on its own or fused."""
+    x = acc.to(torch.float32)
+    y = fused_multiply_add(x, scale, bias) if fused else x * scale + bias
     if residual is not None:
         y = y + residual.to(torch.float32)
     return y.to(dtype)
@@ -123,9 +137,25 @@ def bgemm_affine(
     scale: Tensor,
     bias: Tensor,
     residual: Tensor | None,
+    fused: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    return affine(bgemm(a_words, weight, N, K), scale, bias, residual, dtype)
+    return affine(bgemm(a_words, weight, N, K), scale, bias, residual, fused, dtype)
+
+
+def bgemm_affine_signs(
+    a_words: Tensor,
+    weight: Tensor,
+    N: int,
+    K: int,
+    scale: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    fused: bool,
+    floats: bool,
+) -> tuple[Tensor, Tensor]:
+    y = affine(bgemm(a_words, weight, N, K), scale, bias, residual, fused, torch.float32)
+    return y if floats else y.new_empty(0), pack_signs(y)
 
 
 def bgemm_threshold(
@@ -152,10 +182,31 @@ def bconv2d_affine(
     scale: Tensor,
     bias: Tensor,
     residual: Tensor | None,
+    fused: bool,
     dtype: torch.dtype,
 ) -> Tensor:
     acc = bconv2d(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value)
-    return affine(acc, scale, bias, residual, dtype)
+    return affine(acc, scale, bias, residual, fused, dtype)
+
+
+def bconv2d_affine_signs(
+    x_words: Tensor,
+    weight: Tensor,
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_value: int,
+    scale: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    fused: bool,
+    floats: bool,
+) -> tuple[Tensor, Tensor]:
+    acc = bconv2d(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value)
+    y = affine(acc, scale, bias, residual, fused, torch.float32)
+    return y if floats else y.new_empty(0), pack_signs(y)
 
 
 def bconv2d_threshold(

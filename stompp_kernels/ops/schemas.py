@@ -21,7 +21,7 @@ _CONV = (
     "int padding_value"
 )
 _GEMM = "Tensor a_words, Tensor weight, int N, int K"
-_AFFINE = "Tensor scale, Tensor bias, Tensor? residual, ScalarType dtype"
+_AFFINE = "Tensor scale, Tensor bias, Tensor? residual, bool fused"
 _THRESHOLD = "Tensor thresholds, Tensor flip_words, Tensor? residual_words"
 
 SCHEMAS = {
@@ -33,10 +33,12 @@ SCHEMAS = {
     "pack_weight_words": "(Tensor words, int[] shape, int groups) -> Tensor",
     "unpack_weight_words": "(Tensor weight, int[] shape, int groups) -> Tensor",
     "bgemm": f"({_GEMM}) -> Tensor",
-    "bgemm_affine": f"({_GEMM}, {_AFFINE}) -> Tensor",
+    "bgemm_affine": f"({_GEMM}, {_AFFINE}, ScalarType dtype) -> Tensor",
+    "bgemm_affine_signs": f"({_GEMM}, {_AFFINE}, bool floats) -> (Tensor, Tensor)",
     "bgemm_threshold": f"({_GEMM}, {_THRESHOLD}) -> Tensor",
     "bconv2d": f"({_CONV}) -> Tensor",
-    "bconv2d_affine": f"({_CONV}, {_AFFINE}) -> Tensor",
+    "bconv2d_affine": f"({_CONV}, {_AFFINE}, ScalarType dtype) -> Tensor",
+    "bconv2d_affine_signs": f"({_CONV}, {_AFFINE}, bool floats) -> (Tensor, Tensor)",
     "bconv2d_threshold": f"({_CONV}, {_THRESHOLD}) -> Tensor",
     "progressive": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor",
     "progressive_gated": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> (Tensor, Tensor)",
@@ -62,15 +64,30 @@ def _pack_conv_weight(w: Tensor, groups: int) -> Tensor:
     return torch.ops.stompp.pack_weight_words(words, w.shape, groups)
 
 
+def _with_signs(affine: str) -> Any:
+    def kernel(*args: Any) -> tuple[Tensor, Tensor]:
+        y = getattr(torch.ops.stompp, affine)(*args[:-1], torch.float32)
+        return y if args[-1] else y.new_empty(0), torch.ops.stompp.pack_signs(y)
+
+    return kernel
+
+
 def _cuda_kernel(name: str) -> Any:
     """What runs an op on an NVIDIA GPU; None where the library's kernel is registered already."""
     if native.cuda is not None and name in cuda_library.OPS:
         return None
-    if native.cuda is not None and name in ("pack_weight", "pack_conv_weight"):
-        # Here and not in the library: the signs are packed by a kernel of Triton's.
-        return {"pack_weight": _pack_weight, "pack_conv_weight": _pack_conv_weight}[name]
+    if native.cuda is not None and name in _WITH_TRITON:
+        return _WITH_TRITON[name]
     return getattr(torch.ops.stompp_triton if triton is not None and name in triton.OPS else reference, name)
 
+
+# Here and not in the library: the signs are packed by a kernel of Triton's.
+_WITH_TRITON = {
+    "pack_weight": _pack_weight,
+    "pack_conv_weight": _pack_conv_weight,
+    "bgemm_affine_signs": _with_signs("bgemm_affine"),
+    "bconv2d_affine_signs": _with_signs("bconv2d_affine"),
+}
 
 for _name, _schema in SCHEMAS.items():
     if native.library is None:

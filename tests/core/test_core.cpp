@@ -244,12 +244,22 @@ TEST(bconv2d_and_its_epilogues_equal_plain_loops) {
     epilogue.bias = bias.get();
     epilogue.residual = round % 2 == 0 ? residual.get() : nullptr;
     epilogue.out = floats.get();
+    epilogue.fused = round % 3 == 0;
     CHECK(bconv2d(x_words.get(), conv.shape, weight, epilogue, pool(3)).is_ok(), "bconv2d");
     for (int64_t i = 0; i < M * O; ++i) {
-      volatile float product = static_cast<float>(expected[i]) * scale[i % O];  // volatile: rounded, not contracted
-      volatile float sum = product + bias[i % O];
+      const float acc = static_cast<float>(expected[i]);
+      volatile float product = acc * scale[i % O];  // volatile: rounded, not contracted
+      volatile float sum = epilogue.fused ? std::fmaf(acc, scale[i % O], bias[i % O]) : product + bias[i % O];
       CHECK(floats[i] == (round % 2 == 0 ? sum + residual[i] : sum), name + " affine");
     }
+    Buffer<uint32_t> below_zero(M * words_for(O));
+    epilogue.sign_words = below_zero.get();
+    epilogue.out = nullptr;
+    CHECK(bconv2d(x_words.get(), conv.shape, weight, epilogue, pool(3)).is_ok(), "bconv2d");
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t n = 0; n < words_for(O) * 32; ++n)
+        CHECK(bit(below_zero.get() + m * words_for(O), n) == (n < O && floats[m * O + n] < 0.0f), name + " signs");
+    epilogue.sign_words = nullptr;
 
     Buffer<int32_t> thresholds(2 * O);
     for (int64_t i = 0; i < 2 * O; ++i) thresholds[i] = static_cast<int32_t>(random.between(-20, 20));

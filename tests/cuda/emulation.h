@@ -249,6 +249,7 @@ inline float multiply_add_rounded(float a, float b, float c) {
   const volatile float product = a * b;
   return product + c;
 }
+inline float fused_multiply_add(float a, float b, float c) { return std::fmaf(a, b, c); }
 inline float add_rounded(float a, float b) { return a + b; }
 inline uint16_t to_half(float f) { return float_to_half(f); }
 inline uint16_t to_bfloat16(float f) { return float_to_bfloat16(f); }

@@ -122,6 +122,7 @@ void check_variant(Problem& problem, Variant variant, Launch launch, Random& ran
     epilogue.out_type = FloatType::kFloat16;
     if (variant == Variant::kHalf) return check_epilogue<uint16_t>(problem, epilogue, M * N, launch, "half");
     epilogue.out_type = FloatType::kFloat32;
+    epilogue.fused = random.between(0, 1) == 1;
     epilogue.residual = residual.get();
     epilogue.residual_type = FloatType::kBFloat16;
     return check_epilogue<float>(problem, epilogue, M * N, launch, "float with residual");

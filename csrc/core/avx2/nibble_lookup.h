@@ -143,8 +143,9 @@ struct AffineSink {
 
   STOMPP_AVX2_INLINE void take8(int64_t r, int64_t n, __m128i counts) const {
     const __m256 dots = _mm256_cvtepi32_ps(dots_of(counts, out.starts[r] + n));
-    const __m256 scaled = _mm256_mul_ps(dots, _mm256_loadu_ps(out.scale + n));
-    _mm256_storeu_ps(out.out + r * out.stride + n, _mm256_add_ps(scaled, _mm256_loadu_ps(out.bias + n)));
+    const __m256 scale = _mm256_loadu_ps(out.scale + n), bias = _mm256_loadu_ps(out.bias + n);
+    const __m256 y = out.fused ? _mm256_fmadd_ps(dots, scale, bias) : _mm256_add_ps(_mm256_mul_ps(dots, scale), bias);
+    _mm256_storeu_ps(out.out + r * out.stride + n, y);
   }
   STOMPP_AVX2_INLINE void take(int64_t r, int64_t p, const __m256i (&counts)[2]) const {
 #pragma GCC unroll 2

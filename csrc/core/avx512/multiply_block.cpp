@@ -43,9 +43,9 @@ struct AffineSink {
       const __m256i pops = _mm512_maskz_cvtepi64_epi32(0xff, counts[v]);
       const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(out.starts[r] + n + 8 * v));
       const __m256 dots = _mm256_cvtepi32_ps(_mm256_sub_epi32(start, _mm256_add_epi32(pops, pops)));
-      const __m256 scaled = _mm256_mul_ps(dots, _mm256_loadu_ps(out.scale + n + 8 * v));
-      _mm256_storeu_ps(out.out + r * out.stride + n + 8 * v,
-                       _mm256_add_ps(scaled, _mm256_loadu_ps(out.bias + n + 8 * v)));
+      const __m256 scale = _mm256_loadu_ps(out.scale + n + 8 * v), bias = _mm256_loadu_ps(out.bias + n + 8 * v);
+      const __m256 y = out.fused ? _mm256_fmadd_ps(dots, scale, bias) : _mm256_add_ps(_mm256_mul_ps(dots, scale), bias);
+      _mm256_storeu_ps(out.out + r * out.stride + n + 8 * v, y);
     }
   }
 };

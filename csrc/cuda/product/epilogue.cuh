@@ -77,7 +77,9 @@ __device__ inline void write_output(const Epilogue& e, int64_t row, const Output
     if (column.exists) static_cast<int32_t*>(e.out)[at] = dot;
   } else if (e.kind == Epilogue::Kind::kAffine) {
     if (!column.exists) return;
-    float y = multiply_add_rounded(static_cast<float>(dot), column.scale, column.bias);
+    const float acc = static_cast<float>(dot);
+    float y = e.fused ? fused_multiply_add(acc, column.scale, column.bias)
+                      : multiply_add_rounded(acc, column.scale, column.bias);
     if (e.residual != nullptr) y = add_rounded(y, load_float(e.residual, e.residual_type, at));
     store_float(e.out, e.out_type, at, y);
   } else {

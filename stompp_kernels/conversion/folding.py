@@ -1,8 +1,8 @@
-"""Folding of per-channel float arithmetic followed by a sign into thresholds.
+"""Folding of per-channel float arithmetic into what the kernels do after a product: thresholds, or scale and bias.
 
-The fold does not derive a formula and trust its rounding. It evaluates the very modules that the float network runs, on
-integers or floats, and bisects for the one where the sign changes. That is exact for any function that is monotone in
-its input, as BatchNorm, scales and biases are in floating point too (rounding keeps order).
+No fold derives a formula and trusts its rounding: each evaluates the very modules that the float network runs, on
+integers or floats. For thresholds it bisects for the number where the sign changes, which is exact for any function
+that is monotone in its input, as BatchNorm, scales and biases are in floating point too (rounding keeps order).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stompp_kernels.ops import Threshold
-from stompp_kernels.ops.reference import pack_signs
+from stompp_kernels.ops import Affine, Threshold
+from stompp_kernels.ops.reference import affine, pack_signs
 
 _ALWAYS = torch.iinfo(torch.int32).max  # acc < this, whatever acc is
 _NEVER = torch.iinfo(torch.int32).min
+_PROBES = 1025  # accumulators on which candidates for scale and bias are compared
+_NEIGHBOURS = 4  # candidates for a scale: so many floats on either side of the slope
 
 
 def fold_threshold(
@@ -100,3 +102,47 @@ def _float_at(order: Tensor) -> Tensor:
     """The float32 whose bits, as a signed integer that rises with the float, are ``order``: -1 is -0.0, 0 is 0.0."""
     bits = torch.where(order < 0, -(2**31) - 1 - order, order)
     return bits.to(torch.int32).view(torch.float32)
+
+
+def fold_affine(function: Callable[[Tensor], Tensor], K: int, device: torch.device) -> Affine:
+    """Scale and bias of ``function``, which is ``acc * scale + bias`` but for the way it rounds.
+
+    Of the floats beside the slope, and of the two ways to round, it takes those that give the function's own values
+    most often. One BatchNorm is met exactly (torch computes it with one fused multiply-add where it has that
+    instruction); longer chains round more often and are met to a rounding of the last place.
+
+    Args:
+        function: maps integers as float32 [n, channels] to float32 [n, channels].
+        K: bound of the accumulator.
+    """
+
+    def values(acc: Tensor) -> Tensor:
+        return function(acc.to(torch.float32)[:, None])
+
+    ends = values(torch.tensor([-K, 0, K], device=device))
+    bias = ends[1]
+    slope = ((ends[2].double() - ends[0].double()) / (2 * K)).float()
+    probes = torch.linspace(-K, K, min(2 * K + 1, _PROBES), dtype=torch.float64, device=device).round()
+    expected = values(probes)
+    candidates = _neighbours(slope)
+    best: tuple[int, Affine] | None = None
+    for fused in (False, True):
+        acc = probes[:, None].expand(expected.shape)
+        hits = [(affine(acc, scale, bias, None, fused, torch.float32) == expected).sum(0) for scale in candidates]
+        most, which = torch.stack(hits).max(0)
+        scale = torch.stack(candidates).gather(0, which[None])[0]
+        if best is None or int(most.sum()) > best[0]:
+            best = int(most.sum()), Affine(scale, bias.clone(), fused=fused)
+    assert best is not None
+    return best[1]
+
+
+def _neighbours(slope: Tensor) -> list[Tensor]:
+    """The slope itself first: of equals it is taken."""
+    candidates = [slope]
+    for direction in (torch.inf, -torch.inf):
+        value = slope
+        for _ in range(_NEIGHBOURS):
+            value = torch.nextafter(value, torch.full_like(value, direction))
+            candidates.append(value)
+    return candidates

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from stompp_kernels.conversion.thresholds import fold_limits, fold_threshold
-from stompp_kernels.ops.reference import bits_from_words
+from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_threshold
+from stompp_kernels.ops.reference import affine, bits_from_words
 
 CPU = torch.device("cpu")
 GAMMAS = st.one_of(
@@ -163,3 +163,42 @@ def test_limits_of_a_norm_are_those_of_its_sign(gamma, beta, mean, variance):
         x = torch.cat([x, edge, torch.nextafter(edge, up), torch.nextafter(edge, down)])
     expected = norm(x.reshape(1, 1, 1, -1)).reshape(-1) < 0
     assert torch.equal((x < low) | (x > high), expected)
+
+
+@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize("K", [1, 9, 64, 577, 4608])
+def test_affine_equals_batch_norm_for_every_accumulator(K, images, g):
+    channels = 24
+    deviation = K**0.5
+    norm = norm_of(
+        torch.randn(channels, generator=g).tolist(),
+        torch.randn(channels, generator=g).tolist(),
+        (deviation * torch.randn(channels, generator=g)).tolist(),
+        (K * (0.2 + torch.rand(channels, generator=g))).tolist(),
+        images,
+    )
+
+    @torch.no_grad()
+    def function(acc):
+        acc = acc * torch.ones(channels)
+        return norm(acc[:, :, None, None]).flatten(1) if images else norm(acc)
+
+    folded = fold_affine(function, K, CPU)
+    acc = torch.arange(-K, K + 1)[:, None].expand(-1, channels)
+    found = affine(acc, folded.scale, folded.bias, None, folded.fused, torch.float32)
+    assert torch.equal(found, function(acc[:, :1].float()))
+
+
+def test_affine_of_a_longer_chain_is_right_to_a_rounding(g):
+    channels, K = 16, 300
+    norm = norm_of([1.5] * channels, [0.1] * channels, [2.0] * channels, [90.0] * channels, False)
+    scale, bias = torch.rand(channels, generator=g) + 0.1, torch.randn(channels, generator=g)
+
+    @torch.no_grad()
+    def function(acc):
+        return norm(acc * scale + bias)
+
+    folded = fold_affine(function, K, CPU)
+    acc = torch.arange(-K, K + 1)[:, None].expand(-1, channels)
+    found = affine(acc, folded.scale, folded.bias, None, folded.fused, torch.float32)
+    torch.testing.assert_close(found, function(acc.float()), rtol=1e-6, atol=1e-6)

@@ -1,0 +1,385 @@
+"""A traced network's committed layers, rewritten to run on bits.
+
+Two passes over the graph. The first, in order of execution, gives each committed layer a packed twin, keeps signs as
+words (activations, max-pooling), and folds a chain that ends in signs decided on integers into thresholds. The second
+folds what follows a layer that still writes floats: BatchNorm, a float shortcut, and the packing of the sum.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_threshold
+from stompp_kernels.conversion.twins import is_packable, own_affine, packed_twin
+from stompp_kernels.nn import (
+    BinaryConv2d,
+    BinaryLayer,
+    BinaryLinear,
+    MaxPoolSigns,
+    PackBatchNorm,
+    PackSigns,
+    PrepackedConv2d,
+    ProgressiveActivation,
+    UnpackSigns,
+)
+from stompp_kernels.ops import Affine, AffineSigns
+from stompp_kernels.ops.checks import pair
+from stompp_kernels.ops.pool import max_pool2d_out_size
+
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
+
+class PackedTracer(fx.Tracer):
+    """Keeps the progressive modules whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (BinaryLayer, ProgressiveActivation)) or super().is_leaf_module(m, module_qualified_name)
+
+
+def pack_graph(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """The packed network of a model in eval mode and its traced graph, both of which it may use up."""
+    return _Packer(model, graph).run()
+
+
+@dataclass(frozen=True)
+class _Signs:
+    """A float node whose values are +-1: its words are NHWC or [..., K], and a sample's shape is known."""
+
+    images: bool
+    shape: tuple[int, ...]
+
+
+@dataclass
+class _Chain:
+    """layer -> per-channel float modules (-> + residual) -> what follows, none of it used elsewhere."""
+
+    layer: fx.Node
+    steps: list[fx.Node]  # in order of execution, the layer's node excluded
+    residual: fx.Node | None = None
+
+
+class _Packer:
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self.module = fx.GraphModule(model, graph)
+        self.graph = self.module.graph
+        self.modules = dict(self.module.named_modules())
+        # (float node, whether its words are NHWC) -> node of its sign bits
+        self.bits: dict[tuple[fx.Node, bool], fx.Node] = {}
+        self.signs: dict[fx.Node, _Signs] = {}
+
+    def run(self) -> fx.GraphModule:
+        for node in list(self.graph.nodes):
+            if isinstance(self._module(node), _NOTHING_IN_EVAL):
+                node.replace_all_uses_with(node.args[0])
+                self.graph.erase_node(node)
+            elif node.op == "call_method" and node.target == "view":
+                node.target = "reshape"  # packed convolutions write channels_last, of which not every view exists
+        for node in list(self.graph.nodes):
+            self._pack_node(node)
+        for node in self.signs:
+            self._unpack_for_float_users(node)
+        self.graph.eliminate_dead_code()
+        for node in list(self.graph.nodes):
+            if "layer" in node.meta:
+                self._absorb(node)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        self.module.delete_all_unused_submodules()
+        for name, module in list(self.module.named_modules()):
+            if type(module) is nn.Conv2d:
+                parent, _, own = name.rpartition(".")
+                setattr(self.module.get_submodule(parent), own, PrepackedConv2d.of(module))
+        self.module.recompile()
+        return self.module.eval().requires_grad_(False)
+
+    def _pack_node(self, node: fx.Node) -> None:
+        module = self._module(node)
+        if isinstance(module, BinaryLayer) and is_packable(module):
+            self._pack_layer(node, module)
+        elif isinstance(module, ProgressiveActivation) and module.committed:
+            self._pack_activation(node, module)
+        elif _is_max_pool(node, module) and node.args[0] in self.signs:
+            self._pool_signs(node, module)
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.modules.get(str(node.target)) if node.op == "call_module" else None
+
+    def _add(self, before: fx.Node, name: str, module: nn.Module, *args: fx.Node) -> fx.Node:
+        """A call of a new submodule, placed before a node."""
+        self.module.add_submodule(name, module)
+        self.modules[name] = module
+        with self.graph.inserting_before(before):
+            return self.graph.call_module(name, args)
+
+    # Signs
+
+    def _bits_of(self, value: fx.Node, user: fx.Node, images: bool) -> fx.Node:
+        """The sign bits of a float node, packed before `user` unless they exist already."""
+        if (value, images) not in self.bits:
+            self.bits[value, images] = self._add(user, f"{_flat(user)}_pack", PackSigns(images), value)
+        return self.bits[value, images]
+
+    def _normalized_bits(self, value: fx.Node, user: fx.Node, images: bool) -> fx.Node | None:
+        """The sign bits of a BatchNorm's output, from its input in one pass; None if it is no such node."""
+        norm = self._module(value)
+        if not _is_fixed_norm(norm) or list(value.users) != [user]:
+            return None
+        # [B, C, L] has its channels in the middle.
+        if images != isinstance(norm, nn.BatchNorm2d) or (not images and len(self.signs[user].shape) != 1):
+            return None
+        shape = (1, norm.num_features, 1, 1) if images else (1, norm.num_features)
+
+        def function(x: Tensor) -> Tensor:
+            return norm(x.reshape(shape)).reshape(-1)
+
+        packer = PackBatchNorm(norm.num_features, images)
+        with torch.no_grad():
+            packer.low, packer.high = fold_limits(function, norm.num_features, norm.running_mean.device)
+        return self._add(user, f"{_flat(user)}_pack", packer, value.args[0])
+
+    def _pack_activation(self, node: fx.Node, activation: ProgressiveActivation) -> None:
+        assert activation.mask_shape is not None
+        linear = any(isinstance(self._module(user), BinaryLinear) for user in node.users)
+        images = len(activation.mask_shape) == 3 and not linear
+        chain = self._match(node, activation)
+        if chain is None:
+            # Whatever feeds it is float: sign and pack in one pass.
+            self.signs[node] = _Signs(images, activation.mask_shape)
+            value = node.args[0]
+            words = self._normalized_bits(value, node, images) or self._bits_of(value, node, images)
+        else:
+            layer = chain.layer.meta["layer"]
+            images = isinstance(layer, BinaryConv2d)
+            self.signs[node] = _Signs(images, activation.mask_shape)
+            words = self._threshold(chain, node, layer)
+        words.meta["signs_of"] = str(node.target), images
+        self.bits[node, images] = words
+
+    def _pool_signs(self, node: fx.Node, module: nn.Module | None) -> None:
+        source = node.args[0]
+        signs = self.signs[source]
+        settings = _pool_settings(node, module)
+        if not signs.images or settings is None or (settings["dilation"] != 1 and settings["padding"] != 0):
+            return
+        pooler = MaxPoolSigns(**settings)
+        sizes = zip(
+            signs.shape[1:],
+            pair("kernel_size", settings["kernel_size"], 1),
+            pair("stride", settings["stride"], 1),
+            pair("padding", settings["padding"], 0),
+            pair("dilation", settings["dilation"], 1),
+            strict=True,
+        )
+        pixels = tuple(max_pool2d_out_size(*size, settings["ceil_mode"]) for size in sizes)
+        self.signs[node] = _Signs(True, (signs.shape[0], *pixels))
+        self.bits[node, True] = self._add(node, f"{_flat(node)}_signs", pooler, self.bits[source, True])
+
+    def _unpack_for_float_users(self, node: fx.Node) -> None:
+        signs = self.signs[node]
+        words = self.bits[node, signs.images]
+        users = [user for user in node.users if user is not words]
+        if users:
+            channels = signs.shape[0 if signs.images else -1]
+            floats = self._add(node, f"{_flat(node)}_unpack", UnpackSigns(channels, signs.images), words)
+            node.replace_all_uses_with(floats, delete_user_cb=lambda user: user is not words)
+
+    # Layers
+
+    def _pack_layer(self, node: fx.Node, layer: BinaryLayer) -> None:
+        """A committed layer reads bits and writes floats; what follows may yet change what it writes."""
+        # An activation of the layer's own divides by a positive scale at most: the signs are the input's.
+        words = self._bits_of(node.args[0], node, isinstance(layer, BinaryConv2d))
+        name = str(node.target)
+        replacement = self._add(node, f"{name}_packed", packed_twin(layer, own_affine(layer), (name,)), words)
+        replacement.meta["layer"] = layer
+        node.replace_all_uses_with(replacement)
+        self.graph.erase_node(node)
+
+    def _match(self, node: fx.Node, activation: ProgressiveActivation) -> _Chain | None:
+        """The chain that ends in this committed activation and holds nothing but integers and their BatchNorms."""
+        steps: list[fx.Node] = []
+        residual = None
+        current, user = node.args[0], node
+        while isinstance(current, fx.Node) and list(current.users) == [user]:
+            if "layer" in current.meta:
+                chain = _Chain(current, steps[::-1], residual)
+                return chain if self._is_per_output(chain, activation) else None
+            steps.append(current)
+            if _is_fixed_norm(self._module(current)):
+                current, user = current.args[0], current
+            elif residual is None and _is_addition(current):
+                sides = self._sides(current, activation)
+                if sides is None:
+                    return None
+                user, (current, residual) = current, sides
+            else:
+                return None
+        return None
+
+    def _is_per_output(self, chain: _Chain, activation: ProgressiveActivation) -> bool:
+        """Whether the chain's channels are the layer's outputs, and its residual's words are in their order."""
+        images = isinstance(chain.layer.meta["layer"], BinaryConv2d)
+        if chain.residual is not None and (chain.residual, images) not in self.bits:
+            return False
+        assert activation.mask_shape is not None
+        # BatchNorm's channels are dimension 1, a linear layer's outputs the last.
+        norms = any(isinstance(self._module(step), _BATCH_NORMS) for step in chain.steps)
+        return images or len(activation.mask_shape) == 1 or not norms
+
+    def _sides(self, addition: fx.Node, activation: ProgressiveActivation) -> tuple[fx.Node, fx.Node] | None:
+        """(chain side, +-1 side of the same shape), or None."""
+        for side, other in (addition.args, addition.args[::-1]):
+            if isinstance(side, fx.Node) and other in self.signs and self.signs[other].shape == activation.mask_shape:
+                return side, other
+        return None
+
+    def _threshold(self, chain: _Chain, node: fx.Node, layer: BinaryLayer) -> fx.Node:
+        """Node of the words that a chain ends in."""
+        arithmetic = self._arithmetic(chain, layer)
+        images = isinstance(layer, BinaryConv2d)
+
+        def function(acc: Tensor, residual: float | None) -> Tensor:
+            return arithmetic(acc[None], residual)[0]
+
+        K, channels = layer.weight[0].numel(), layer.weight.shape[0]
+        with torch.no_grad():
+            epilogue = fold_threshold(function, K, channels, chain.residual is not None, layer.weight.device)
+        args = [chain.layer.args[0]]
+        if chain.residual is not None:
+            args.append(self.bits[chain.residual, images])
+        name, replaces = self._replaced(chain)
+        return self._add(node, f"{name}_fused", packed_twin(layer, epilogue, (*replaces, str(node.target))), *args)
+
+    def _replaced(self, chain: _Chain) -> tuple[str, tuple[str, ...]]:
+        """Name of a chain's layer, and the modules whose work the layer's twin does."""
+        name = str(chain.layer.target).removesuffix("_packed")
+        return name, (name, *(str(step.target) for step in chain.steps if step.op == "call_module"))
+
+    def _arithmetic(self, chain: _Chain, layer: BinaryLayer) -> Callable[..., Tensor]:
+        """Runs the layer's scales and the chain's own modules on float32 integers [n, channels]."""
+        scale = own_affine(layer)
+        images = isinstance(layer, BinaryConv2d)
+
+        def function(acc: Tensor, residual: float | None = None) -> Tensor:
+            y = acc * scale.scale
+            value = y + scale.bias
+            for step in chain.steps:
+                module = self._module(step)
+                if module is None:
+                    value = value + residual
+                else:
+                    value = module(value[:, :, None, None]).flatten(1) if images else module(value)
+            return value
+
+        return function
+
+    # Floats behind a layer
+
+    def _absorb(self, node: fx.Node) -> None:
+        """BatchNorms behind a layer that writes floats, a shortcut, and the packing of the result become its own."""
+        layer = node.meta["layer"]
+        images = isinstance(layer, BinaryConv2d)
+        chain, end = self._follow(_Chain(node, []), node, layer)
+        packers = [user for user in end.users if self._packs_signs(user, images)]
+        if end is node and not packers:
+            return
+        floats = len(end.users) > len(packers)
+        affine = own_affine(layer)
+        if chain.steps:
+            with torch.no_grad():
+                affine = fold_affine(self._arithmetic(chain, layer), layer.weight[0].numel(), layer.weight.device)
+        epilogue: Affine | AffineSigns = affine
+        if packers:
+            epilogue = AffineSigns(affine.scale, affine.bias, fused=affine.fused, floats=floats)
+        name, replaces = self._replaced(chain)
+        replaces = (*replaces, *(packer.meta["signs_of"][0] for packer in packers if "signs_of" in packer.meta))
+        args = [node.args[0], *([] if chain.residual is None else [chain.residual])]
+        twin = self._add(end, f"{name}_affine", packed_twin(layer, epilogue, replaces), *args)
+        with self.graph.inserting_before(end):
+            both = bool(packers) and floats
+            words = self.graph.call_function(operator.getitem, (twin, 1)) if both else twin
+            values = self.graph.call_function(operator.getitem, (twin, 0)) if both else twin
+        for packer in packers:
+            words.meta.update(packer.meta)
+            packer.replace_all_uses_with(words)
+            self.graph.erase_node(packer)
+        end.replace_all_uses_with(values)
+
+    def _packs_signs(self, node: fx.Node, images: bool) -> bool:
+        module = self._module(node)
+        return isinstance(module, PackSigns) and module.images == images
+
+    def _follow(self, chain: _Chain, end: fx.Node, layer: BinaryLayer) -> tuple[_Chain, fx.Node]:
+        """Goes on from a layer as far as its twin can do the work: through BatchNorms and one addition."""
+        while chain.residual is None and len(end.users) == 1:
+            (user,) = end.users
+            if _is_fixed_norm(self._module(user)) and self._norm_is_per_output(layer):
+                chain.steps.append(user)
+            elif _is_addition(user) and self._shortcut(user, end) is not None:
+                chain.residual = self._shortcut(user, end)
+            else:
+                break
+            end = user
+        return chain, end
+
+    @staticmethod
+    def _norm_is_per_output(layer: BinaryLayer) -> bool:
+        """BatchNorm's channels are dimension 1, a linear layer's outputs the last."""
+        if isinstance(layer, BinaryConv2d):
+            return True
+        activation = layer.activation
+        assert activation is not None
+        return activation.mask_shape is not None and len(activation.mask_shape) == 1
+
+    @staticmethod
+    def _shortcut(addition: fx.Node, side: fx.Node) -> fx.Node | None:
+        """The other side of an addition, if it is a node that the addition leaves as it is."""
+        other = addition.args[1] if addition.args[0] is side else addition.args[0]
+        in_place = addition.target in (operator.iadd, "add_")
+        if not isinstance(other, fx.Node) or other is side or (in_place and addition.args[0] is other):
+            return None
+        return other
+
+
+def _is_fixed_norm(module: nn.Module | None) -> TypeGuard[nn.BatchNorm1d | nn.BatchNorm2d]:
+    """A BatchNorm that is a function of each channel; without running statistics it depends on the batch."""
+    return isinstance(module, _BATCH_NORMS) and module.running_mean is not None
+
+
+def _is_addition(node: fx.Node) -> bool:
+    function = node.op == "call_function" and node.target in _ADDITIONS
+    method = node.op == "call_method" and node.target in ("add", "add_")
+    return (function or method) and len(node.args) == 2 and not node.kwargs
+
+
+def _is_max_pool(node: fx.Node, module: nn.Module | None) -> bool:
+    return isinstance(module, nn.MaxPool2d) or node.target in (F.max_pool2d, torch.max_pool2d)
+
+
+def _pool_settings(node: fx.Node, module: nn.Module | None) -> dict[str, Any] | None:
+    """The arguments of max-pooling; None if it returns indices too."""
+    if module is not None:
+        settings = {name: getattr(module, name) for name in (*_POOL_ARGUMENTS, "return_indices")}
+    else:
+        defaults = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
+        names = (*_POOL_ARGUMENTS, "return_indices")
+        settings = {**defaults, **dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+    if settings.pop("return_indices"):
+        return None
+    settings["stride"] = settings["stride"] or settings["kernel_size"]
+    return settings
+
+
+def _flat(node: fx.Node) -> str:
+    """A submodule name for a node: its target's, at the top level."""
+    return str(node.target).replace(".", "_") if node.op == "call_module" else node.name

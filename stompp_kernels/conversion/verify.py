@@ -1,0 +1,107 @@
+"""A packed network against the float simulation of the model it was made from, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from stompp_kernels.nn import BinaryLayer, PackedOnFloats, ProgressiveActivation, float_simulation
+from stompp_kernels.ops.reference import bits_from_words
+from stompp_kernels.progression.example_run import as_arguments, undisturbed
+
+# Float modules see the same values in another memory format, which may group their sums differently.
+_TOLERANCES = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
+    """Runs both on the inputs and compares, layer by layer, then what they return.
+
+    Of a graph the signs after each committed activation are compared, of a model converted layer by layer the outputs
+    of each.
+
+    Args:
+        model: the model that ``packed`` was made from, by ``sk.convert``.
+        inputs: a tensor, tuple of positional or dict of keyword arguments.
+
+    Raises:
+        ValueError: something differs; names the first layer that does, or says that the outputs do.
+    """
+    args, kwargs = as_arguments(inputs)
+    by_graph = isinstance(packed, fx.GraphModule)
+    kept: dict[str, Tensor] = {}
+    kind = ProgressiveActivation if by_graph else BinaryLayer
+    with _outputs_of(model, kind, kept.__setitem__), undisturbed(model), float_simulation():
+        expected = model(*args, **kwargs)
+    found = _run_graph(packed, kept, args, kwargs) if by_graph else _run_modules(packed, kept, args, kwargs)
+    difference = _difference(found, expected)
+    if difference:
+        raise ValueError(f"the packed network's output differs from the model's: {difference}")
+
+
+@contextmanager
+def _outputs_of(model: nn.Module, kind: type[nn.Module], note: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Calls note(name, output) for each module of this type that runs."""
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: note(name, output)
+
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _difference(found: Any, expected: Any) -> str:
+    try:
+        torch.testing.assert_close(found, expected, **_TOLERANCES)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+def _run_modules(packed: nn.Module, kept: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def compare(name: str, output: Tensor) -> None:
+        difference = _difference(output, kept[name])
+        if difference:
+            raise ValueError(f"the packed network differs at {name}: {difference}")
+
+    with _outputs_of(packed, PackedOnFloats, compare), torch.no_grad():
+        return packed(*args, **kwargs)
+
+
+def _run_graph(
+    packed: fx.GraphModule, kept: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    comparison = _SignComparison(packed, kept)
+    # An interpreter takes one argument a placeholder.
+    names = [(node.name, node.args) for node in packed.graph.nodes if node.op == "placeholder"][len(args) :]
+    rest = [kwargs[name] if name in kwargs else default[0] for name, default in names]
+    with torch.no_grad():
+        result = comparison.run(*args, *rest)
+    if comparison.difference:
+        raise ValueError(f"the packed network differs at {comparison.difference}")
+    return result
+
+
+class _SignComparison(fx.Interpreter):
+    def __init__(self, packed: fx.GraphModule, kept: Mapping[str, Tensor]) -> None:
+        super().__init__(packed)
+        self.kept = kept
+        self.difference = ""  # the first
+
+    def run_node(self, node: fx.Node) -> Any:
+        result = super().run_node(node)
+        if "signs_of" in node.meta and not self.difference:
+            name, images = node.meta["signs_of"]
+            expected = self.kept[name].permute(0, 2, 3, 1) if images else self.kept[name]
+            different = int((bits_from_words(result, expected.shape[-1]) != (expected < 0)).sum())
+            if different:
+                self.difference = f"{name}: {different} of {expected.numel()} signs"
+        return result

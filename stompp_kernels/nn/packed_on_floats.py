@@ -1,0 +1,55 @@
+"""Packed layers between float modules."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stompp_kernels.nn.packed import PackedLayer, PackSigns
+
+
+class SharedSigns(PackSigns):
+    """PackSigns that remembers its last result: layers that are given the same tensor one after the other share it.
+
+    Only the words are kept; the floats may be freed. Nothing is shared while a graph is traced (the compiler merges
+    equal calls), or of inference tensors, which can change without a trace.
+    """
+
+    _last: tuple[weakref.ref[Tensor], int, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or x.is_inference():
+            return super().forward(x)
+        version, last = x._version, self._last  # read once: another thread may replace it
+        if last is not None and last[1] == version and last[0]() is x:
+            return last[2]
+        words = super().forward(x)
+        self._last = (weakref.ref(x), version, words)
+        return words
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+
+class PackedOnFloats(nn.Module):
+    """A packed layer that takes floats, whose signs it packs itself, and gives floats.
+
+    Args:
+        layer: writes floats.
+        signs: packs the input; several layers may share one.
+
+    Shape:
+        As the float layer: [..., K] to [..., N], or [B, C, H, W] to [B, O, OH, OW].
+    """
+
+    def __init__(self, layer: PackedLayer, signs: PackSigns) -> None:
+        super().__init__()
+        if layer.writes != "floats":
+            raise ValueError(f"layer must write floats, got one that writes {layer.writes}")
+        self.signs, self.layer = signs, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.signs(x))

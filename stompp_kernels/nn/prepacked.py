@@ -1,0 +1,72 @@
+"""The float convolutions of a packed network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CHANNELS_LAST = torch.channels_last
+
+
+class PrepackedConv2d(nn.Conv2d):
+    """nn.Conv2d for inference: on the CPU its weights are kept in oneDNN's order, not brought into it by every call.
+
+    That order is made by the first call and again when the weights change; state dicts hold the usual weights. Results
+    are nn.Conv2d's, bit for bit. Where the input is not channels_last, is on another device, needs a gradient, or is
+    being traced, it is nn.Conv2d.
+    """
+
+    _reordered: tuple[Any, Tensor] | None = None
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> PrepackedConv2d:
+        """The same convolution, sharing its parameters."""
+        with torch.device("meta"):
+            twin = cls(
+                conv.in_channels,
+                conv.out_channels,
+                conv.kernel_size,
+                conv.stride,
+                conv.padding,
+                conv.dilation,
+                conv.groups,
+                conv.bias is not None,
+                conv.padding_mode,
+            )
+        twin.weight, twin.bias = conv.weight, conv.bias
+        return twin.train(conv.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not self._can_prepack(input):
+            return super().forward(input)
+        geometry = self.padding, self.stride, self.dilation, self.groups
+        weight = self._weight_for(input)
+        return torch.ops.mkldnn._convolution_pointwise(input, weight, self.bias, *geometry, "none", [], "")
+
+    def _can_prepack(self, x: Tensor) -> bool:
+        return (
+            x.device.type == "cpu"
+            and x.dtype is self.weight.dtype is torch.float32
+            and x.dim() == 4
+            and x.is_contiguous(memory_format=_CHANNELS_LAST)
+            and not isinstance(self.padding, str)
+            and self.padding_mode == "zeros"
+            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+            and not torch.is_autocast_enabled("cpu")
+            and torch.backends.mkldnn.enabled
+            and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        )
+
+    def _weight_for(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        key = (weight.data_ptr(), None if weight.is_inference() else weight._version)
+        if self._reordered is None or self._reordered[0] != key:
+            geometry = self.padding, self.stride, self.dilation, self.groups
+            sizes = [1, *x.shape[1:]]
+            self._reordered = key, torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *geometry, sizes)
+        return self._reordered[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reordered": None}

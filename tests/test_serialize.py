@@ -267,6 +267,9 @@ STRUCTURES = {
     "three paddings": lambda t, s: module(s, FUSED_CONV).update(padding=[1, 1, 1]),
     "padding value": lambda t, s: module(s, FUSED_CONV).update(padding_value=2),
     "code in a placeholder": lambda t, s: node(s, "placeholder").update(target=INJECTED),
+    "a node as a default": lambda t, s: next(n for n in s["graph"][::-1] if n["op"] == "output").update(
+        op="placeholder", target="late", args=[{"node": "fc"}]
+    ),
     "code in a keyword": lambda t, s: node(s, "call_function").update(kwargs={f"dim=1, {INJECTED}, **": 1}),
     "code in a module name": lambda t, s: rename_module(s, 'pool")(x) or print("'),
     "a dunder as a module name": lambda t, s: rename_module(s, "__class__.pool"),

@@ -373,6 +373,8 @@ def _graph_from_json(nodes: list[dict[str, Any]]) -> fx.Graph:
         called = _FUNCTIONS[target] if op == "call_function" else target
         args = tuple(map(argument, spec["args"]))
         kwargs = {key: argument(value) for key, value in spec["kwargs"].items()}
-        made[spec["name"]] = graph.create_node(op, called, args, kwargs, spec["name"])
+        node = made[spec["name"]] = graph.create_node(op, called, args, kwargs, spec["name"])
+        if op == "placeholder" and node.all_input_nodes:
+            raise ValueError(f"the default of input {target!r} must be a constant")  # Python evaluates it on load
     graph.lint()
     return graph

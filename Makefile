@@ -20,7 +20,7 @@ RUN = "$(VENV)/bin/python" -m
 CLANG_FORMAT = "$(VENV)/bin/python" -c "import clang_format as c; c.clang_format()"
 SETUP_ENV = "$(PYTHON)" scripts/setup_env.py --venv "$(VENV)"
 PYTHON_FILES = stompp_kernels tests scripts setup.py $(wildcard benchmarks)
-CXX_FILES = find csrc tests benchmarks -type f \
+CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:

@@ -1,10 +1,10 @@
 """Compiles stompp_kernels/_C and, where nvcc is, stompp_kernels/_cuda; the metadata is in pyproject.toml.
 
 _C is one extension module that holds the torch-free core, the operators (libtorch stable ABI) and
-a pybind11 module. _cuda is a plain shared library with the kernels for NVIDIA GPUs: there is no Python in
-it, it has its own CUDA runtime, and it builds against a torch for CPUs too. Ninja runs the compilers
-directly: the flags are exactly those written here, and a second build compiles only what changed, also
-under `pip install -e`, whose temporary directories would defeat that.
+a pybind11 module; libstompp_kernels.so is the same without the latter, for C++ programs. _cuda is a plain shared
+library with the kernels for NVIDIA GPUs: there is no Python in it, it has its own CUDA runtime, and it builds against a
+torch for CPUs too. Ninja runs the compilers directly: the flags are exactly those written here, and a second build
+compiles only what changed, also under `pip install -e`, whose temporary directories would defeat that.
 
 Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual; STOMPP_BUILD_NATIVE=0 leaves both out, STOMPP_CUDA=0 leaves
 _cuda out and STOMPP_CUDA=1 insists on it; CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST ("8.0;9.0a;12.0+PTX")
@@ -43,6 +43,9 @@ MIN_TORCH = (2, 10)
 MIN_SETUPTOOLS = Version("77.0.3")  # the first release that reads pyproject's `license = "..."`
 # The oldest stable ABI to run under: major in the top byte, minor in the next.
 TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
+
+CPP_LIBRARY, CUDA_LIBRARY = "stompp_kernels.libstompp_kernels", "stompp_kernels._cuda"
+PYTHON_MODULE = "csrc/torch/module.cpp"  # the one source of _C that needs Python
 
 WITHOUT_NATIVE = "STOMPP_BUILD_NATIVE=0 installs stompp_kernels without its compiled kernels."
 WITHOUT_CUDA = "STOMPP_CUDA=0 leaves out the kernels for NVIDIA GPUs."
@@ -404,21 +407,22 @@ def check_requirements() -> tuple[Path, list[str], str, Path]:
 class BuildNative(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
         *package, name = fullname.split(".")
-        # Any Python loads it.
-        return os.path.join(*package, "_cuda.so") if name == "_cuda" else super().get_ext_filename(fullname)
+        # Any Python loads these, or none: their files do not bear its name. setuptools asks with and without package.
+        plain = any(library.endswith(f".{name}") for library in (CPP_LIBRARY, CUDA_LIBRARY))
+        return os.path.join(*package, f"{name}.so") if plain else super().get_ext_filename(fullname)
 
     def build_extensions(self) -> None:
         torch_dir, compiler, ninja, python_include = check_requirements()
         file = NinjaFile(f"build/native/{sysconfig.get_config_var('SOABI')}")
         file.rule("cxx", compile_command(compiler, torch_dir, python_include))
+        file.rule("link", link_command(compiler, torch_dir), compiles=False)
         targets = {}
         for ext in self.extensions:
             output = Path(self.get_ext_fullpath(ext.name))
             target = targets[output] = f"{file.folder}/{output.name}"
-            if ext.name.endswith("._cuda"):
+            if ext.name == CUDA_LIBRARY:
                 self.add_cuda(file, ext.sources, target, compiler, torch_dir)
             else:
-                file.rule("link", link_command(compiler, torch_dir), compiles=False)
                 file.link("link", target, [file.compile("cxx", source) for source in ext.sources])
         self.run_ninja([ninja, "-f", file.write(), *targets.values()])
         for output, target in targets.items():
@@ -456,7 +460,7 @@ class BuildNative(build_ext):
             command = [*command, "-j", jobs]
         sys.stdout.flush()
         if subprocess.run(command, cwd=ROOT).returncode != 0:
-            hint = f" {WITHOUT_CUDA}" if any(ext.name.endswith("._cuda") for ext in self.extensions or []) else ""
+            hint = f" {WITHOUT_CUDA}" if any(ext.name == CUDA_LIBRARY for ext in self.extensions or []) else ""
             raise CompileError(f"the kernels did not compile; the compiler's output is above.{hint}")
 
 
@@ -474,9 +478,13 @@ def extensions() -> list[Extension]:
         if switch("STOMPP_CUDA", "") == "1":
             raise PlatformError("STOMPP_BUILD_NATIVE=0 and STOMPP_CUDA=1 contradict each other.")
         return []
-    found = [Extension("stompp_kernels._C", native_sources())]
+    sources = native_sources()
+    found = [
+        Extension("stompp_kernels._C", sources),
+        Extension(CPP_LIBRARY, [source for source in sources if source != PYTHON_MODULE]),
+    ]
     if find_nvcc() is not None:
-        found.append(Extension("stompp_kernels._cuda", cuda_sources()))
+        found.append(Extension(CUDA_LIBRARY, cuda_sources()))
     return found
 
 

@@ -225,7 +225,7 @@ def main():
         call([python, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=ROOT)
     else:
         return
-    unwanted = [] if native else [*PACKAGE.glob("_C*.so")]
+    unwanted = [] if native else [*PACKAGE.glob("_C*.so"), *PACKAGE.glob("libstompp_kernels.so")]
     if not native or os.environ.get("STOMPP_CUDA") == "0":
         unwanted.append(CUDA_LIBRARY)
     for library in unwanted:

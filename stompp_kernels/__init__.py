@@ -7,7 +7,16 @@ sk.save_packed(packed, "net.safetensors")
 """
 
 from stompp_kernels import models, nn, ops
-from stompp_kernels.conversion import PreparationReport, convert, explain, load_packed, prepare, save_packed
+from stompp_kernels.conversion import (
+    PreparationReport,
+    convert,
+    explain,
+    export_packed,
+    load_exported,
+    load_packed,
+    prepare,
+    save_packed,
+)
 from stompp_kernels.native import Implementation, implementations, use_implementation
 from stompp_kernels.nn import float_simulation
 from stompp_kernels.ops import PackedWeight
@@ -22,9 +31,11 @@ __all__ = [
     "StoMPP",
     "convert",
     "explain",
+    "export_packed",
     "float_simulation",
     "implementations",
     "link",
+    "load_exported",
     "load_packed",
     "models",
     "nn",

@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -39,6 +40,10 @@ class Implementation:
     active: bool
     reason: str = ""
     device: str = "cpu"
+
+
+CPP_LIBRARY = Path(__file__).with_name("libstompp_kernels.so")
+"""The ops and their CPU kernels without Python, for C++ programs; not to be loaded into a process that imports this."""
 
 
 def _load() -> tuple[Any, str]:

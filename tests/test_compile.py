@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import assert_same_bits
-from models_for_tests import MLP, assert_same_state, make, seeded, set_stage, snapshot, train_steps
+from models_for_tests import MLP, assert_same_state, make, randomize_norms, seeded, set_stage, snapshot, train_steps
 from torch import nn
 
 import stompp_kernels as sk
@@ -178,6 +178,28 @@ def test_compiled_soft_tensors_of_another_shape_are_clipped_until_they_are_partl
     assert len(graphs) == 2
     with pytest.raises(ValueError, match=r"x must have shape \[B, \*\(5, 4\)\] while partly frozen, got \[2, 5, 3\]"):
         compiled(other)
+
+
+def packed_resnet():
+    torch.manual_seed(0)
+    model = sk.models.create("resnet20", 7, binarize="both", width=4, image_size=16)
+    randomize_norms(set_stage(model, Stage.BINARY), torch.Generator().manual_seed(1))
+    return sk.convert(model.eval())
+
+
+def test_a_packed_resnet_is_one_graph_for_batches_of_any_size():
+    packed = packed_resnet()
+    compile_graph, graphs = counting("aot_eager")  # test_aot_inductor.py: inductor
+    compiled = torch.compile(packed, fullgraph=True, backend=compile_graph)
+    with torch.no_grad():
+        for batch in (4, 2, 9):
+            x = torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(batch))
+            torch._dynamo.mark_dynamic(x, 0)
+            # BatchNorms that stay in float are decomposed: float rounding.
+            torch.testing.assert_close(compiled(x), packed(x), rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1
+    ops = {str(node.target).removeprefix("stompp.") for node in graphs[0].graph.nodes if "stompp" in str(node.target)}
+    assert {"pack_outside.default", "bconv2d_threshold.default", "bconv2d_affine.default"} <= ops
 
 
 def test_an_activation_without_a_mask_compiles_to_a_clip():

@@ -11,14 +11,17 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
 
-def test_the_usage_example_runs(tmp_path, monkeypatch, capsys):
-    code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert code is not None
+def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert len(blocks) == 2
     monkeypatch.chdir(tmp_path)
-    exec(compile(code.group(1), "README.md", "exec"), {})
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
     out = capsys.readouterr().out
     assert "bconv2d + threshold" in out
     assert (tmp_path / "network.safetensors").stat().st_size > 0
+    assert (tmp_path / "network.pt2").stat().st_size > 0
 
 
 def test_the_usage_example_is_short():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import struct
 
 import pytest
@@ -88,8 +87,10 @@ def assert_round_trip(net, x, tmp_path):
         [nn.BatchNorm2d(8, eps=0.5, affine=False), nn.ReLU6(), nn.Tanh(), nn.Flatten()],
         [nn.Conv2d(8, 4, (3, 2), 2, "valid", bias=False, groups=2), nn.Flatten()],
         [nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"), nn.Flatten()],
+        [nn.GroupNorm(2, 8, eps=0.5), nn.PReLU(8, 0.1), nn.LeakyReLU(0.3), nn.ZeroPad2d((1, 0, 2, 0)), nn.Flatten()],
+        [nn.SiLU(), nn.Hardswish(), nn.Hardsigmoid(), nn.Flatten(), nn.Sigmoid(), nn.Softmax(1)],
     ],
-    ids=["avg divisor", "avg", "max", "gelu", "norm", "conv", "circular"],
+    ids=["avg divisor", "avg", "max", "gelu", "norm", "conv", "circular", "group", "smooth"],
 )
 def test_float_modules_keep_their_arguments(layers, tmp_path):
     torch.manual_seed(0)
@@ -112,10 +113,24 @@ def test_functions_and_methods_keep_their_arguments(tmp_path):
             y = F.avg_pool2d(F.pad(y, (1, 0, 2, 1)), 2, stride=(2, 3))
             y = torch.cat([y[:, :4], y[:, 4:] * 0.5], dim=1).permute(0, 1, 3, 2).contiguous()
             y = F.max_pool2d(torch.relu(y), 2)
+            y = y * torch.sigmoid(torch.mean(y, (2, 3), keepdim=True)) - F.hardtanh(y, -0.5, 0.25) / 3
+            y = torch.mul(F.silu(y), F.gelu(y, approximate="tanh")).transpose(2, 3).tanh().contiguous()
             return self.head(y.view(y.size(0), -1)[:, 0:32])
 
     torch.manual_seed(0)
     assert_round_trip(Net(), torch.randn(3, 3, 12, 12), tmp_path)
+
+
+def test_a_network_of_another_precision_keeps_it(tmp_path):
+    model, x = committed("mlp", 5)
+    packed = sk.convert(model)
+    for layer in (packed.fc1, packed.fc4):
+        layer.double()
+    with torch.no_grad():
+        expected = packed.fc4(packed.fc1(x.double())[:, :40])
+        sk.save_packed(packed, tmp_path / "net.safetensors")
+        loaded = sk.load_packed(tmp_path / "net.safetensors")
+        assert torch.equal(loaded.fc4(loaded.fc1(x.double())[:, :40]), expected)
 
 
 def test_binarized_layers_of_a_wide_net_are_20_times_smaller(tmp_path):
@@ -158,40 +173,7 @@ def test_files_cut_short_are_refused(saved, tmp_path):
     for length in sorted(lengths):
         refused(data[:length], tmp_path / "broken.safetensors")
     refused(data + b"\0", tmp_path / "broken.safetensors")
-
-
-def load_or_refuse(path):
-    """The network, or None after the one error that is allowed."""
-    try:
-        return sk.load_packed(path)
-    except ValueError as error:
-        if path.name not in str(error):
-            raise
-        return None
-
-
-def test_files_with_a_flipped_bit_are_refused(saved, tmp_path):
-    data = bytearray(saved[1].read_bytes())
-    rng = random.Random(0)
-    header = 8 + struct.unpack("<Q", data[:8])[0]
-    places = (
-        [rng.randrange(len(data)) for _ in range(200)] + list(range(8)) + [rng.randrange(header) for _ in range(150)]
-    )
-    path = tmp_path / "broken.safetensors"
-    original = sk.load_packed(saved[1])(saved[2])
-    survived = 0
-    for place in places:
-        bit = 1 << rng.randrange(8)
-        data[place] ^= bit
-        path.write_bytes(data)
-        loaded = load_or_refuse(path)
-        if loaded is not None:
-            # A bit of JSON's white space or of a tensor's place may say the same thing; never another network.
-            survived += 1
-            assert torch.equal(loaded(saved[2]), original), place
-        data[place] ^= bit
-    assert survived < 10
-    refused(b"no such thing", path)
+    refused(b"no such thing", tmp_path / "broken.safetensors")  # test_fuzz_packed.py has other damage
 
 
 @pytest.mark.parametrize(
@@ -278,7 +260,16 @@ STRUCTURES = {
     "stray tensor": lambda t, s: t.update(stray=torch.zeros(3)),
     "tensor of another shape": lambda t, s: t.update({"fc.bias": torch.zeros(5)}),
     "words of another dtype": lambda t, s: t.update({f"{FUSED_CONV}.weight": t[f"{FUSED_CONV}.weight"].float()}),
+    "thresholds of floats": lambda t, s: t.update({f"{FUSED_CONV}.thresholds": t[f"{FUSED_CONV}.thresholds"].float()}),
+    "limits of halves": lambda t, s: t.update({"relu_pack.low": t["relu_pack.low"].half()}),
+    "a float module of integers": lambda t, s: t.update({"fc.bias": t["fc.bias"].int()}),
+    "no stride": lambda t, s: module(s, FUSED_CONV).update(stride=[0, 1]),
+    "three paddings": lambda t, s: module(s, FUSED_CONV).update(padding=[1, 1, 1]),
+    "padding value": lambda t, s: module(s, FUSED_CONV).update(padding_value=2),
     "code in a placeholder": lambda t, s: node(s, "placeholder").update(target=INJECTED),
+    "a node as a default": lambda t, s: next(n for n in s["graph"][::-1] if n["op"] == "output").update(
+        op="placeholder", target="late", args=[{"node": "fc"}]
+    ),
     "code in a keyword": lambda t, s: node(s, "call_function").update(kwargs={f"dim=1, {INJECTED}, **": 1}),
     "code in a module name": lambda t, s: rename_module(s, 'pool")(x) or print("'),
     "a dunder as a module name": lambda t, s: rename_module(s, "__class__.pool"),

@@ -2,7 +2,17 @@
 
 from stompp_kernels.conversion.convert import convert
 from stompp_kernels.conversion.explain import explain
+from stompp_kernels.conversion.export import export_packed, load_exported
 from stompp_kernels.conversion.prepare import PreparationReport, prepare
 from stompp_kernels.conversion.serialize import load_packed, save_packed
 
-__all__ = ["PreparationReport", "convert", "explain", "load_packed", "prepare", "save_packed"]
+__all__ = [
+    "PreparationReport",
+    "convert",
+    "explain",
+    "export_packed",
+    "load_exported",
+    "load_packed",
+    "prepare",
+    "save_packed",
+]

@@ -13,14 +13,14 @@ import json
 import operator
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, fx, nn
 
 from stompp_kernels.files import replacing
@@ -35,6 +35,7 @@ from stompp_kernels.nn import (
 )
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import Affine, AffineSigns, PackedWeight, Threshold
+from stompp_kernels.ops.checks import FLOATS, check_choice, pair
 from stompp_kernels.ops.reference import words_for
 
 FORMAT, VERSION = "stompp_kernels.packed", 2
@@ -56,14 +57,23 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.BatchNorm1d: ("num_features", "eps", "momentum", "affine", "track_running_stats"),
     nn.BatchNorm2d: ("num_features", "eps", "momentum", "affine", "track_running_stats"),
     nn.LayerNorm: ("normalized_shape", "eps", "elementwise_affine", "bias"),
+    nn.GroupNorm: ("num_groups", "num_channels", "eps", "affine"),
     nn.ReLU: (),
     nn.ReLU6: (),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.PReLU: ("num_parameters",),
     nn.GELU: ("approximate",),
+    nn.SiLU: (),
+    nn.Hardswish: (),
+    nn.Hardsigmoid: (),
+    nn.Sigmoid: (),
     nn.Tanh: (),
     nn.Hardtanh: ("min_val", "max_val"),
+    nn.Softmax: ("dim",),
     nn.Identity: (),
     nn.Dropout: ("p",),
     nn.Flatten: ("start_dim", "end_dim"),
+    nn.ZeroPad2d: ("padding",),
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode"),
     nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: ("output_size",),
@@ -84,14 +94,24 @@ def _shape(x: Tensor) -> torch.Size:
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "iadd": operator.iadd,
+    "sub": operator.sub,
     "mul": operator.mul,
+    "truediv": operator.truediv,
     "getitem": operator.getitem,
     "shape": _shape,
     "torch.add": torch.add,
     "torch.flatten": torch.flatten,
     "torch.cat": torch.cat,
+    "torch.mean": torch.mean,
+    "torch.mul": torch.mul,
     "torch.relu": torch.relu,
+    "torch.sigmoid": torch.sigmoid,
+    "torch.tanh": torch.tanh,
     "F.relu": F.relu,
+    "F.hardtanh": F.hardtanh,
+    "F.gelu": F.gelu,
+    "F.silu": F.silu,
+    "F.softmax": F.softmax,
     "F.avg_pool2d": F.avg_pool2d,
     "F.max_pool2d": F.max_pool2d,
     "F.adaptive_avg_pool2d": F.adaptive_avg_pool2d,
@@ -100,7 +120,10 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
 # Names end up in the Python source that torch.fx generates: nothing but an identifier or a number may pass.
 _NAME = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
-_METHODS = ("add", "add_", "flatten", "mean", "permute", "reshape", "size", "view", "relu", "contiguous", "squeeze")
+_METHODS = (
+    *("add", "add_", "mul", "mean", "relu", "sigmoid", "tanh", "softmax"),
+    *("flatten", "permute", "transpose", "reshape", "view", "size", "contiguous", "squeeze", "unsqueeze"),
+)
 
 
 def save_packed(packed: fx.GraphModule, path: str | os.PathLike[str]) -> int:
@@ -128,8 +151,13 @@ def save_packed(packed: fx.GraphModule, path: str | os.PathLike[str]) -> int:
         return file.write(save(tensors, metadata))
 
 
-def load_packed(path: str | os.PathLike[str]) -> fx.GraphModule:
+def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> fx.GraphModule:
     """Reads a network that :func:`save_packed` wrote, and packs its weights for this machine.
+
+    Args:
+        mmap: leave float weights and constants in the file's pages, as ``torch.load(mmap=True)`` does: less memory, and
+            shared by all processes that load the file. It must then not be written to while the network lives; to
+            replace it by another, as :func:`save_packed` does, is safe.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -140,7 +168,7 @@ def load_packed(path: str | os.PathLike[str]) -> fx.GraphModule:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        tensors = load_file(path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)!r} is damaged or no safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
@@ -151,17 +179,21 @@ def load_packed(path: str | os.PathLike[str]) -> fx.GraphModule:
     if metadata.get("sha256") != _digest(text, tensors):
         raise ValueError(f"{os.fspath(path)!r} was altered: its checksum does not match its contents")
     try:
-        structure = json.loads(text)
-        root = nn.Module()
-        for name, spec in structure["modules"].items():
-            own = {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-            _add_submodule(root, name, _module_from_json(spec, own))
-        graph = _graph_from_json(structure["graph"])
-        packed = fx.GraphModule(root, graph)
-        packed.load_state_dict(tensors)
+        packed = _network_from_json(json.loads(text), tensors, copy=not mmap)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SyntaxError) as error:
         raise ValueError(f"{os.fspath(path)!r} holds a network that this package cannot build: {error}") from error
     return packed.eval()
+
+
+def _network_from_json(structure: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> fx.GraphModule:
+    root = nn.Module()
+    unused = dict(tensors)
+    for name, spec in structure["modules"].items():
+        own = {key.removeprefix(f"{name}."): unused.pop(key) for key in tensors if key.startswith(f"{name}.")}
+        _add_submodule(root, name, _module_from_json(spec, own, copy))
+    if unused:
+        raise ValueError(f"no module has the tensors {sorted(unused)}")
+    return fx.GraphModule(root, _graph_from_json(structure["graph"]))
 
 
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:
@@ -169,7 +201,7 @@ def _digest(text: str, tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -202,45 +234,71 @@ def _module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
     return {"type": kind.__name__, "arguments": arguments}
 
 
-def _module_from_json(spec: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+def _module_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> nn.Module:
     name = spec["type"]
     if name in ("PackedConv2d", "PackedLinear"):
-        return _packed_from_json(spec, tensors)
+        return _packed_from_json(spec, tensors, copy)
     if name not in _FLOAT_MODULE_NAMES:
         raise ValueError(f"unknown module type {name!r}")
     kind = _FLOAT_MODULE_NAMES[name]
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in spec["arguments"].items()}
     if set(arguments) != set(_FLOAT_MODULES[kind]):
         raise ValueError(f"module type {name!r} has arguments {sorted(arguments)}")
-    # Memory is taken only for a shape that the tensors in the file have.
+    # No memory is taken for a shape that the file gives: its own tensors take the place of these.
     with torch.device("meta"):
         module = kind(**arguments)
-    expected = {key: t.shape for key, t in module.state_dict().items()}
-    if expected != {key: t.shape for key, t in tensors.items()}:
-        raise ValueError(f"a {name} needs tensors of shapes {expected}")
-    return module.to_empty(device="cpu")
+    _check_tensors(name, module.state_dict(), tensors, () if kind is PackBatchNorm else FLOATS)
+    own = {key: t.clone() for key, t in tensors.items()} if copy else tensors
+    module.load_state_dict(own, assign=True)
+    return module
 
 
-def _packed_from_json(spec: dict[str, Any], tensors: dict[str, Tensor]) -> PackedLayer:
-    weight = PackedWeight.from_words(tensors["weight"], spec["shape"], spec["groups"])
-    if len(weight.shape) != (2 if spec["type"] == "PackedLinear" else 4):
-        raise ValueError(f"a {spec['type']} has no weight of shape {list(weight.shape)}")
-    N, rows = weight.shape[0], spec["threshold_rows"]
-    if rows not in (0, 1, 2):
-        raise ValueError(f"threshold_rows must be 0, 1 or 2, got {rows!r}")
-    writes, fused = spec["writes"], spec["fused"]
-    if writes not in ("floats", "bits", "both") or not isinstance(fused, bool):
-        raise ValueError(f"a packed layer cannot write {writes!r} with fused {fused!r}")
-    epilogue: Affine | AffineSigns | Threshold = Affine(torch.ones(N), torch.zeros(N), fused=fused)
-    if writes != "floats":
-        epilogue = AffineSigns(torch.ones(N), torch.zeros(N), fused=fused, floats=writes == "both")
+def _check_tensors(
+    name: str, expected: dict[str, Tensor], tensors: dict[str, Tensor], precisions: Sequence[torch.dtype] = ()
+) -> None:
+    """That the tensors have a module's names, shapes and types; floats may have any of the precisions."""
+    shapes = {key: list(t.shape) for key, t in expected.items()}
+    if shapes != {key: list(t.shape) for key, t in tensors.items()}:
+        raise ValueError(f"a {name} needs tensors of shapes {shapes}")
+    for key, t in expected.items():
+        dtype = tensors[key].dtype
+        if dtype != t.dtype and not (t.is_floating_point() and dtype in precisions):
+            raise ValueError(f"{key} of a {name} must be {t.dtype}, got {dtype}")
+
+
+def _packed_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> PackedLayer:
+    kind, shape, rows, writes = spec["type"], spec["shape"], spec["threshold_rows"], spec["writes"]
+    if len(shape) != (2 if kind == "PackedLinear" else 4):
+        raise ValueError(f"a {kind} has no weight of shape {shape}")
+    check_choice("threshold_rows", rows, (0, 1, 2))
+    check_choice("writes", writes, ("bits",) if rows else ("floats", "bits", "both"))
+    if not isinstance(spec["fused"], bool) or (rows and spec["fused"]):
+        raise ValueError(f"a {kind} with {rows} threshold rows cannot have fused {spec['fused']!r}")
+    weight = PackedWeight.from_words(tensors["weight"], shape, spec["groups"])
+    constants = {key: t.clone() if copy else t for key, t in tensors.items() if key != "weight"}
+    with torch.device("meta"):
+        N = weight.shape[0]
+        expected = {"scale": torch.empty(N), "bias": torch.empty(N)}
+        if rows:
+            flip_words = torch.empty(words_for(N), dtype=torch.int32)
+            expected = {"thresholds": torch.empty(rows, N, dtype=torch.int32), "flip_words": flip_words}
+    _check_tensors(kind, expected, constants)
+    epilogue: Affine | AffineSigns | Threshold
     if rows:
-        epilogue = Threshold(torch.zeros(rows, N, dtype=torch.int32), torch.zeros(words_for(N), dtype=torch.int32))
-    replaces = tuple(spec["replaces"])
-    if spec["type"] == "PackedLinear":
+        epilogue = Threshold(**constants)
+    elif writes == "floats":
+        epilogue = Affine(**constants, fused=spec["fused"])
+    else:
+        epilogue = AffineSigns(**constants, fused=spec["fused"], floats=writes == "both")
+    replaces = tuple(map(str, spec["replaces"]))
+    if kind == "PackedLinear":
         return PackedLinear(weight, epilogue, replaces)
-    pairs = {key: tuple(spec[key]) for key in ("stride", "padding", "dilation")}
-    return PackedConv2d(weight, epilogue, **pairs, padding_value=spec["padding_value"], replaces=replaces)
+    strides_and_dilation = {key: pair(key, spec[key], 1) for key in ("stride", "dilation")}
+    padding, value = pair("padding", spec["padding"], 0), spec["padding_value"]
+    check_choice("padding_value", value, (0, 1, -1))
+    return PackedConv2d(
+        weight, epilogue, padding=padding, padding_value=value, replaces=replaces, **strides_and_dilation
+    )
 
 
 def _check_name(name: str) -> None:
@@ -315,6 +373,8 @@ def _graph_from_json(nodes: list[dict[str, Any]]) -> fx.Graph:
         called = _FUNCTIONS[target] if op == "call_function" else target
         args = tuple(map(argument, spec["args"]))
         kwargs = {key: argument(value) for key, value in spec["kwargs"].items()}
-        made[spec["name"]] = graph.create_node(op, called, args, kwargs, spec["name"])
+        node = made[spec["name"]] = graph.create_node(op, called, args, kwargs, spec["name"])
+        if op == "placeholder" and node.all_input_nodes:
+            raise ValueError(f"the default of input {target!r} must be a constant")  # Python evaluates it on load
     graph.lint()
     return graph

@@ -1,0 +1,115 @@
+"""export_packed / load_exported: a packed network as torch.export's program, in one .pt2 file.
+
+The program calls torch.ops.stompp on weights that stand in it as constants, in the order that one implementation's
+kernels read. It runs wherever torch and this package with its compiled library are installed; where another
+implementation runs, the ops pack such weights again at every call, and load_exported does it once.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from stompp_kernels.files import replacing
+from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops import PackedWeight
+from stompp_kernels.progression.example_run import as_arguments
+
+
+def export_packed(
+    packed: nn.Module, path: str | os.PathLike[str], example_inputs: Any, dynamic_batch: bool = True
+) -> ExportedProgram:
+    """Exports a packed network and writes it, whole, to one file; an existing one is replaced when that is complete.
+
+    The weights are written as they lie: for the implementation that was active when ``packed`` was converted or loaded.
+    For a weaker machine: ``with sk.use_implementation("avx2"): packed = sk.load_packed(...)``.
+
+    Args:
+        packed: made by ``sk.convert`` or ``sk.load_packed``; left as it is.
+        path: of the file, by custom ``*.pt2``. ``torch.export.load`` reads it too, after ``import stompp_kernels``.
+        example_inputs: a tensor, tuple or dict of inputs; their shapes and dtypes count, not their values.
+        dynamic_batch: dimension 0 of every input is a batch of any size, the same for all; else sizes are fixed.
+
+    Returns:
+        The program, for ``torch._inductor.aoti_compile_and_package`` for example.
+
+    Raises:
+        TypeError: ``packed`` is not such a network.
+        ValueError: there is no batch dimension, or the network takes one batch size only.
+    """
+    if not isinstance(packed, nn.Module) or not any(isinstance(m, PackedLayer) for m in packed.modules()):
+        raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
+    args, kwargs = as_arguments(example_inputs)
+    shapes: Any = None
+    if dynamic_batch:
+        batch = {0: Dim("batch")}
+        args, kwargs = tuple(map(_two_samples, args)), {key: _two_samples(value) for key, value in kwargs.items()}
+        shapes = dict.fromkeys(kwargs, batch) if kwargs else (batch,) * len(args)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(packed, args, kwargs, dynamic_shapes=shapes)
+    except torch._dynamo.exc.UserError as error:
+        if not dynamic_batch:
+            raise
+        raise ValueError(
+            f"packed does not take batches of any size; dynamic_batch=False exports it for one: {error}"
+        ) from error
+    with replacing(path) as file:
+        torch.export.save(program, file)
+    return program
+
+
+def load_exported(path: str | os.PathLike[str]) -> nn.Module:
+    """Reads a program that :func:`export_packed` wrote, and packs its weights for this machine.
+
+    As ``torch.export.load(path).module()``, which runs the program too, but slowly where it was exported for another
+    implementation. Parts of such a file may be pickled: load only files that you trust, and keep ``sk.save_packed``'s
+    for the others.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no exported program, or its weights are of another version of this package or device.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file at {os.fspath(path)!r}")
+    try:
+        with open(path, "rb") as file:
+            program = torch.export.load(file)
+    except Exception as error:  # whatever torch's reader stumbles over
+        raise ValueError(f"{os.fspath(path)!r} is damaged or no exported program: {error}") from error
+    weights = _weights(program.graph)
+    constants = program.graph_signature.inputs_to_lifted_tensor_constants
+    for key, (shape, groups) in [(key, weights[name]) for name, key in constants.items() if name in weights]:
+        try:
+            weight = PackedWeight(program.constants[key], shape, groups)
+            program.constants[key] = PackedWeight.from_words(weight.words(), shape, groups).data
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds a weight {key!r} that cannot be read here ({error}); "
+                "export the network again"
+            ) from error
+    return program.module()
+
+
+def _two_samples(value: Any) -> Any:
+    """Inputs with a batch of at least 2: a batch of 1 would be exported as a constant."""
+    if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] == 0:
+        raise ValueError(f"example_inputs must be tensors with a batch dimension for dynamic_batch, got {value!r}")
+    return torch.cat([value, value]) if value.shape[0] == 1 else value
+
+
+def _weights(graph: fx.Graph) -> dict[str, tuple[tuple[int, ...], int]]:
+    """Name of each packed weight among a program's inputs -> its shape and groups."""
+    found = {}
+    for node in graph.nodes:
+        if node.op == "call_function" and getattr(node.target, "namespace", "") == "stompp":
+            values = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False))
+            if isinstance(values.get("weight"), fx.Node):
+                shape = values["weight_shape"] if "weight_shape" in values else (values["N"], values["K"])
+                found[values["weight"].name] = (tuple(shape), values.get("groups", 1))
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from stompp_kernels import __version__, native
@@ -92,12 +93,10 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
+    from stompp_kernels.bench.command import Options, bench
 
-    from stompp_kernels.training.trained import bench_trained, load_trained
-
-    model, data, recipe = load_trained(arguments.run, arguments.checkpoint, arguments.data, arguments.device)
-    bench_trained(model, data, recipe, arguments.batch, Console())
+    values = {field.name: getattr(arguments, field.name) for field in fields(Options)}
+    bench(arguments.model, Options(**values))
     return 0
 
 
@@ -135,6 +134,23 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder that `stompp train` wrote")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--data", help="where the data set lies, if not where the recipe says")
+
+
+def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a registered model, with random weights; a packed file; the folder of a run")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="samples a call (default: 1 64)")
+    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads, in turn (default: torch's)")
+    parser.add_argument("--forms", nargs="+", choices=("fp32", "bf16", "int8", "packed"), help="default: all")
+    parser.add_argument(
+        "--no-compile", dest="compile", action="store_false", help="leave torch.compile out, which takes a minute"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each batch size and number of threads")
+    parser.add_argument("--shape", type=int, nargs="+", help="of one sample for a packed file, as 3 224 224")
+    parser.add_argument("--classes", dest="num_classes", type=int, default=1000, help="outputs of a registered model")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="of a run")
+    parser.add_argument("--data", help="where a run's data set lies, if not where the recipe says")
+    parser.add_argument("--output", type=Path, help="write what the tables show to this JSON file")
+    _add_device(parser, "cpu")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -191,10 +207,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--output", type=Path, required=True, help="by custom *.safetensors")
     convert.set_defaults(run_command=_convert)
 
-    bench = commands.add_parser("bench", help="time a trained network, packed, against its float original")
-    _add_run(bench)
-    bench.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="batch sizes (default: 1 64)")
-    _add_device(bench, "cpu")
+    bench = commands.add_parser("bench", help="time a network, packed, against torch's fp32, bf16 and int8")
+    _add_bench_flags(bench)
     bench.set_defaults(run_command=_bench)
     return parser
 

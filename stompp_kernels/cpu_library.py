@@ -6,6 +6,7 @@ It is a plain shared library. There is no Python in it: a C++ program that has t
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 PATH = Path(__file__).parent / "_C.so"
@@ -27,8 +28,9 @@ class CpuLibrary:
         for name in ("name", "description", "supported"):
             getattr(functions, f"stompp_implementation_{name}").argtypes = [ctypes.c_int64]
         functions.stompp_implementation_count.restype = ctypes.c_int64
-        functions.stompp_packed_bytes.restype = ctypes.c_int64
-        functions.stompp_packed_bytes.argtypes = [ctypes.c_int64] * 5
+        for packed_bytes in (functions.stompp_packed_bytes, functions.stompp_packed_binary_weight_bytes):
+            packed_bytes.restype = ctypes.c_int64
+            packed_bytes.argtypes = [ctypes.c_int64] * 5
         self.compiler: str = functions.stompp_compiler().decode()
 
     def implementations(self) -> list[tuple[str, str, bool]]:
@@ -62,7 +64,15 @@ class CpuLibrary:
         Raises:
             ValueError: no weight has this shape.
         """
-        found = self._functions.stompp_packed_bytes(*map(int, (O, I, kh, kw, groups)))
-        if found < 0:
-            raise ValueError(f"no packed weight has {O} outputs of {I} x {kh} x {kw} in {groups} groups")
-        return found
+        return _checked(self._functions.stompp_packed_bytes, O, I, kh, kw, groups)
+
+    def packed_binary_weight_bytes(self, O: int, I: int, kh: int, kw: int, groups: int) -> int:
+        """The same of a weight packed for float activations, which no implementation changes."""
+        return _checked(self._functions.stompp_packed_binary_weight_bytes, O, I, kh, kw, groups)
+
+
+def _checked(packed_bytes: Callable[..., int], O: int, I: int, kh: int, kw: int, groups: int) -> int:
+    found = packed_bytes(*map(int, (O, I, kh, kw, groups)))
+    if found < 0:
+        raise ValueError(f"no packed weight has {O} outputs of {I} x {kh} x {kw} in {groups} groups")
+    return found

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +27,24 @@ class Timing:
     calls: int
 
 
+@dataclass(frozen=True)
+class Percentiles:
+    """Milliseconds within which 20, 50, 90 and 99 % of the calls of one side ended, and those of the fastest."""
+
+    least: float
+    p20: float
+    p50: float
+    p90: float
+    p99: float
+    calls: int
+
+    @staticmethod
+    def of(samples: Sequence[float]) -> Percentiles:
+        """Of at least two samples."""
+        points = statistics.quantiles(samples, n=100, method="inclusive")
+        return Percentiles(min(samples), points[19], points[49], points[89], points[98], len(samples))
+
+
 def compare(sides: Mapping[str, Callable[[], Any]], seconds: float = 0.5, at_least: int = 5) -> dict[str, Timing]:
     """Times each side, alternating the sides call by call so that noise meets all of them alike.
 
@@ -35,16 +53,30 @@ def compare(sides: Mapping[str, Callable[[], Any]], seconds: float = 0.5, at_lea
         seconds: time to spend in all, after one warm-up call of each side.
         at_least: calls of each side, at least 2.
     """
+    return {name: _timing(values) for name, values in sample(sides, seconds, at_least).items()}
+
+
+def sample(
+    sides: Mapping[str, Callable[[], Any]], seconds: float = 0.5, at_least: int = 5, in_a_row: int = 1
+) -> dict[str, list[float]]:
+    """The milliseconds of every call that :func:`compare` takes the median of.
+
+    Args:
+        in_a_row: calls of a side before the next one's turn. From 2 on the first of them is not counted: it finds the
+            caches as another side left them.
+    """
     for function in sides.values():
         function()
     samples: dict[str, list[float]] = {name: [] for name in sides}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or min(map(len, samples.values())) < at_least:
         for name, function in sides.items():
-            start = time.perf_counter()
-            function()
-            samples[name].append(1e3 * (time.perf_counter() - start))
-    return {name: _timing(values) for name, values in samples.items()}
+            for call in range(in_a_row):
+                start = time.perf_counter()
+                function()
+                if call > 0 or in_a_row == 1:
+                    samples[name].append(1e3 * (time.perf_counter() - start))
+    return samples
 
 
 def compare_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> dict[str, Timing]:
@@ -54,6 +86,11 @@ def compare_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> 
         sides: functions of no argument, by name, that queue work on the current stream.
         rounds: calls of each side, at least 2, after three warm-up calls.
     """
+    return {name: _timing(values) for name, values in sample_on_gpu(sides, rounds).items()}
+
+
+def sample_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> dict[str, list[float]]:
+    """The milliseconds of every call that :func:`compare_on_gpu` takes the median of."""
     for function in [*sides.values()] * 3:
         function()
     torch.cuda.synchronize()
@@ -66,7 +103,16 @@ def compare_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> 
             end.record()
             events[name].append((start, end))
     torch.cuda.synchronize()
-    return {name: _timing([start.elapsed_time(end) for start, end in pairs]) for name, pairs in events.items()}
+    return {name: [start.elapsed_time(end) for start, end in pairs] for name, pairs in events.items()}
+
+
+def sample_on(
+    device: torch.device, sides: Mapping[str, Callable[[], Any]], seconds: float, at_least: int = 5, in_a_row: int = 1
+) -> dict[str, list[float]]:
+    """:func:`sample`, or on a CUDA device :func:`sample_on_gpu` with ten times ``at_least`` calls of each side."""
+    if device.type == "cuda":
+        return sample_on_gpu(sides, 10 * at_least)
+    return sample(sides, seconds, at_least, in_a_row)
 
 
 def _timing(samples: list[float]) -> Timing:

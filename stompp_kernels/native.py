@@ -108,7 +108,7 @@ def _gpu_implementations() -> list[Implementation]:
         Implementation(name, description, not reason, not reason, reason, "cuda")
         for name, description, reason in (
             ("cuda", "bgemm and bconv2d on binary tensor cores", cuda_missing_reason),
-            ("triton", "elementwise ops and the packing of signs", no_triton),
+            ("triton", "elementwise ops, the packing of signs, floats with binary weights", no_triton),
         )
     ]
 

@@ -19,7 +19,10 @@ from stompp_kernels.ops import (
     Threshold,
     bconv2d,
     bgemm,
+    conv2d_binary_weight,
     draw_state,
+    linear_binary_weight,
+    pack_binary_weight,
     pack_conv_weight,
     pack_signs,
     pack_weight,
@@ -42,6 +45,32 @@ def conv_arguments(g, groups=2):
     weight = pack_conv_weight(random_signs((10, 20, 3, 2), g), groups)
     x = random_words((2, 5, 6), 20 * groups, g)
     return x, weight.data, [10, 20, 3, 2], [1, 2], [1, 0], [1, 1], groups, 0
+
+
+def binary_weight_arguments(g):
+    """Of the products of floats with binary weights; small integers, whose sums are exact in any order."""
+
+    def integers(*shape):
+        return torch.randint(-9, 10, shape, generator=g).float()
+
+    matrix, kernel = random_signs((37, 70), g), random_signs((10, 20, 3, 2), g)
+    image, scale, bias = integers(2, 40, 5, 6), torch.rand(37, generator=g), integers(37)
+    linear = pack_binary_weight(matrix).data, 37, 70
+    conv = pack_binary_weight(kernel, 2).data, [10, 20, 3, 2], [1, 2], [1, 0], [1, 1], 2
+    small = pack_binary_weight(random_signs((40, 1, 3, 2), g), 40).data, [40, 1, 3, 2], [2, 1], [1, 1], [1, 1], 40
+    return {
+        "pack_binary_weight_words": [(reference.pack_signs(matrix), [37, 70], 1)],
+        "unpack_binary_weight_words": [(linear[0], [37, 70], 1), (conv[0], conv[1], 2), (small[0], small[1], 40)],
+        "linear_binary_weight": [
+            (integers(4, 70), *linear, scale, None),
+            (integers(2, 3, 70).half(), *linear, scale, bias),
+        ],
+        "conv2d_binary_weight": [
+            (image, *conv, scale[:10], bias[:10]),
+            (image.bfloat16().to(memory_format=torch.channels_last), *conv, scale[:10], None),
+            (image, *small, torch.rand(40, generator=g), None),
+        ],
+    }
 
 
 def sample_arguments(g):
@@ -87,6 +116,7 @@ def sample_arguments(g):
         "bconv2d_affine": [(*conv, *extra) for extra in affine(conv_out)],
         "bconv2d_affine_signs": [(*conv, *extra) for extra in affine_signs(conv_out)],
         "bconv2d_threshold": [(*conv, *extra) for extra in threshold(conv_out)],
+        **binary_weight_arguments(g),
         "progressive": [
             (u.clone().requires_grad_(), mask, "clip", False),
             (u.half(), None, "none", False),
@@ -147,20 +177,29 @@ def test_opcheck_passes(name, g):
         assert set(results.values()) == {"SUCCESS"}
 
 
+WITH_WEIGHTS = {
+    *(name for name in SCHEMAS if name.startswith(("bgemm", "bconv2d"))),
+    "unpack_weight_words",
+    "unpack_binary_weight_words",
+    "linear_binary_weight",
+    "conv2d_binary_weight",
+}
+
+
 def as_tuple(out):
     return out if isinstance(out, tuple) else (out,)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_raw_ops_equal_the_reference(implementation, name, g):
-    packed = name in ("pack_weight", "pack_conv_weight", "pack_weight_words")
+    packed = name.startswith("pack_") and "weight" in name
     for arguments in sample_arguments(g)[name]:
         plain = [a.detach().clone() if isinstance(a, torch.Tensor) else a for a in arguments]
         if packed and native.library is not None:  # opaque bytes
             continue
         out = getattr(ops, name)(*arguments)
-        if name.startswith(("bgemm", "bconv2d", "unpack_weight_words")):
-            plain[int(name != "unpack_weight_words")] = portable_bytes(name, plain)
+        if name in WITH_WEIGHTS:
+            plain[int(not name.startswith("unpack_"))] = portable_bytes(name, plain)
         expected = getattr(reference, name)(*plain)
         if name == "refresh_mask_":
             out, expected = arguments[0], plain[0]
@@ -170,9 +209,9 @@ def test_raw_ops_equal_the_reference(implementation, name, g):
 
 def portable_bytes(name, arguments):
     """The packed weight among the arguments, in the reference's form."""
-    if name == "unpack_weight_words":
+    if name.startswith("unpack_"):
         data, shape, groups = arguments
-    elif name.startswith("bgemm"):
+    elif name.startswith(("bgemm", "linear")):
         data, shape, groups = arguments[1], arguments[2:4], 1
     else:
         data, shape, groups = arguments[1], arguments[2], arguments[6]
@@ -208,6 +247,12 @@ def every_op(g):
         words = pack_signs(x)
         return bgemm(words, packed), conv.words(), packed.unpack(), bconv2d(pack_signs(image), conv, groups=2)
 
+    def float_inputs(x, image):
+        weights = pack_binary_weight(w), pack_binary_weight(conv_w, 2)
+        y = linear_binary_weight(x.round().clamp(-9, 9), weights[0], t[0].float(), t[1].float())
+        pixels = image.permute(0, 3, 1, 2).round().clamp(-9, 9)
+        return y, conv2d_binary_weight(pixels, weights[1], scale, None, 2, 1, groups=2), weights[1].words()
+
     def masked(u, mask):
         return progressive(u * 2, mask, "approx_sign").square() + progressive(u, None, "clip")
 
@@ -222,6 +267,7 @@ def every_op(g):
         (linear, (x,)),
         (convolution, (image,)),
         (packing, (w, conv_w)),
+        (float_inputs, (random_floats((4, 70), g, specials=0), random_floats((2, 5, 6, 40), g, specials=0))),
         (masked, (random_floats((3, 40), g, specials=0), random_words((), 120, g))),
         (drawn, (random_floats((3, 40), g, specials=0), draw_state(0.4, 1, 2, 3))),
         (refreshed, (random_words((), 120, g),)),
@@ -247,7 +293,7 @@ def compare_compiled(function, arguments, **options):
     return compiled
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(7))
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_functions_are_one_graph_with_the_same_bits(implementation, index, dynamic, g):
     compare_compiled(*every_op(g)[index], backend="aot_eager", dynamic=dynamic)

@@ -372,7 +372,8 @@ def test_eval_convert_and_bench_of_a_run(finished, tmp_path, capsys):
     assert main(["convert", str(folder), "--output", str(output)]) == 0
     assert f"{output.stat().st_size:,} bytes" in capsys.readouterr().out
     sk.load_packed(output)
-    assert main(["bench", str(folder), "--batch", "2"]) == 0
+    flags = ["--batch", "2", "--no-compile", "--seconds", "0.1", "--forms", "fp32", "packed"]
+    assert main(["bench", str(folder), *flags]) == 0
     assert "packed, ms" in capsys.readouterr().out
     assert main(["eval", str(tmp_path)]) == 2
     assert "no run of `stompp train`" in capsys.readouterr().err

@@ -127,6 +127,59 @@ def test_the_packing_kernels_equal_the_oracle(device, dtype, shape, g):
         same(unpacked, reference.unpack_signs(words, shape[-1], out_dtype))
 
 
+def integers(shape, g, dtype=torch.float32):
+    """Small ones, whose sums and scaled sums every type's products are exact for, in any order."""
+    return torch.randint(-4, 5, tuple(shape), generator=g).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", SHORT_FLOATS)
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 5, 3), (7, 33, 32), (20, 70, 100), (70, 31, 33)])
+def test_the_binary_weight_kernel_equals_the_oracle_on_matrices(device, dtype, M, N, K, g):
+    if device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16")
+    words = reference.pack_weight(random_floats((N, K), g)).to(device)
+    scale, bias = integers((N,), g), integers((N,), g) / 2
+    # Rounded to 16 bits once, from what float32 holds exactly.
+    x = integers((2, M, K), g, dtype)
+    for shift in (None, bias):
+        expected = reference.linear_binary_weight(x, words.cpu(), N, K, scale, shift)
+        shift = None if shift is None else shift.to(device)
+        for view in (x, x.transpose(0, 2).contiguous().transpose(0, 2)):
+            on_device = torch.empty_strided(view.shape, view.stride(), dtype=dtype, device=device).copy_(view)
+            same(ops.linear_binary_weight(on_device, words, N, K, scale.to(device), shift), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "O", "kernel", "geometry"),
+    [
+        ((2, 40, 5, 6), 20, (3, 2), ([1, 2], [1, 0], [1, 2], 1)),
+        ((1, 3, 9, 8), 33, (5, 3), ([2, 3], [2, 1], [1, 1], 1)),
+        ((2, 12, 4, 5), 8, (3, 3), ([1, 1], [1, 1], [1, 1], 4)),
+        ((1, 34, 5, 4), 34, (3, 3), ([2, 1], [1, 2], [1, 1], 34)),
+        ((1, 66, 3, 3), 6, (1, 1), ([1, 1], [0, 0], [1, 1], 2)),
+    ],
+)
+def test_the_binary_weight_kernel_equals_the_oracle_on_images(device, shape, O, kernel, geometry, g):
+    groups = geometry[-1]
+    weight_shape = [O, shape[1] // groups, *kernel]
+    words = reference.pack_conv_weight(random_floats(weight_shape, g), groups)
+    scale, bias, x = integers((O,), g), integers((O,), g), integers(shape, g)
+    expected = reference.conv2d_binary_weight(x, words, weight_shape, *geometry, scale, bias)
+    for image in (x, x.to(memory_format=torch.channels_last)):
+        arguments = words.to(device), weight_shape, *geometry, scale.to(device), bias.to(device)
+        out = ops.conv2d_binary_weight(image.to(device), *arguments)
+        same(out, expected)
+        assert out.stride() == expected.stride()
+
+
+def test_nan_and_infinity_stay_in_their_rows_of_the_binary_weight_kernel(device, g):
+    words = reference.pack_weight(random_floats((20, 70), g))
+    x = integers((18, 70), g)
+    x[3, 69], x[17, 5] = torch.nan, torch.inf
+    out = ops.linear_binary_weight(x.to(device), words.to(device), 20, 70, torch.ones(20, device=device), None)
+    same(out, reference.linear_binary_weight(x, words, 20, 70, torch.ones(20), None))
+
+
 def test_rows_beyond_the_grids_second_dimension_are_done_too(device):
     assert launch.grid(3, 65535) == (3, 65535, 1)
     assert launch.grid(3, 65536) == (3, 65535, 2)
@@ -157,11 +210,15 @@ def test_empty_tensors_stay_empty(device):
     assert ops.progressive_gate_backward(empty, gate, [5, 1], True).shape == (0, 5)
     assert ops.pack_signs(empty).shape == (0, 1)
     ops.refresh_mask_(words[:0], 0, 0.5, 1.0, 0, 0, 0)
+    weight, ones = torch.zeros(12, dtype=torch.uint8, device=device), torch.ones(3, device=device)
+    assert ops.linear_binary_weight(empty, weight, 3, 5, ones, None).shape == (0, 3)
 
 
 def test_bad_arguments_are_refused_before_a_kernel_runs(device, g):
     u, words = torch.ones(3, 40, device=device), random_words((), 120, g).to(device)
     gate = random_words((1,), 120, g).to(device)
+    bytes_, image = torch.zeros(24, dtype=torch.uint8, device=device), torch.ones(1, 40, 2, 2, device=device)
+    conv = [3, 40, 1, 1], [1, 1], [0, 0], [1, 1]
     for call, message in [
         (lambda: ops.progressive(u.int(), None, "none", False), "u must be"),
         (lambda: ops.progressive(u, words[:3], "none", False), "mask_words must have shape"),
@@ -178,6 +235,11 @@ def test_bad_arguments_are_refused_before_a_kernel_runs(device, g):
         (lambda: ops.unpack_signs(words, 33, torch.float32), "words must have a last dimension"),
         (lambda: ops.unpack_signs(words, 120, torch.int32), "dtype must be one of"),
         (lambda: ops.pack_outside(u, u[0, :39], u[0]), "low must have shape"),
+        (lambda: ops.linear_binary_weight(u, bytes_[:-4], 3, 40, u[0, :3], None), r"weight must have shape \[24\]"),
+        (lambda: ops.linear_binary_weight(u, bytes_, 3, 40, u[0, :4], None), "scale must have shape"),
+        (lambda: ops.linear_binary_weight(u.double(), bytes_, 3, 40, u[0, :3], None), "x must be"),
+        (lambda: ops.conv2d_binary_weight(image, bytes_, *conv, 1, u[0, :3], u[0]), "bias must have shape"),
+        (lambda: ops.conv2d_binary_weight(image, bytes_, *conv, 2, u[0, :3], None), r"x must be \[N, 80, H, W\]"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):
             call()
@@ -217,7 +279,11 @@ def test_every_op_has_the_schema_of_its_twin():
     for name in OPS:
         signatures = {
             # Names of mutated arguments' aliases and the kind of ints are how torch infers a schema.
-            str(getattr(space, name).default._schema).partition("::")[2].replace("a0!", "a!").replace("SymInt", "int")
+            str(getattr(space, name).default._schema)
+            .partition("::")[2]
+            .replace("a0!", "a!")
+            .replace("SymInt", "int")
+            .replace("int[2]", "int[]")
             for space in (torch.ops.stompp, torch.ops.stompp_triton)
         }
         assert len(signatures) == 1, signatures
@@ -230,6 +296,10 @@ def test_block_sizes_fit_the_tensor():
             # One 16-byte load a thread.
             assert size.tile * 8 * itemsize == size.warps * 32 * 16
             assert size.warps == 1 or (size.warps // 2) * 32 * 16 // itemsize < n
+    for rows, outputs in ((1, 1), (16, 32), (17, 33), (10**9, 10**6)):
+        tile = launch.product(rows, outputs)
+        assert min(tile.rows, tile.outputs) >= 16  # what tl.dot takes
+        assert tile.rows == 16 or rows > 16
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +326,7 @@ def test_every_kernel_compiles_for_every_architecture(compiled_ahead_of_time):
         "pack_rows",
         "pack_planes",
     }
-    assert names == kernels | {"unpack_rows"}
+    assert names == kernels | {"unpack_rows", "binary_weight"}
     for name in names:
         found = {r["architecture"] for r in compiled_ahead_of_time if r["name"].startswith(name)}
         assert found == {80, 90, 100}
@@ -281,6 +351,16 @@ def test_floats_move_in_16_byte_accesses_and_bits_once(compiled_ahead_of_time):
         assert row["sass"]["STG.E.128"] == 1, row
     packing = [row for row in compiled_ahead_of_time if row["name"].startswith("pack_")]
     assert all({k for k in row["ptx"] if k.startswith("ld")} == {"ld.global.v4.b32"} for row in packing)
+
+
+@pytest.mark.slow
+def test_products_with_binary_weights_run_on_tensor_cores_but_for_fp32(compiled_ahead_of_time):
+    """The weights travel as words: 4 bytes for 32 of them."""
+    for row in compiled_ahead_of_time:
+        kernel, _, dtype = row["name"].partition("-")
+        if kernel == "binary_weight":
+            assert (row["mma"] > 0) == (dtype != "fp32"), row
+            assert "ld.global.b32" in row["ptx"], row
 
 
 @pytest.mark.slow

@@ -39,6 +39,10 @@ def variants():
         yield f"pack_rows-bf16-{limits}", kernels.pack_rows, "bf16", constants, size.warps
         constants = {"LIMITS": limits, "PIXELS": launch.planes(2).tile}
         yield f"pack_planes-bf16-{limits}", kernels.pack_planes, "bf16", constants, launch.planes(2).warps
+    for dtype in ("bf16", "fp16", "fp32"):
+        tile = launch.product(BIG, BIG)
+        constants = {"BIAS": True, "ROWS": tile.rows, "OUTPUTS": tile.outputs}
+        yield f"binary_weight-{dtype}", kernels.binary_weight, dtype, constants, tile.warps
     yield "refresh", kernels.refresh, "bf16", {"WORDS": launch.random_words().tile}, launch.random_words().warps
     yield "permute", kernels.permute, "bf16", {"BYTES": launch.bit_gather().tile}, launch.bit_gather().warps
 
@@ -52,6 +56,8 @@ def signature(name, kernel, dtype, constants):
         types["out"] = "u8"
     if name.startswith("pack_planes"):
         types["words"] = "i32"
+    if name.startswith("binary_weight"):
+        types.update({"words": "i32", "scale": "fp32", "bias": "fp32"})
     wide = ("one_below", "redraw_below", "seed", "step", "tensor_id")
     pointers = {argument: f"*{kind}" for argument, kind in types.items()}
     numbers = {argument: "i64" if argument in wide else "i32" for argument in kernel.arg_names}
@@ -60,7 +66,7 @@ def signature(name, kernel, dtype, constants):
 
 def compile_for(architecture, name, kernel, dtype, constants, warps):
     kinds = signature(name, kernel, dtype, constants)
-    sizes = ("n", "R", "K")  # as Triton finds them to be: multiples of 16
+    sizes = ("n", "R", "K", "C", "I", "O")  # as Triton finds them to be: multiples of 16
     aligned = [i for i, a in enumerate(kernel.arg_names) if kinds[a].startswith("*") or a in sizes]
     source = ASTSource(
         fn=kernel,
@@ -90,6 +96,7 @@ def main():
                     "architecture": architecture,
                     "ptx": accesses(compiled.asm["ptx"], r"\b((?:ld|st)\.global[.\w]*)"),
                     "sass": accesses(compiled.asm["sass"], r"\b((?:LDG|STG)[.\w]*)"),
+                    "mma": len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)", compiled.asm["ptx"])),
                     "shared_bytes": compiled.metadata.shared,
                 }
             )

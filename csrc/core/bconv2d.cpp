@@ -138,7 +138,7 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
     return depthwise_conv2d(x, shape, weight, epilogue, pool);
   std::unique_ptr<uint8_t[]> storage;
   PackedWeight readable;
-  status = in_layout_of(*implementation, weight, &storage, &readable, pool);
+  status = in_layout(implementation->layout, weight, &storage, &readable, pool);
   if (!status.is_ok()) return status;
 
   const WeightShape& w = weight.shape;

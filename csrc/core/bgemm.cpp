@@ -29,7 +29,7 @@ Status bgemm(const uint32_t* a, int64_t M, const PackedWeight& weight, const Epi
     return Status::error("bgemm needs a weight packed from a matrix");
   std::unique_ptr<uint8_t[]> storage;
   PackedWeight readable;
-  const Status status = in_layout_of(*implementation, weight, &storage, &readable, pool);
+  const Status status = in_layout(implementation->layout, weight, &storage, &readable, pool);
   if (!status.is_ok()) return status;
   const int64_t row_bytes = words_for(weight.shape.in_channels) * kWordBytes;
   const int64_t k_bytes = readable.layout.row_bytes(weight.shape);

@@ -173,9 +173,9 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
   return out_of_memory ? Status::error("out of memory") : Status::ok();
 }
 
-// Weights packed for another layout than `implementation` reads are packed again into `storage`: right, but slow, and
-// only met where an implementation is forced after packing.
-Status in_layout_of(const Implementation& implementation, const PackedWeight& weight,
-                    std::unique_ptr<uint8_t[]>* storage, PackedWeight* result, const Parallel& pool);
+// A weight in another layout than a kernel reads is packed again into `storage`: right, but slow, and only met where an
+// implementation is forced after packing, or a weight was packed for another op.
+Status in_layout(const WeightLayout& layout, const PackedWeight& weight, std::unique_ptr<uint8_t[]>* storage,
+                 PackedWeight* result, const Parallel& pool);
 
 }  // namespace stompp

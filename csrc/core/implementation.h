@@ -11,6 +11,7 @@
 #include "core/packed_weight.h"
 #include "core/progressive.h"
 #include "core/rows.h"
+#include "core/signed_sum.h"
 
 namespace stompp {
 
@@ -103,6 +104,9 @@ struct Implementation {
 
   // Words [begin, end) of a mask of n entries; see refresh_mask.h.
   void (*refresh_words)(const struct RefreshMask& refresh, uint32_t* words, int64_t begin, int64_t end);
+
+  // Float activations with binary weights.
+  BinaryWeightKernels binary_weight;
 };
 
 }  // namespace stompp

@@ -24,7 +24,8 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64, "the header is one cache line");
 
-int64_t tap_sum_bytes(const WeightShape& shape) {
+int64_t tap_sum_bytes(const WeightShape& shape, const WeightLayout& layout) {
+  if (layout.id == LayoutId::kTapWords || shape.small_groups()) return 0;
   return round_up(shape.taps() * shape.out_channels * static_cast<int64_t>(sizeof(int32_t)), 64);
 }
 
@@ -43,6 +44,7 @@ bool layout_of(uint32_t id, uint32_t k_bytes, WeightLayout* layout) {
   switch (layout->id) {
     case LayoutId::kWords:
     case LayoutId::kSmallGroups:
+    case LayoutId::kTapWords:
       return k_bytes == 4;
     case LayoutId::kBytes:
     case LayoutId::kInterleavedBytes:
@@ -65,7 +67,7 @@ int64_t panel_offset(const WeightLayout& layout, int64_t byte, int64_t n) {
 int64_t packed_bytes(const WeightShape& shape, const WeightLayout& layout) {
   if (shape.small_groups())
     return static_cast<int64_t>(sizeof(Header)) + words_for(shape.out_channels) * shape.K() * kWordBytes;
-  return static_cast<int64_t>(sizeof(Header)) + tap_sum_bytes(shape) +
+  return static_cast<int64_t>(sizeof(Header)) + tap_sum_bytes(shape, layout) +
          shape.groups * shape.panels_per_group() * layout.panel_bytes(shape);
 }
 
@@ -76,7 +78,7 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
   const WeightLayout layout = layout_for(shape, wanted);
   const int64_t total = packed_bytes(shape, layout);
   const int64_t taps = shape.taps(), row_words = words_for(shape.in_channels);
-  const int64_t tap_bytes = shape.tap_bytes(), panels = shape.panels_per_group();
+  const int64_t tap_bytes = shape.tap_bytes(), tap_step = layout.tap_bytes(shape), panels = shape.panels_per_group();
 
   Header header = {};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
@@ -97,9 +99,10 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
     return Status::ok();
   }
 
+  const int64_t sum_bytes = tap_sum_bytes(shape, layout);
   uint8_t* sums_out = out + sizeof(Header);
-  uint8_t* panels_out = sums_out + tap_sum_bytes(shape);
-  std::memset(sums_out, 0, static_cast<size_t>(tap_sum_bytes(shape)));
+  uint8_t* panels_out = sums_out + sum_bytes;
+  std::memset(sums_out, 0, static_cast<size_t>(sum_bytes));
 
   parallel_for(pool, shape.groups * panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
@@ -114,11 +117,11 @@ Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const 
             const uint32_t word = words[(channel * taps + tap) * row_words + i] & valid_bits(shape.in_channels, i);
             pop += popcount32(word);
             for (int64_t b = 0; b < kWordBytes && i * kWordBytes + b < tap_bytes; ++b)
-              panel[panel_offset(layout, tap * tap_bytes + i * kWordBytes + b, n)] =
+              panel[panel_offset(layout, tap * tap_step + i * kWordBytes + b, n)] =
                   static_cast<uint8_t>(word >> (8 * b));
           }
           const int32_t sum = static_cast<int32_t>(shape.in_channels) - 2 * pop;
-          std::memcpy(sums_out + (tap * shape.out_channels + channel) * 4, &sum, sizeof(sum));
+          if (sum_bytes > 0) std::memcpy(sums_out + (tap * shape.out_channels + channel) * 4, &sum, sizeof(sum));
         }
       }
     }
@@ -133,7 +136,7 @@ Status unpack_weight_words(const PackedWeight& weight, uint32_t* words, const Pa
     return Status::ok();
   }
   const int64_t taps = shape.taps(), row_words = words_for(shape.in_channels);
-  const int64_t tap_bytes = shape.tap_bytes();
+  const int64_t tap_bytes = shape.tap_bytes(), tap_step = weight.layout.tap_bytes(shape);
   parallel_for(pool, shape.out_channels, 16, [&](int64_t begin, int64_t end) {
     for (int64_t channel = begin; channel < end; ++channel) {
       const int64_t group = channel / shape.group_outputs(), n = channel % shape.group_outputs();
@@ -142,7 +145,7 @@ Status unpack_weight_words(const PackedWeight& weight, uint32_t* words, const Pa
         for (int64_t i = 0; i < row_words; ++i) {
           uint32_t word = 0;
           for (int64_t b = 0; b < kWordBytes && i * kWordBytes + b < tap_bytes; ++b) {
-            const int64_t at = panel_offset(weight.layout, tap * tap_bytes + i * kWordBytes + b, n % kPanelOutputs);
+            const int64_t at = panel_offset(weight.layout, tap * tap_step + i * kWordBytes + b, n % kPanelOutputs);
             word |= static_cast<uint32_t>(panel[at]) << (8 * b);
           }
           words[(channel * taps + tap) * row_words + i] = word;
@@ -175,7 +178,7 @@ Status view_packed(const uint8_t* data, int64_t bytes, const WeightShape& expect
   weight->shape = shape;
   weight->layout = layout;
   weight->tap_sums = reinterpret_cast<const int32_t*>(data + sizeof(Header));
-  weight->panels = data + sizeof(Header) + (shape.small_groups() ? 0 : tap_sum_bytes(shape));
+  weight->panels = data + sizeof(Header) + tap_sum_bytes(shape, layout);
   return Status::ok();
 }
 

@@ -7,6 +7,8 @@
 // Outputs past the group's end are zero bits. The tap sum of (tap, n) is the sum of the tap's weights, C - 2*pop(w):
 // what a tap of +1 inputs adds, and so what zero padding takes away.
 //
+// kTapWords, which the products of floats with binary weights read, has no tap sums: see the layouts below.
+//
 // Files hold the plain portable order instead, 32-bit words [out_channels][kernel_h][kernel_w][words_for(C)].
 #pragma once
 
@@ -48,16 +50,31 @@ struct WeightShape {
 //   kLongs             kr = 8; outputs 0, 1, 2 .. 31
 //   kSmallGroups       small groups, in every implementation: no tap sums and no panels, but words of 32 channels; see
 //                      depthwise.h
-enum class LayoutId : uint32_t { kWords = 1, kBytes = 2, kInterleavedBytes = 3, kLongs = 4, kSmallGroups = 5 };
+//   kTapWords          kr = 4; outputs 0, 1, 2 .. 31; every tap begins on a word; no tap sums
+enum class LayoutId : uint32_t {
+  kWords = 1,
+  kBytes = 2,
+  kInterleavedBytes = 3,
+  kLongs = 4,
+  kSmallGroups = 5,
+  kTapWords = 6
+};
 
 struct WeightLayout {
   LayoutId id;
   int64_t k_bytes;  // kr: bytes of K that stand together
 
+  // Bytes of a tap with the zeros between it and the next.
+  int64_t tap_bytes(const WeightShape& shape) const {
+    return id == LayoutId::kTapWords ? words_for(shape.in_channels) * kWordBytes : shape.tap_bytes();
+  }
   // Bytes of a row: those of its taps side by side, then zeros up to a multiple of k_bytes.
-  int64_t row_bytes(const WeightShape& shape) const { return round_up(shape.taps() * shape.tap_bytes(), k_bytes); }
+  int64_t row_bytes(const WeightShape& shape) const { return round_up(shape.taps() * tap_bytes(shape), k_bytes); }
   int64_t panel_bytes(const WeightShape& shape) const { return row_bytes(shape) * kPanelOutputs; }
 };
+
+// What the products of floats with binary weights read, in every implementation.
+constexpr WeightLayout kFloatInputLayout = {LayoutId::kTapWords, kWordBytes};
 
 // A checked view of packed bytes.
 struct PackedWeight {

@@ -51,3 +51,10 @@ STOMPP_EXPORT int64_t stompp_packed_bytes(int64_t out_channels, int64_t in_chann
   if (active == nullptr || !stompp::check_shape(shape).is_ok()) return -1;
   return stompp::packed_bytes(shape, active->layout);
 }
+
+// The same of a weight packed for float activations, whatever is active.
+STOMPP_EXPORT int64_t stompp_packed_binary_weight_bytes(int64_t out_channels, int64_t in_channels, int64_t kernel_h,
+                                                        int64_t kernel_w, int64_t groups) {
+  const stompp::WeightShape shape = {out_channels, in_channels, kernel_h, kernel_w, groups};
+  return stompp::check_shape(shape).is_ok() ? stompp::packed_bytes(shape, stompp::kFloatInputLayout) : -1;
+}

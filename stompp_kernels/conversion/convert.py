@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from stompp_kernels.conversion.pack_graph import PackedTracer, pack_graph
 from stompp_kernels.conversion.pack_modules import pack_modules
-from stompp_kernels.conversion.twins import is_packable
+from stompp_kernels.conversion.twins import has_binary_weight, is_packable
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.nn import BinaryLayer
 
@@ -24,7 +24,7 @@ def convert(model: nn.Module, verify: Any = None, by_layer: bool | None = None) 
     thresholds that give the float network's signs exactly. A chain layer -> BatchNorm -> + float shortcut becomes one
     kernel that writes floats, the next layer's bits, or both. Max-pooling of signs runs on bits. The result equals the
     model in eval mode: signs that are decided on integers are identical, floats the same arithmetic up to its last
-    rounding.
+    rounding. Layers with binary weights and float inputs keep their weights as bits, and add in an order of their own.
 
     Args:
         model: prepared, and committed as a whole or in part; left as it is.
@@ -44,9 +44,9 @@ def convert(model: nn.Module, verify: Any = None, by_layer: bool | None = None) 
     layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
     if not layers:
         raise ValueError("model has no binary layer to convert")
-    if not any(is_packable(layer) for layer in layers.values()):
-        reasons = ", ".join(f"{name} ({_open_reason(layer)})" for name, layer in layers.items())
-        raise ValueError(f"model must have a layer whose weights and inputs are committed, got {reasons}")
+    if not any(is_packable(layer) or has_binary_weight(layer) for layer in layers.values()):
+        stages = ", ".join(f"{name} ({layer.stage.name.lower()})" for name, layer in layers.items())
+        raise ValueError(f"model must have a layer whose weights are committed, got {stages}")
     other = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype is not torch.float32}
     if other:
         raise ValueError(f"model must have float32 parameters (model.float()), got {', '.join(sorted(other))}")
@@ -76,9 +76,3 @@ def _is_transformer(model: nn.Module) -> bool:
     """Whether a model of Hugging Face transformers is in it, none of which torch.fx can trace."""
     transformers = sys.modules.get("transformers")
     return transformers is not None and any(isinstance(m, transformers.PreTrainedModel) for m in model.modules())
-
-
-def _open_reason(layer: BinaryLayer) -> str:
-    if not layer.committed:
-        return f"weights {layer.stage.name.lower()}"
-    return "float inputs" if layer.activation is None else f"inputs {layer.activation.stage.name.lower()}"

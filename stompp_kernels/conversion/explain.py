@@ -9,6 +9,8 @@ from torch import fx, nn
 
 from stompp_kernels.native import implementation_of
 from stompp_kernels.nn import (
+    BinaryWeightConv2d,
+    BinaryWeightLayer,
     MaxPoolSigns,
     PackBatchNorm,
     PackedConv2d,
@@ -67,7 +69,7 @@ def explain(packed: nn.Module) -> Explanation:
     modules = dict(packed.named_modules())
     if isinstance(packed, fx.GraphModule):
         calls = [str(node.target) for node in packed.graph.nodes if node.op == "call_module"]
-    elif any(isinstance(module, PackedOnFloats) for module in modules.values()):
+    elif any(isinstance(module, (PackedOnFloats, BinaryWeightLayer)) for module in modules.values()):
         calls = [name for name, module in modules.items() if _does_something(module)]
     else:
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
@@ -85,6 +87,9 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
     def row(op: str, epilogue: str, nbytes: int, float_nbytes: int, reason: str) -> LayerExplanation:
         return LayerExplanation(name, op + epilogue, implementation_of(op, device), nbytes, float_nbytes, reason)
 
+    if isinstance(module, BinaryWeightLayer):
+        op = "conv2d_binary_weight" if isinstance(module, BinaryWeightConv2d) else "linear_binary_weight"
+        return row(op, "", module.nbytes, _float_nbytes(module), "binary weights, float inputs")
     if isinstance(module, PackedLayer):
         op = "bconv2d" if isinstance(module, PackedConv2d) else "bgemm"
         assert isinstance(module, (PackedConv2d, PackedLinear))
@@ -99,8 +104,7 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
                 "bits": "BatchNorm and float shortcut folded, of which only the signs are read",
                 "both": "BatchNorm and float shortcut folded, read as signs and as floats",
             }[module.writes]
-        float_nbytes = 4 * module.weight.shape[0] * module.weight.unpacked_row_numel
-        return row(op, epilogue, module.nbytes, float_nbytes, reason)
+        return row(op, epilogue, module.nbytes, _float_nbytes(module), reason)
     if isinstance(module, MaxPoolSigns):
         return row("max_pool2d_signs", "", 0, 0, "the largest of signs is their AND")
     if isinstance(module, PackSigns):
@@ -118,3 +122,7 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
     else:
         reason = "stands next to a float layer"
     return LayerExplanation(name, type(module).__name__, "torch", nbytes, nbytes, reason)
+
+
+def _float_nbytes(layer: PackedLayer) -> int:
+    return 4 * layer.weight.shape[0] * layer.weight.unpacked_row_numel

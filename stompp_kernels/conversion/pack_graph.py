@@ -17,7 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_threshold
-from stompp_kernels.conversion.twins import is_packable, own_affine, packed_twin
+from stompp_kernels.conversion.twins import (
+    binary_weight_twin,
+    has_binary_weight,
+    is_packable,
+    own_affine,
+    packed_twin,
+)
 from stompp_kernels.nn import (
     BinaryConv2d,
     BinaryLayer,
@@ -106,6 +112,8 @@ class _Packer:
         module = self._module(node)
         if isinstance(module, BinaryLayer) and is_packable(module):
             self._pack_layer(node, module)
+        elif isinstance(module, BinaryLayer) and has_binary_weight(module):
+            self._pack_weight(node, module)
         elif isinstance(module, ProgressiveActivation) and module.committed:
             self._pack_activation(node, module)
         elif _is_max_pool(node, module) and node.args[0] in self.signs:
@@ -204,6 +212,25 @@ class _Packer:
         replacement.meta["layer"] = layer
         node.replace_all_uses_with(replacement)
         self.graph.erase_node(node)
+
+    def _pack_weight(self, node: fx.Node, layer: BinaryLayer) -> None:
+        """A layer with committed weights on floats; BatchNorms behind it become its scale and bias, to rounding."""
+        chain, end = _Chain(node, []), node
+        while isinstance(layer, BinaryConv2d) and len(end.users) == 1:
+            (user,) = end.users
+            if not _is_fixed_norm(self._module(user)):
+                break
+            chain.steps.append(user)
+            end = user
+        affine = own_affine(layer)
+        if chain.steps:
+            with torch.no_grad():
+                affine = fold_affine(self._arithmetic(chain, layer), layer.weight[0].numel(), layer.weight.device)
+        name, replaces = self._replaced(chain)
+        value = node.args[0]
+        assert isinstance(value, fx.Node)
+        twin = self._add(end, f"{name}_binary_weight", binary_weight_twin(layer, affine, replaces), value)
+        end.replace_all_uses_with(twin)
 
     def _match(self, node: fx.Node, activation: ProgressiveActivation) -> _Chain | None:
         """The chain that ends in this committed activation and holds nothing but integers and their BatchNorms."""

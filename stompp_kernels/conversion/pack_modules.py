@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from stompp_kernels.conversion.twins import is_packable, own_affine, packed_twin
+from stompp_kernels.conversion.twins import binary_weight_twin, has_binary_weight, is_packable, own_affine, packed_twin
 from stompp_kernels.nn import BinaryConv2d, BinaryLayer, PackedOnFloats, SharedSigns
 
 
@@ -18,7 +18,11 @@ def pack_modules(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         shared = {images: SharedSigns(images) for images in (False, True)}
         for name, layer in list(parent.named_children()):
-            if isinstance(layer, BinaryLayer) and is_packable(layer):
+            if not isinstance(layer, BinaryLayer):
+                continue
+            if is_packable(layer):
                 twin = packed_twin(layer, own_affine(layer), (names[layer],))
                 setattr(parent, name, PackedOnFloats(twin, shared[isinstance(layer, BinaryConv2d)]))
+            elif has_binary_weight(layer):
+                setattr(parent, name, binary_weight_twin(layer, own_affine(layer), (names[layer],)))
     return model.eval().requires_grad_(False)

@@ -1,17 +1,31 @@
-"""The packed twin of one committed layer."""
+"""The packed twins of one committed layer: on bits, or with binary weights on floats."""
 
 from __future__ import annotations
 
 import torch
 
-from stompp_kernels.nn import BinaryConv2d, BinaryLayer, PackedConv2d, PackedLinear
+from stompp_kernels.nn import (
+    BinaryConv2d,
+    BinaryLayer,
+    BinaryWeightConv2d,
+    BinaryWeightLayer,
+    BinaryWeightLinear,
+    PackedConv2d,
+    PackedLinear,
+)
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import Affine, AffineSigns, Threshold
+from stompp_kernels.ops import Affine, AffineSigns, Threshold, pack_binary_weight
 
 
 def is_packable(layer: BinaryLayer) -> bool:
     """Whether a layer's weights and inputs are all +-1."""
     return layer.committed and layer.input_is_binary
+
+
+def has_binary_weight(layer: BinaryLayer) -> bool:
+    """Whether a layer's weights are +-1 and its inputs floats, which no activation of its own has still to clip."""
+    pads_zeros = not isinstance(layer, BinaryConv2d) or layer.padding_value == 0
+    return layer.committed and not layer.input_is_binary and layer.input_activation is None and pads_zeros
 
 
 def own_affine(layer: BinaryLayer) -> Affine:
@@ -32,3 +46,12 @@ def packed_twin(
         geometry = (layer.stride, layer.padding, layer.dilation, layer.padding_value)
         return PackedConv2d(weight, epilogue, *geometry, replaces)
     return PackedLinear(weight, epilogue, replaces)
+
+
+def binary_weight_twin(layer: BinaryLayer, affine: Affine, replaces: tuple[str, ...]) -> BinaryWeightLayer:
+    """Its weights as bits, for float inputs, and what follows the sums."""
+    if isinstance(layer, BinaryConv2d):
+        weight = pack_binary_weight(layer.latent().detach(), layer.groups)
+        geometry = layer.stride, layer.padding, layer.dilation
+        return BinaryWeightConv2d(weight, affine.scale, affine.bias, *geometry, replaces)
+    return BinaryWeightLinear(pack_binary_weight(layer.latent().detach()), affine.scale, affine.bias, replaces)

@@ -2,6 +2,7 @@
 
 from stompp_kernels.nn.activation import ProgressiveActivation
 from stompp_kernels.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear
+from stompp_kernels.nn.binary_weight import BinaryWeightConv2d, BinaryWeightLayer, BinaryWeightLinear
 from stompp_kernels.nn.functional import float_simulation
 from stompp_kernels.nn.masked import Stage, copy_masks
 from stompp_kernels.nn.packed import MaxPoolSigns, PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
@@ -12,6 +13,9 @@ __all__ = [
     "BinaryConv2d",
     "BinaryLayer",
     "BinaryLinear",
+    "BinaryWeightConv2d",
+    "BinaryWeightLayer",
+    "BinaryWeightLinear",
     "MaxPoolSigns",
     "PackBatchNorm",
     "PackSigns",

@@ -25,7 +25,7 @@ from stompp_kernels.ops import (
     pack_signs,
     unpack_signs,
 )
-from stompp_kernels.ops.bconv2d import conv2d_out_size
+from stompp_kernels.ops.checks import conv2d_out_size
 from stompp_kernels.ops.epilogue import Epilogue
 
 

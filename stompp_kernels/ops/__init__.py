@@ -3,6 +3,12 @@
 from stompp_kernels.ops import schemas  # noqa: F401  (defines torch.ops.stompp, which the rest of the folder uses)
 from stompp_kernels.ops.bconv2d import bconv2d
 from stompp_kernels.ops.bgemm import bgemm
+from stompp_kernels.ops.binary_weight import (
+    BinaryWeight,
+    conv2d_binary_weight,
+    linear_binary_weight,
+    pack_binary_weight,
+)
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Threshold
 from stompp_kernels.ops.pack import PackedWeight, pack_conv_weight, pack_outside, pack_signs, pack_weight, unpack_signs
 from stompp_kernels.ops.pool import max_pool2d_signs
@@ -12,14 +18,18 @@ from stompp_kernels.ops.refresh_mask import count_frozen, draw_state, full_mask,
 __all__ = [
     "Affine",
     "AffineSigns",
+    "BinaryWeight",
     "PackedWeight",
     "Threshold",
     "bconv2d",
     "bgemm",
+    "conv2d_binary_weight",
     "count_frozen",
     "draw_state",
     "full_mask",
+    "linear_binary_weight",
     "max_pool2d_signs",
+    "pack_binary_weight",
     "pack_conv_weight",
     "pack_outside",
     "pack_signs",

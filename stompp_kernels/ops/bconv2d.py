@@ -9,17 +9,12 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import check_choice, check_tensor, check_words, pair
+from stompp_kernels.ops.checks import check_choice, check_tensor, check_words, conv2d_out_size, pair
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
 _ops = torch.ops.stompp
-
-
-def conv2d_out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Output pixels along one dimension, as in torch.nn.Conv2d."""
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def bconv2d(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,3 +131,57 @@ def pair(name: str, value: int | Sequence[int], at_least: int) -> tuple[int, int
     if min(both) < at_least:
         raise ValueError(f"{name} must be at least {at_least}, got {value!r}")
     return both
+
+
+def conv2d_out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Output pixels along one dimension, as in torch.nn.Conv2d."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _check_scale_and_bias(N: int, scale: Any, bias: Any) -> None:
+    for name, values in (("scale", scale), ("bias", bias)):
+        if name == "scale" or values is not None:
+            check_tensor(name, values, (torch.float32,))
+            check_shape(name, values, (N,))
+
+
+def check_binary_weight_linear(x: Any, weight_shape: Sequence[int], scale: Any, bias: Any) -> None:
+    """The arguments of linear_binary_weight but for its weight, which is [N, K]."""
+    N, K = weight_shape
+    check_tensor("x", x, SHORT_FLOATS)
+    if x.dim() == 0 or x.shape[-1] != K:
+        raise ValueError(f"x must have a last dimension of K = {K}, got shape {list(x.shape)}")
+    _check_scale_and_bias(N, scale, bias)
+
+
+def check_binary_weight_conv2d(
+    x: Any,
+    weight_shape: Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    scale: Any,
+    bias: Any,
+) -> None:
+    """The arguments of conv2d_binary_weight but for its weight, which is [O, I/groups, kh, kw]."""
+    O, I, kh, kw = weight_shape
+    check_tensor("x", x, SHORT_FLOATS)
+    if x.dim() != 4 or x.shape[1] != I * groups or min(x.shape[2:]) < 1:
+        raise ValueError(f"x must be [N, {I * groups}, H, W] with H and W of at least 1, got shape {list(x.shape)}")
+    stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    H, W = x.shape[2:]
+    OH = conv2d_out_size(H, kh, stride[0], padding[0], dilation[0])
+    OW = conv2d_out_size(W, kw, stride[1], padding[1], dilation[1])
+    if OH < 1 or OW < 1:
+        raise ValueError(
+            f"the kernel {kh}x{kw} with dilation {dilation} reaches beyond the {H}x{W} input padded by {padding}"
+        )
+    _check_scale_and_bias(O, scale, bias)
+
+
+def check_portable_bytes(weight: Any, shape: Sequence[int]) -> None:
+    """That packed bytes have the size of a weight's portable words, which is how GPUs read binary weights."""
+    check_tensor("weight", weight, (torch.uint8,))
+    O, I, *kernel = shape
+    check_shape("weight", weight, (4 * O * math.prod(kernel) * words_for(I),))

@@ -120,7 +120,7 @@ class PackedWeight:
             TypeError, ValueError: the words do not fit the shape, or groups do not divide O.
         """
         shape = tuple(int(size) for size in shape)
-        _check_weight_shape(shape, groups)
+        check_weight_shape(shape, groups)
         check_tensor("words", words, (torch.int32,))
         O, I, *kernel = shape
         check_shape("words", words, (O, *kernel, words_for(I)))
@@ -158,7 +158,8 @@ class PackedWeight:
         return O * math.prod(kernel) * words_for(I) * 4
 
 
-def _check_weight_shape(shape: Sequence[int], groups: int) -> None:
+def check_weight_shape(shape: Sequence[int], groups: int) -> None:
+    """That a weight of this shape can be packed."""
     if len(shape) not in (2, 4) or min(shape) < 1:
         raise ValueError(f"a weight must be [N, K] or [O, I/groups, kh, kw] and not empty, got {list(shape)}")
     if not isinstance(groups, int) or groups < 1 or shape[0] % groups != 0:
@@ -176,7 +177,7 @@ def pack_weight(w: Tensor) -> PackedWeight:
     check_tensor("w", w, SHORT_FLOATS)
     if w.dim() != 2:
         raise ValueError(f"w must be [N, K], got shape {list(w.shape)}")
-    _check_weight_shape(w.shape, 1)
+    check_weight_shape(w.shape, 1)
     return PackedWeight(_ops.pack_weight(w), tuple(w.shape))
 
 
@@ -190,7 +191,7 @@ def pack_conv_weight(w: Tensor, groups: int = 1) -> PackedWeight:
     check_tensor("w", w, SHORT_FLOATS)
     if w.dim() != 4:
         raise ValueError(f"w must be [O, I/groups, kh, kw], got shape {list(w.shape)}")
-    _check_weight_shape(w.shape, groups)
+    check_weight_shape(w.shape, groups)
     return PackedWeight(_ops.pack_conv_weight(w, groups), tuple(w.shape), groups)
 
 

@@ -1,7 +1,8 @@
 """The oracle of every op: plain PyTorch, written to be read, on any device.
 
-Each function has the arguments of the op of its name under ``torch.ops.stompp`` and defines its result bit for bit. It
-is also what runs on a device, or in an installation, that has no compiled kernel.
+Each function has the arguments of the op of its name under ``torch.ops.stompp`` and defines its result bit for bit; of
+sums of floats, but for the order of the additions. It is also what runs on a device, or in an installation, that has no
+compiled kernel.
 
 Packed weights are opaque bytes; the reference's are simply the portable words.
 """
@@ -224,6 +225,46 @@ def bconv2d_threshold(
 ) -> Tensor:
     acc = bconv2d(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value)
     return threshold(acc, thresholds, flip_words, residual_words)
+
+
+def pack_binary_weight_words(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    return pack_weight_words(words, shape, groups)
+
+
+def unpack_binary_weight_words(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    return unpack_weight_words(weight, shape, groups)
+
+
+def _signs_of(weight: Tensor, shape: Sequence[int]) -> Tensor:
+    return unpack_signs(unpack_weight_words(weight, shape, 1), shape[1], torch.float32)
+
+
+def _scaled(sums: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    y = sums * scale
+    return (y if bias is None else y + bias).to(dtype)
+
+
+def linear_binary_weight(x: Tensor, weight: Tensor, N: int, K: int, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """In float32; the one oracle here whose additions may be done in another order."""
+    return _scaled(x.to(torch.float32) @ _signs_of(weight, (N, K)).T, scale, bias, x.dtype)
+
+
+def conv2d_binary_weight(
+    x: Tensor,
+    weight: Tensor,
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> Tensor:
+    """In float32; the additions may be done in another order, as in linear_binary_weight."""
+    w = _signs_of(weight, weight_shape).permute(0, 3, 1, 2)
+    sums = F.conv2d(x.to(torch.float32), w, None, tuple(stride), tuple(padding), tuple(dilation), groups)
+    y = _scaled(sums.permute(0, 2, 3, 1), scale, bias, x.dtype)
+    return y.contiguous().permute(0, 3, 1, 2)
 
 
 def _frozen(u: Tensor, mask_words: Tensor | None, batch_shared: bool) -> Tensor:

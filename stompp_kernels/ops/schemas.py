@@ -40,6 +40,13 @@ SCHEMAS = {
     "bconv2d_affine": f"({_CONV}, {_AFFINE}, ScalarType dtype) -> Tensor",
     "bconv2d_affine_signs": f"({_CONV}, {_AFFINE}, bool floats) -> (Tensor, Tensor)",
     "bconv2d_threshold": f"({_CONV}, {_THRESHOLD}) -> Tensor",
+    "pack_binary_weight_words": "(Tensor words, int[] shape, int groups) -> Tensor",
+    "unpack_binary_weight_words": "(Tensor weight, int[] shape, int groups) -> Tensor",
+    "linear_binary_weight": "(Tensor x, Tensor weight, int N, int K, Tensor scale, Tensor? bias) -> Tensor",
+    "conv2d_binary_weight": (
+        "(Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, int groups, "
+        "Tensor scale, Tensor? bias) -> Tensor"
+    ),
     "progressive": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor",
     "progressive_gated": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> (Tensor, Tensor)",
     "progressive_drawn": "(Tensor u, Tensor draw, str surrogate) -> (Tensor, Tensor)",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from stompp_kernels import native
 from stompp_kernels.conversion import convert, explain, save_packed
 from stompp_kernels.measure import compare, compare_on_gpu
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
@@ -62,19 +59,6 @@ def convert_trained(model: nn.Module, output: Path, console: Console) -> int:
     return save_packed(packed, output)
 
 
-def bench_trained(model: nn.Module, data: Data, recipe: Recipe, batch_sizes: Sequence[int], console: Console) -> None:
-    """Times the packed network against the float network that the recipe began with, and shows both."""
-    inputs = next(data.test_batches(max(batch_sizes)))[0]
-    if isinstance(inputs, dict):
-        raise ValueError(f"only networks for images can be timed, and this one reads {', '.join(inputs)}")
-    packed, float_model = convert(model), build_model(recipe, data, prepared=False).eval()
-    table = Table("batch", "float, ms", "packed, ms", "ratio", title=_where(data.device))
-    for size in batch_sizes:
-        float_ms, packed_ms = time_network(float_model, packed, inputs[:size])
-        table.add_row(str(size), f"{float_ms:.3f}", f"{packed_ms:.3f}", f"{float_ms / packed_ms:.1f}x")
-    console.print(table)
-
-
 @torch.no_grad()
 def time_network(float_model: nn.Module, packed: nn.Module, images: Tensor) -> tuple[float, float]:
     """Median milliseconds of both networks, channels_last."""
@@ -82,9 +66,3 @@ def time_network(float_model: nn.Module, packed: nn.Module, images: Tensor) -> t
     sides = {"float": lambda: float_model(images), "packed": lambda: packed(images)}
     ms = compare_on_gpu(sides) if images.is_cuda else compare(sides, 1.0)
     return ms["float"].median, ms["packed"].median
-
-
-def _where(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{native.active_implementation()}, {torch.get_num_threads()} threads"

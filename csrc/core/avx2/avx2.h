@@ -36,6 +36,11 @@ void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* 
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
 void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words);
 
+constexpr int64_t kSumRows = 4;
+constexpr int64_t kSumWordFloats = 88;
+void prepare_sums(const float* x, int64_t inputs, int64_t turns, float* prepared);
+void add_up(const SignedSumBlock& block);
+
 }  // namespace avx2
 }  // namespace stompp
 

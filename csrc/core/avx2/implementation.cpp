@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 
 #include "core/elementwise.h"
+#include "core/signed_sum_bodies.h"
 
 namespace stompp {
 namespace avx2 {
@@ -16,6 +17,7 @@ bool supported() {
 }
 
 STOMPP_ELEMENTWISE_PRIMITIVES(STOMPP_AVX2)
+STOMPP_SIGNED_SUM_PRIMITIVES(STOMPP_AVX2)
 
 }  // namespace
 
@@ -54,6 +56,10 @@ const Implementation kImplementation = {
     progressive_backward,
     gate_backward,
     refresh_words,
+    {{kSumRows, kSumWordFloats, prepare_sums, add_up},
+     {kMaxSumRows, kWordBits, prepare_channels, add_up_channels},
+     widen,
+     scale_sums},
 };
 
 }  // namespace avx2

@@ -22,6 +22,11 @@ void scale_block(const ProductBlock& block, const AffineOut& out);
 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
 void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words);
 
+constexpr int64_t kSumRows = 6;
+constexpr int64_t kSumWordFloats = 128;
+void prepare_sums(const float* x, int64_t inputs, int64_t turns, float* prepared);
+void add_up(const SignedSumBlock& block);
+
 }  // namespace avx512
 }  // namespace stompp
 

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "core/elementwise.h"
+#include "core/signed_sum_bodies.h"
 
 namespace stompp {
 namespace avx512 {
@@ -30,6 +31,7 @@ STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, c
 }
 
 STOMPP_ELEMENTWISE_PRIMITIVES(STOMPP_AVX512)
+STOMPP_SIGNED_SUM_PRIMITIVES(STOMPP_AVX512)
 
 }  // namespace
 
@@ -54,6 +56,10 @@ const Implementation kImplementation = {
     progressive_backward,
     gate_backward,
     refresh_words,
+    {{kSumRows, kSumWordFloats, prepare_sums, add_up},
+     {kMaxSumRows, kWordBits, prepare_channels, add_up_channels},
+     widen,
+     scale_sums},
 };
 
 }  // namespace avx512

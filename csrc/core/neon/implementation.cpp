@@ -5,6 +5,7 @@
 #include <arm_neon.h>
 
 #include "core/elementwise.h"
+#include "core/signed_sum_bodies.h"
 
 namespace stompp {
 namespace neon {
@@ -44,6 +45,7 @@ void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K
 }
 
 STOMPP_ELEMENTWISE_PRIMITIVES()
+STOMPP_SIGNED_SUM_PRIMITIVES()
 
 }  // namespace
 
@@ -68,6 +70,10 @@ const Implementation kImplementation = {
     progressive_backward,
     gate_backward,
     refresh_words,
+    {{kMaxSumRows, kWordBits, prepare_floats, add_up_floats},
+     {kMaxSumRows, kWordBits, prepare_channels, add_up_channels},
+     widen,
+     scale_sums},
 };
 
 }  // namespace neon

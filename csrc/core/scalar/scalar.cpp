@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/elementwise.h"
+#include "core/signed_sum_bodies.h"
 
 namespace stompp {
 namespace scalar {
@@ -50,6 +51,7 @@ void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K
 }
 
 STOMPP_ELEMENTWISE_PRIMITIVES()
+STOMPP_SIGNED_SUM_PRIMITIVES()
 
 }  // namespace
 
@@ -74,6 +76,10 @@ const Implementation kImplementation = {
     progressive_backward,
     gate_backward,
     refresh_words,
+    {{kMaxSumRows, kWordBits, prepare_floats, add_up_floats},
+     {kMaxSumRows, kWordBits, prepare_channels, add_up_channels},
+     widen,
+     scale_sums},
 };
 
 }  // namespace scalar

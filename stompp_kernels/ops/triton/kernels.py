@@ -255,3 +255,87 @@ def pack_planes(x, low, high, words, rows, R, K, row_words, LIMITS: tl.constexpr
         bits = _outside(value, low, high, tl.broadcast_to(channel[None, :], at.shape), valid, LIMITS)
         packed = tl.sum(bits.to(tl.int32) << tl.arange(0, 32)[None, :], axis=1)
         tl.store(words + (image * R + pixel) * row_words + word, packed, mask=pixel < R)
+
+
+@triton.jit
+def _pixel_tap(pixel, valid, tap, kernel_w, H, W, OH, OW, stride, padding, dilation):
+    """Which pixel of the input output pixels read at a tap, and whether it lies inside; geometry is (height, width)."""
+    ow, oh, image = pixel % OW, pixel // OW % OH, pixel // OW // OH
+    h = oh * stride[0] - padding[0] + tap // kernel_w * dilation[0]
+    w = ow * stride[1] - padding[1] + tap % kernel_w * dilation[1]
+    return (image * H + h) * W + w, valid & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+
+
+@triton.jit
+def binary_weight(
+    x,
+    words,
+    scale,
+    bias,
+    out,
+    pixels,
+    C,
+    O,
+    I,
+    group_outputs,
+    taps,
+    kernel_w,
+    H,
+    W,
+    OH,
+    OW,
+    stride_h,
+    stride_w,
+    padding_h,
+    padding_w,
+    dilation_h,
+    dilation_w,
+    BIAS: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+):
+    """scale * (floats by signs of bits) + bias, as an implicit product of matrices, 32 inputs of a tap at a time.
+
+    The grid is (tiles of pixels, tiles of a group's outputs, groups).
+
+    Args:
+        x: floats [batch, H, W, C], C = groups * I.
+        words: int32 [O, taps, ceil(I/32)], the portable order.
+        scale, bias: float32 [O]; bias with BIAS only.
+        out: floats [pixels, O], pixels = batch * OH * OW.
+    """
+    pixel = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    n = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    group = tl.program_id(2)
+    output = (group * group_outputs + n).to(tl.int64)
+    valid_pixel, valid_output = pixel < pixels, n < group_outputs
+    tap_words = (I + 31) // 32
+    bit = tl.arange(0, 32)
+    sums = tl.zeros((ROWS, OUTPUTS), tl.float32)
+    for tap in range(taps):
+        source, inside = _pixel_tap(
+            pixel,
+            valid_pixel,
+            tap,
+            kernel_w,
+            H,
+            W,
+            OH,
+            OW,
+            (stride_h, stride_w),
+            (padding_h, padding_w),
+            (dilation_h, dilation_w),
+        )
+        for word in range(tap_words):
+            channel = word * 32 + bit
+            at = source[:, None] * C + (group * I + channel)[None, :]
+            value = tl.load(x + at, mask=inside[:, None] & (channel < I)[None, :], other=0.0)
+            bits = tl.load(words + (output * taps + tap) * tap_words + word, mask=valid_output, other=0)
+            signs = tl.where(((bits[None, :] >> bit[:, None]) & 1) != 0, -1.0, 1.0).to(value.dtype)
+            # Not in tf32, which would round the activations.
+            sums = tl.dot(value, signs, sums, input_precision="ieee")
+    y = sums * tl.load(scale + output, mask=valid_output, other=0.0)[None, :]
+    if BIAS:
+        y = y + tl.load(bias + output, mask=valid_output, other=0.0)[None, :]
+    to = pixel[:, None] * O + output[None, :]
+    tl.store(out + to, y.to(out.dtype.element_ty), mask=valid_pixel[:, None] & valid_output[None, :])

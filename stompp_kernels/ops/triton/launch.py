@@ -45,6 +45,22 @@ def planes(itemsize: int) -> Launch:
     return Launch(tile=_WARP * _VECTOR_BYTES // itemsize // 4, warps=4)
 
 
+@dataclass(frozen=True)
+class ProductLaunch:
+    """Rows and outputs of a program's tile, and its warps."""
+
+    rows: int
+    outputs: int
+    warps: int
+
+
+def product(rows: int, outputs: int) -> ProductLaunch:
+    """For products of rows of floats with the binary weights of a group of outputs; tl.dot wants 16 of each."""
+    if rows <= 16:
+        return ProductLaunch(16, 32 if outputs <= 32 else 64, 4)
+    return ProductLaunch(64, 32 if outputs <= 32 else 64, 4)
+
+
 def grid(tiles: int, rows: int) -> tuple[int, int, int]:
     """Tiles first; rows beyond the limit of the second dimension go on in the third."""
     return tiles, min(rows, _MAX_GRID_Y), ceil_div(rows, _MAX_GRID_Y)

@@ -1,0 +1,123 @@
+"""`stompp bench`: a registered model, a packed file or a run of `stompp train`, timed and shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stompp_kernels.bench import report
+from stompp_kernels.bench.network import measure, sizes
+from stompp_kernels.bench.subjects import Subject, of_models, settle_norms, untrained
+from stompp_kernels.conversion import load_packed
+from stompp_kernels.files import write_json
+from stompp_kernels.measure import machine
+from stompp_kernels.models.registry import list_models
+from stompp_kernels.nn.packed import PackedLayer
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `stompp bench` is asked for; see its help."""
+
+    batch: Sequence[int] = (1, 64)
+    threads: Sequence[int] | None = None
+    forms: Sequence[str] | None = None
+    compile: bool = True
+    seconds: float = 10.0
+    device: str = "cpu"
+    shape: Sequence[int] | None = None
+    num_classes: int = 1000
+    checkpoint: str = "last"
+    data: str | None = None
+    output: Path | None = None
+
+
+def bench(name: str, options: Options) -> None:
+    """Times a network and prints what was found.
+
+    Args:
+        name: of a registered model, of a packed file, or of the folder of a run.
+
+    Raises:
+        ValueError: there is nothing of that name, an option is not allowed, or a result is wrong.
+        FileNotFoundError: the folder has no run.
+    """
+    subject = find(name, options)
+    rows = []
+    for threads in options.threads or [torch.get_num_threads()]:
+        for batch in options.batch:
+            row = measure(subject, batch, threads, options.forms, options.compile, options.seconds)
+            rows.append(row)
+            print(f"{subject.name}, batch {batch}, {threads} threads\n{report.latencies(row)}\n")
+            if "profile" in row:
+                print(report.profile_table(row) + "\n")
+            if "bound" in row:
+                print(report.bound_line(row) + "\n", flush=True)
+    bytes_row = sizes(subject) if options.device == "cpu" else None
+    print(report.comparison(rows))
+    if bytes_row is not None:
+        print("\n" + report.size_table([bytes_row]))
+    if options.output is not None:
+        write_json(options.output, {"machine": machine(), "rows": rows, "bytes": [bytes_row] if bytes_row else []})
+
+
+def find(name: str, options: Options) -> Subject:
+    """The network of a name; a registered model's comes first, a path with a slash is never one."""
+    device = _device(options.device)
+    if name in list_models():
+        return untrained(name, options.num_classes).to(device)
+    if Path(name).is_dir():
+        return _of_run(Path(name), options, str(device))
+    if Path(name).is_file() or name.endswith(".safetensors"):
+        return _of_file(Path(name), options.shape).to(device)
+    raise ValueError(
+        f"model must be one of {', '.join(list_models())}, a packed file or the folder of a run, got {name!r}"
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device must be cpu here: torch sees no CUDA device")
+    return torch.device(name)
+
+
+def _of_run(folder: Path, options: Options, device: str) -> Subject:
+    """A trained network, beside the float network that its recipe began with, at random."""
+    from stompp_kernels.training.trained import load_trained
+    from stompp_kernels.training.trainer import build_model
+
+    model, data, recipe = load_trained(folder, options.checkpoint, options.data, device)
+    inputs = next(data.test_batches(2))[0]
+    float_model = build_model(recipe, data, prepared=False)
+    settle_norms(float_model, inputs)
+    sample: Any = {key: t[:1] for key, t in inputs.items()} if isinstance(inputs, dict) else inputs[:1]
+    subject = of_models(os.fspath(folder), sample, float_model, model)
+    if subject.packed is None:
+        raise ValueError(f"the network of {os.fspath(folder)!r} cannot be packed: {subject.reason}")
+    return subject
+
+
+def _of_file(path: Path, shape: Sequence[int] | None) -> Subject:
+    packed = load_packed(path)
+    return Subject(os.fspath(path), torch.zeros(1, *_shape_of(packed, shape)), None, None, packed)
+
+
+def _shape_of(packed: nn.Module, shape: Sequence[int] | None) -> Sequence[int]:
+    """The shape of one sample: given, or that of a first layer which takes features."""
+    if shape is not None:
+        if not shape or min(shape) < 1:
+            raise ValueError(f"shape must be sizes of at least 1, got {list(shape)}")
+        return shape
+    first = next((m for m in packed.modules() if isinstance(m, (nn.Conv2d, nn.Linear, PackedLayer))), None)
+    if isinstance(first, nn.Linear):
+        return (first.in_features,)
+    channels = first.weight.shape[1] if first is not None and isinstance(first.weight, Tensor) else "C"
+    raise ValueError(f"shape must be given for a packed file: the sizes of one sample, as --shape {channels} 224 224")

@@ -1,0 +1,135 @@
+"""Tables of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from stompp_kernels.table import table
+
+_GROUPED = 12  # rows of a profile by kind
+
+
+def comparison(rows: Iterable[dict[str, Any]]) -> str:
+    """One line a network, batch and number of threads: the forms' times, ratios, and the bound.
+
+    The ratio of the fastest calls is what a machine that other work disturbs tells most reliably.
+    """
+    cells = []
+    for row in rows:
+        best, ratios, limit = row["best_ms"], row.get("ratios", {}), row.get("bound")
+        cells.append(
+            (
+                row["network"],
+                row["batch"],
+                row["threads"],
+                *(f"{best[form]:.2f}" if form in best else "-" for form in ("fp32", "bf16", "int8", "packed")),
+                *(f"{ratios[form]:.2f}x" if form in ratios else "-" for form in ("fp32", "int8")),
+                *(f"{_of_least(row, form):.2f}x" if form in ratios else "-" for form in ("fp32", "int8")),
+                f"{limit['ms']:.2f}" if limit else "-",
+                f"{limit['packed_over_bound']:.2f}x" if limit else row.get("wrong", row.get("reason", "-")),
+            )
+        )
+    forms = (
+        "fp32, ms",
+        "bf16, ms",
+        "int8, ms",
+        "packed, ms",
+        "fp32/packed",
+        "int8/packed",
+        "fp32, fastest calls",
+        "int8",
+    )
+    return table(("network", "batch", "threads", *forms, "bound, ms", "packed/bound"), cells)
+
+
+def _of_least(row: dict[str, Any], form: str) -> float:
+    """How much faster the fastest packed call was than the fastest of a form."""
+    least = {name: values["least"] for name, values in row["ms"].items()}
+    fastest = {key: min(ms for name, ms in least.items() if name.split()[0] == key) for key in (form, "packed")}
+    return fastest[form] / fastest["packed"]
+
+
+def latencies(row: dict[str, Any]) -> str:
+    """One line a side: percentiles of a call, and samples a second at the median."""
+    cells = [
+        (
+            side,
+            *(f"{values[key]:.3f}" for key in ("least", "p50", "p90", "p99")),
+            f"{1e3 * row['batch'] / values['p50']:.1f}",
+            values["calls"],
+        )
+        for side, values in row["ms"].items()
+    ]
+    return table(("side", "least, ms", "p50", "p90", "p99", "samples/s", "calls"), cells)
+
+
+def profile_table(row: dict[str, Any]) -> str:
+    """Every layer of a profile, and their sum."""
+    layers = row["profile"]
+    cells = [
+        (
+            layer["name"],
+            layer["kind"],
+            f"{layer['ms']:.3f}",
+            f"{100 * layer['share']:.1f} %",
+            f"{layer['operations'] / 1e6:.1f}" if layer["operations"] else "",
+            f"{layer['gops']:.0f}" if layer["operations"] else "",
+        )
+        for layer in layers
+    ]
+    total = sum(layer["ms"] for layer in layers)
+    millions = sum(layer["operations"] for layer in layers) / 1e6
+    cells.append(("sum", "", f"{total:.3f}", "100.0 %", f"{millions:.1f}", f"{millions / total:.0f}"))
+    return table(("layer", "kind", "ms", "share", "million operations", "GOPS"), cells)
+
+
+def by_kind(row: dict[str, Any]) -> str:
+    """A profile summed up by kind of layer, the longest first."""
+    sums: dict[str, list[float]] = {}
+    for layer in row["profile"]:
+        found = sums.setdefault(layer["kind"], [0, 0.0, 0.0])
+        found[0] += 1
+        found[1] += layer["ms"]
+        found[2] += layer["operations"]
+    longest = sorted(sums.items(), key=lambda item: -item[1][1])
+    total = sum(values[1] for values in sums.values())
+    cells = [
+        (kind, int(n), f"{ms:.3f}", f"{100 * ms / total:.1f} %", f"{operations / ms / 1e6:.0f}" if operations else "")
+        for kind, (n, ms, operations) in longest[:_GROUPED]
+    ]
+    return table(("kind", "calls", "ms", "share", "GOPS"), cells)
+
+
+def bound_line(row: dict[str, Any]) -> str:
+    """How the bound comes about."""
+    limit = row["bound"]
+    return (
+        f"bound {limit['ms']:.3f} ms = float layers {limit['float_ms']:.3f} ms + binary products "
+        f"{limit['binary_ms']:.3f} ms ({limit['binary_operations'] / 1e9:.2f} billion operations at bgemm's "
+        f"{limit['bgemm_gops']:.0f} GOPS); packed / bound = {limit['packed_over_bound']:.2f}"
+    )
+
+
+def size_table(rows: Iterable[dict[str, Any]]) -> str:
+    """Bytes of files, binarized layers and processes, in millions, and how much smaller they are packed."""
+    cells = []
+    for row in rows:
+        binarized = row.get("binarized", {})
+        pairs = (
+            (row["file"].get("fp32"), row["file"].get("packed")),
+            (binarized.get("fp32"), binarized.get("file")),
+            (binarized.get("fp32"), binarized.get("memory")),
+            (row["peak"].get("fp32"), row["peak"].get("packed")),
+        )
+        cells.append((row["network"], *(_pair(*pair) for pair in pairs)))
+    return table(
+        ("network", "file, MB", "binarized layers in the file", "the same in memory", "growth of a process"), cells
+    )
+
+
+def _pair(float_bytes: int | None, packed_bytes: int | None) -> str:
+    if float_bytes is None or packed_bytes is None:
+        known = float_bytes if packed_bytes is None else packed_bytes
+        return "-" if known is None else f"{known / 1e6:.2f}"
+    return f"{float_bytes / 1e6:.2f} to {packed_bytes / 1e6:.2f} ({float_bytes / packed_bytes:.1f}x)"

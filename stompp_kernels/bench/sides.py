@@ -1,0 +1,187 @@
+"""The forms of one network that are timed against each other: fp32, bf16 and int8 of torch, and packed."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stompp_kernels.bench.subjects import Subject, call, device_of
+from stompp_kernels.models.registry import Inputs
+from stompp_kernels.nn import float_simulation
+from stompp_kernels.ops.checks import check_choice
+
+FORMS = ("fp32", "bf16", "int8", "packed")
+FORMS_ON_GPU = ("fp32", "bf16", "packed")  # torch quantizes for the CPU
+# Equal signs go into the same float layers, whose sums another memory format or a compiler may group differently; a
+# network that carries real values from block to block may then have a sign or two the other way.
+_TOLERANCE = {"fp32": 1e-3, "packed": 1e-2}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One form of a network, ready to run on inputs that it holds.
+
+    Attributes:
+        form: of :data:`FORMS`.
+        how: "eager" or "compiled"; on a GPU either is run as a CUDA graph.
+        run: one call.
+    """
+
+    form: str
+    how: str
+    run: Callable[[], Tensor]
+
+    @property
+    def name(self) -> str:
+        return f"{self.form} {self.how}"
+
+
+def folding() -> AbstractContextManager[Any]:
+    """Inside this ``with`` block :func:`compiled` networks have their constants folded; outside they compile again."""
+    import torch._inductor.config as inductor
+
+    return inductor.patch(freezing=True)
+
+
+def compiled(network: nn.Module) -> Callable[..., Any]:
+    """``torch.compile``, to be called within :func:`folding`: BatchNorm goes into convolutions, weights into oneDNN's
+    own order.
+
+    It is held to AVX2 where torch is (``ATEN_CPU_CAPABILITY``).
+    """
+    held = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return torch.compile(network, options={"cpp.simdlen": 256} if held else None)
+
+
+@torch.no_grad()
+def make_sides(subject: Subject, inputs: Inputs, forms: tuple[str, ...] = FORMS, compile: bool = True) -> list[Side]:
+    """The subject's sides on these inputs, each of them run and checked; to be called within :func:`folding`.
+
+    What has no float original has packed sides alone, and what cannot be converted has none of these.
+
+    Raises:
+        ValueError: an unknown form, int8 on a GPU, or a side whose result is wrong.
+    """
+    device = device_of(inputs)
+    for form in forms:
+        check_choice("forms", form, FORMS if device.type == "cpu" else FORMS_ON_GPU)
+    torch._dynamo.reset()
+    sides = [side for form in forms for side in _sides_of(form, subject, inputs, compile)]
+    for side, expected in zip(sides, _expectations(subject, inputs, sides), strict=True):
+        check(side, expected)
+    return sides
+
+
+def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool) -> Iterator[Side]:
+    if form == "packed":
+        if subject.packed is not None:
+            yield from _both(form, subject.packed, inputs, compile)
+    elif subject.float_model is not None:
+        images, device = isinstance(inputs, Tensor) and inputs.dim() == 4, device_of(inputs)
+        model = copy.deepcopy(subject.float_model)
+        if images:
+            model = model.to(memory_format=torch.channels_last)
+        if form == "fp32":
+            yield from _both(form, model, inputs, compile)
+        elif form == "bf16":
+            # In software a compiler gains nothing: it would wait for the same conversions.
+            yield from _both(form, model.bfloat16(), _as_bfloat16(inputs), compile and _has_bfloat16(device))
+        else:
+            yield Side(form, "eager", _runner(_int8(model, inputs), inputs))
+
+
+def _both(form: str, network: nn.Module, inputs: Inputs, compile: bool) -> Iterator[Side]:
+    yield Side(form, "eager", _runner(network, inputs))
+    if compile:
+        yield Side(form, "compiled", _runner(compiled(network), inputs))
+
+
+def on_device(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """The call itself on the CPU; on a GPU a CUDA graph of it, which launches all its kernels at once."""
+    return _graphed(run) if device.type == "cuda" else run
+
+
+def _graphed(run: Callable[[], Any]) -> Callable[[], Any]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # whatever is set up by first calls must not be part of the graph
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay() -> Any:
+        graph.replay()
+        return result
+
+    return replay
+
+
+def _runner(network: Callable[..., Any], inputs: Inputs) -> Callable[[], Tensor]:
+    return on_device(lambda: call(network, inputs), device_of(inputs))
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return True
+    return torch.backends.cpu.get_cpu_capability() != "AVX2" and torch.cpu._is_avx512_bf16_supported()
+
+
+def _as_bfloat16(inputs: Inputs) -> Inputs:
+    if isinstance(inputs, dict):
+        return inputs  # tokens
+    return inputs.bfloat16()
+
+
+def _int8(model: nn.Module, inputs: Inputs) -> nn.Module:
+    """Torch's quantized network: dynamic for tokens, else static, calibrated on the inputs themselves.
+
+    What torchao makes of an exported graph, compiled, runs the same oneDNN products in the same time.
+    """
+    from torch.ao import quantization
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is deprecated, and observers' remarks
+        if isinstance(inputs, dict):
+            return quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
+        prepared = prepare_fx(model, quantization.get_default_qconfig_mapping("x86"), (inputs,))
+        prepared(inputs)
+        return convert_fx(prepared)
+
+
+def _expectations(subject: Subject, inputs: Inputs, sides: list[Side]) -> list[Tensor]:
+    """What each side's result is compared with."""
+    expected: dict[str, Tensor] = {}
+    if subject.float_model is not None:
+        original = call(subject.float_model, inputs)
+        expected |= dict.fromkeys(("fp32", "bf16", "int8"), original)
+    if subject.model is not None and any(side.form == "packed" for side in sides):
+        with float_simulation():
+            expected["packed"] = call(subject.model, inputs)
+    elif subject.packed is not None:
+        expected["packed"] = call(subject.packed, inputs)
+    return [expected[side.form] for side in sides]
+
+
+def check(side: Side, expected: Tensor) -> None:
+    """Runs a side; ValueError unless fp32 and packed results are right, and others finite and of the right shape."""
+    result = side.run()
+    if result.shape != expected.shape or not bool(result.isfinite().all()):
+        raise ValueError(f"{side.name} must give finite values of shape {list(expected.shape)}: not timed")
+    if side.form in _TOLERANCE:
+        error = float((result.float() - expected).norm() / expected.norm())
+        if not error <= _TOLERANCE[side.form]:
+            raise ValueError(
+                f"{side.name} gives another result: it differs from what it must equal by {error:.2g} of its norm, "
+                f"allowed is {_TOLERANCE[side.form]:g}: not timed"
+            )

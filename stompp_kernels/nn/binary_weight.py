@@ -1,0 +1,74 @@
+"""The inference twins of layers with binary weights and float activations (Binary-Weight-Networks).
+
+Floats in, floats out; only the weight is packed. State dicts hold the portable word order, as those of nn/packed.py do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops import Affine, BinaryWeight, conv2d_binary_weight, linear_binary_weight
+
+
+class BinaryWeightLayer(PackedLayer):
+    """A packed binary weight, and what its sums are multiplied with and shifted by.
+
+    Buffers: ``scale`` and ``bias`` float32 [N].
+
+    Args:
+        weight: made by :func:`stompp_kernels.ops.pack_binary_weight`.
+        scale: float32 [N].
+        bias: float32 [N], or None for zeros.
+        replaces: names of the modules of the float network whose work it does, in order.
+    """
+
+    weight: BinaryWeight
+
+    def __init__(
+        self, weight: BinaryWeight, scale: Tensor, bias: Tensor | None = None, replaces: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(weight, Affine(scale, torch.zeros_like(scale) if bias is None else bias), replaces)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if not isinstance(self.weight, BinaryWeight):  # loaded in the order of the binary products
+            self.weight = BinaryWeight.from_words(self.weight.words(), self.weight.shape, self.weight.groups)
+
+
+class BinaryWeightLinear(BinaryWeightLayer):
+    """Floats [..., K] to floats [..., N] of the same type, see :func:`stompp_kernels.ops.linear_binary_weight`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear_binary_weight(x, self.weight, self.scale, self.bias)
+
+
+class BinaryWeightConv2d(BinaryWeightLayer):
+    """Floats [B, C, H, W] to floats [B, O, OH, OW] of the same type, channels_last.
+
+    ``stride``, ``padding`` and ``dilation`` are those of :func:`stompp_kernels.ops.conv2d_binary_weight`.
+    """
+
+    def __init__(
+        self,
+        weight: BinaryWeight,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        replaces: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(weight, scale, bias, replaces)
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d_binary_weight(
+            x, self.weight, self.scale, self.bias, self.stride, self.padding, self.dilation, self.weight.groups
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"

@@ -1,0 +1,199 @@
+"""Float activations with binary weights (Binary-Weight-Networks, Rastegari et al., ECCV 2016)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stompp_kernels import native
+from stompp_kernels.ops.checks import (
+    SHORT_FLOATS,
+    check_binary_weight_conv2d,
+    check_binary_weight_linear,
+    check_shape,
+    check_tensor,
+    conv2d_out_size,
+)
+from stompp_kernels.ops.pack import PackedWeight, check_weight_shape, pack_signs
+from stompp_kernels.ops.reference import words_for
+from stompp_kernels.ops.schemas import kernels_for
+
+_ops = torch.ops.stompp
+
+
+class BinaryWeight(PackedWeight):
+    """Binary weights in the order that the kernels for float activations read, which is not that of bgemm's.
+
+    Attributes as of :class:`PackedWeight`; so are the portable words.
+    """
+
+    @staticmethod
+    def from_words(words: Tensor, shape: Sequence[int], groups: int = 1) -> BinaryWeight:
+        """From the portable order: int32 [N, ceil(K/32)] or [O, kh, kw, ceil(I/groups/32)].
+
+        Raises:
+            TypeError, ValueError: the words do not fit the shape, or groups do not divide O.
+        """
+        shape = tuple(int(size) for size in shape)
+        check_weight_shape(shape, groups)
+        check_tensor("words", words, (torch.int32,))
+        O, I, *kernel = shape
+        check_shape("words", words, (O, *kernel, words_for(I)))
+        return BinaryWeight(_ops.pack_binary_weight_words(words, shape, groups), shape, groups)
+
+    def words(self) -> Tensor:
+        """The portable order, with zero tails: the inverse of :meth:`from_words`."""
+        return _ops.unpack_binary_weight_words(self.data, self.shape, self.groups)
+
+    def to(self, device: torch.device | str) -> BinaryWeight:
+        """Packed for another device's kernels."""
+        if self.data.device == torch.device(device):
+            return self
+        return BinaryWeight.from_words(self.words().to(device), self.shape, self.groups)
+
+
+def pack_binary_weight(w: Tensor, groups: int = 1) -> BinaryWeight:
+    """The signs of weights, packed for :func:`linear_binary_weight` or :func:`conv2d_binary_weight`.
+
+    Args:
+        w: float32, float16 or bfloat16, shape [N, K] or [O, I/groups, kh, kw].
+        groups: as the convolution will run with.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above.
+    """
+    check_tensor("w", w, SHORT_FLOATS)
+    check_weight_shape(w.shape, groups)
+    words = pack_signs(w if w.dim() == 2 else w.permute(0, 2, 3, 1))
+    return BinaryWeight.from_words(words, w.shape, groups)
+
+
+def linear_binary_weight(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``scale[n] * sum over k of x[k] * w[n, k] + bias[n]``, w in {-1, +1}.
+
+    Computed in float32 whatever the type of x, in an order of additions that depends on the implementation, but on
+    neither the number of threads nor the other rows. For inference: no gradient passes.
+
+    Args:
+        x: float32, float16 or bfloat16, shape [..., K].
+        weight: [N, K], made by :func:`pack_binary_weight`.
+        scale: float32 [N].
+        bias: float32 [N]; None adds nothing.
+
+    Returns:
+        x's dtype, shape [..., N].
+
+    Raises:
+        TypeError, ValueError: an argument's type, dtype or shape is not as above.
+    """
+    # Another PackedWeight would be right on the CPU, and packed again at every call.
+    if not native.kernels_check(x) or not isinstance(weight, BinaryWeight):
+        _check_linear(x, weight, scale, bias)
+    try:
+        N, K = weight.shape
+        return kernels_for(x).linear_binary_weight.default(x, weight.data, N, K, scale, bias)
+    except Exception:
+        _check_linear(x, weight, scale, bias)  # says in this function's terms what the kernel refused
+        raise
+
+
+def conv2d_binary_weight(
+    x: Tensor,
+    weight: BinaryWeight,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Convolution of floats with +-1 weights, zero padding, scaled and shifted by channel. For inference.
+
+    Args:
+        x: float32, float16 or bfloat16, shape [N, C, H, W]; channels_last is read as it lies, other strides are copied.
+        weight: [O, C/groups, kh, kw], made by :func:`pack_binary_weight` with the same groups.
+        scale: float32 [O].
+        bias: float32 [O]; None adds nothing.
+        stride, padding, dilation: an int or (height, width), in pixels.
+        groups: C and O are divided by it.
+
+    Returns:
+        x's dtype, shape [N, O, OH, OW], channels_last; rounded as by :func:`linear_binary_weight`.
+
+    Raises:
+        TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
+            larger than the padded input.
+    """
+    arguments = stride, padding, dilation, groups, scale, bias
+    if not native.kernels_check(x) or not isinstance(weight, BinaryWeight):
+        _check_conv2d(x, weight, *arguments)
+    try:
+        # The schema of Triton's op, inferred by torch, does not take an int for two.
+        both = [[value, value] if isinstance(value, int) else value for value in (stride, padding, dilation)]
+        op = kernels_for(x).conv2d_binary_weight.default
+        return op(x, weight.data, weight.shape, *both, groups, scale, bias)
+    except Exception:
+        _check_conv2d(x, weight, *arguments)  # says in this function's terms what the kernel refused
+        raise
+
+
+def _check_weight(weight: BinaryWeight, dims: int) -> None:
+    if not isinstance(weight, BinaryWeight):
+        raise TypeError(f"weight must be a BinaryWeight made by pack_binary_weight, got {type(weight).__name__}")
+    if len(weight.shape) != dims:
+        allowed = "[N, K]" if dims == 2 else "[O, I/groups, kh, kw]"
+        raise ValueError(f"weight must be packed from {allowed}, got shape {list(weight.shape)}")
+
+
+def _check_linear(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: Tensor | None) -> None:
+    _check_weight(weight, 2)
+    check_binary_weight_linear(x, weight.shape, scale, bias)
+
+
+def _check_conv2d(
+    x: Tensor,
+    weight: BinaryWeight,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> None:
+    _check_weight(weight, 4)
+    if groups != weight.groups:
+        raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {groups}")
+    check_binary_weight_conv2d(x, weight.shape, stride, padding, dilation, groups, scale, bias)
+
+
+def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> int:
+    O, I, *kernel = shape
+    if native.library is None or device.type not in ("cpu", "meta"):
+        return O * math.prod(kernel) * words_for(I) * 4
+    kh, kw = kernel or (1, 1)
+    return native.library.packed_binary_weight_bytes(O, I, kh, kw, groups)
+
+
+@torch.library.register_fake("stompp::pack_binary_weight_words")
+def _(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    return words.new_empty(_packed_bytes(words.device, shape, groups), dtype=torch.uint8)
+
+
+@torch.library.register_fake("stompp::unpack_binary_weight_words")
+def _(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    O, I, *kernel = shape
+    return weight.new_empty((O, *kernel, words_for(I)), dtype=torch.int32)
+
+
+@torch.library.register_fake("stompp::linear_binary_weight")
+def _(x, weight, N, K, scale, bias):
+    return x.new_empty((*x.shape[:-1], N))
+
+
+@torch.library.register_fake("stompp::conv2d_binary_weight")
+def _(x, weight, weight_shape, stride, padding, dilation, groups, scale, bias):
+    OH, OW = (conv2d_out_size(x.shape[2 + i], weight_shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
+    return x.new_empty((x.shape[0], OH, OW, weight_shape[0])).permute(0, 3, 1, 2)

@@ -85,8 +85,8 @@ def grouped():
 class Original:
     """An intact file, what is in it and what its network computes."""
 
-    def __init__(self, name, folder):
-        model, x = grouped() if name == "grouped" else committed(name, 3)
+    def __init__(self, name, folder, binarize="both"):
+        model, x = grouped() if name == "grouped" else committed(name, 3, binarize=binarize)
         path = folder / f"{name}.safetensors"
         sk.save_packed(sk.convert(model), path)
         self.name, self.x, self.data = name, x[:2], path.read_bytes()
@@ -287,6 +287,7 @@ def limit_memory():
 def fuzz(count, seed, folder):
     """Outcomes of `count` files by (kind, whether the checksum fits, outcome)."""
     originals = [Original(name, folder) for name in ("residual", "bireal", "mlp", "grouped")]
+    originals.append(Original("residual", folder, "weights"))
     path, found = folder / "mutated.safetensors", Counter()
     for index in range(count):
         rng = random.Random(seed * 1_000_003 + index)

@@ -14,7 +14,7 @@ from torch import nn
 
 import stompp_kernels as sk
 from stompp_kernels.conversion import serialize
-from stompp_kernels.nn import Stage
+from stompp_kernels.nn import BinaryWeightLayer, Stage
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +58,19 @@ def test_round_trip_gives_the_same_bits(name, tmp_path):
     sk.save_packed(loaded, tmp_path / "again.safetensors")
     first, second = (parts(tmp_path / f"{n}.safetensors") for n in ("net", "again"))
     assert first[1]["sha256"] == second[1]["sha256"]
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp"])
+def test_networks_with_binary_weights_and_float_activations(name, implementation, tmp_path):
+    model, x = committed(name, 5, binarize="weights")
+    packed = sk.convert(model)
+    assert any(isinstance(m, BinaryWeightLayer) for m in packed.modules())
+    sk.save_packed(packed, tmp_path / "net.safetensors")
+    sk.export_packed(packed, tmp_path / "net.pt2", x[:1])
+    with torch.no_grad():
+        expected = packed(x)
+        assert torch.equal(sk.load_packed(tmp_path / "net.safetensors")(x), expected)
+        assert torch.equal(sk.load_exported(tmp_path / "net.pt2")(x), expected)
 
 
 def test_every_implementation_reads_every_other_file(implementation, saved, tmp_path):

@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import PackedWeight
+from stompp_kernels.ops import BinaryWeight, PackedWeight
 from stompp_kernels.progression.example_run import as_arguments
 
 
@@ -84,10 +84,10 @@ def load_exported(path: str | os.PathLike[str]) -> nn.Module:
         raise ValueError(f"{os.fspath(path)!r} is damaged or no exported program: {error}") from error
     weights = _weights(program.graph)
     constants = program.graph_signature.inputs_to_lifted_tensor_constants
-    for key, (shape, groups) in [(key, weights[name]) for name, key in constants.items() if name in weights]:
+    for key, (kind, shape, groups) in [(key, weights[name]) for name, key in constants.items() if name in weights]:
         try:
-            weight = PackedWeight(program.constants[key], shape, groups)
-            program.constants[key] = PackedWeight.from_words(weight.words(), shape, groups).data
+            weight = kind(program.constants[key], shape, groups)
+            program.constants[key] = kind.from_words(weight.words(), shape, groups).data
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{os.fspath(path)!r} holds a weight {key!r} that cannot be read here ({error}); "
@@ -103,13 +103,14 @@ def _two_samples(value: Any) -> Any:
     return torch.cat([value, value]) if value.shape[0] == 1 else value
 
 
-def _weights(graph: fx.Graph) -> dict[str, tuple[tuple[int, ...], int]]:
-    """Name of each packed weight among a program's inputs -> its shape and groups."""
+def _weights(graph: fx.Graph) -> dict[str, tuple[type[PackedWeight], tuple[int, ...], int]]:
+    """Name of each packed weight among a program's inputs -> its type, shape and groups."""
     found = {}
     for node in graph.nodes:
         if node.op == "call_function" and getattr(node.target, "namespace", "") == "stompp":
             values = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False))
             if isinstance(values.get("weight"), fx.Node):
                 shape = values["weight_shape"] if "weight_shape" in values else (values["N"], values["K"])
-                found[values["weight"].name] = (tuple(shape), values.get("groups", 1))
+                kind = BinaryWeight if "binary_weight" in str(node.target) else PackedWeight
+                found[values["weight"].name] = (kind, tuple(shape), values.get("groups", 1))
     return found

@@ -25,6 +25,9 @@ from torch import Tensor, fx, nn
 
 from stompp_kernels.files import replacing
 from stompp_kernels.nn import (
+    BinaryWeightConv2d,
+    BinaryWeightLayer,
+    BinaryWeightLinear,
     MaxPoolSigns,
     PackBatchNorm,
     PackedConv2d,
@@ -34,7 +37,7 @@ from stompp_kernels.nn import (
     UnpackSigns,
 )
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import Affine, AffineSigns, PackedWeight, Threshold
+from stompp_kernels.ops import Affine, AffineSigns, BinaryWeight, PackedWeight, Threshold
 from stompp_kernels.ops.checks import FLOATS, check_choice, pair
 from stompp_kernels.ops.reference import words_for
 
@@ -84,6 +87,8 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
 }
 _FLOAT_MODULES[PrepackedConv2d] = _FLOAT_MODULES[nn.Conv2d]
 _FLOAT_MODULE_NAMES = {kind.__name__: kind for kind in _FLOAT_MODULES}
+_PACKED_CONVS = (PackedConv2d, BinaryWeightConv2d)
+_PACKED_NAMES: dict[str, Any] = {kind.__name__: kind for kind in (*_PACKED_CONVS, PackedLinear, BinaryWeightLinear)}
 
 
 def _shape(x: Tensor) -> torch.Size:
@@ -222,8 +227,9 @@ def _module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
             "writes": module.writes,
             "fused": module.fused,
         }
-        if isinstance(module, PackedConv2d):
+        if isinstance(module, _PACKED_CONVS):
             spec |= {key: list(getattr(module, key)) for key in ("stride", "padding", "dilation")}
+        if isinstance(module, PackedConv2d):
             spec["padding_value"] = module.padding_value
         return spec
     if kind not in _FLOAT_MODULES:
@@ -236,7 +242,7 @@ def _module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
 
 def _module_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> nn.Module:
     name = spec["type"]
-    if name in ("PackedConv2d", "PackedLinear"):
+    if name in _PACKED_NAMES:
         return _packed_from_json(spec, tensors, copy)
     if name not in _FLOAT_MODULE_NAMES:
         raise ValueError(f"unknown module type {name!r}")
@@ -267,38 +273,43 @@ def _check_tensors(
 
 
 def _packed_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> PackedLayer:
-    kind, shape, rows, writes = spec["type"], spec["shape"], spec["threshold_rows"], spec["writes"]
-    if len(shape) != (2 if kind == "PackedLinear" else 4):
-        raise ValueError(f"a {kind} has no weight of shape {shape}")
+    kind, shape = _PACKED_NAMES[spec["type"]], spec["shape"]
+    if len(shape) != (4 if issubclass(kind, _PACKED_CONVS) else 2):
+        raise ValueError(f"a {kind.__name__} has no weight of shape {shape}")
+    float_inputs = issubclass(kind, BinaryWeightLayer)
+    weight = (BinaryWeight if float_inputs else PackedWeight).from_words(tensors["weight"], shape, spec["groups"])
+    constants = {key: t.clone() if copy else t for key, t in tensors.items() if key != "weight"}
+    epilogue = _epilogue_from_json(spec, weight.shape[0], constants)
+    options: dict[str, Any] = {"replaces": tuple(map(str, spec["replaces"]))}
+    if issubclass(kind, _PACKED_CONVS):
+        options |= {key: pair(key, spec[key], int(key != "padding")) for key in ("stride", "padding", "dilation")}
+    if kind is PackedConv2d:
+        check_choice("padding_value", spec["padding_value"], (0, 1, -1))
+        options["padding_value"] = spec["padding_value"]
+    if not float_inputs:
+        return kind(weight, epilogue, **options)
+    if not isinstance(epilogue, Affine) or epilogue.fused:
+        raise ValueError(f"a {kind.__name__} has a scale and a bias only")
+    return kind(weight, epilogue.scale, epilogue.bias, **options)
+
+
+def _epilogue_from_json(spec: dict[str, Any], N: int, constants: dict[str, Tensor]) -> Affine | AffineSigns | Threshold:
+    rows, writes, fused = spec["threshold_rows"], spec["writes"], spec["fused"]
     check_choice("threshold_rows", rows, (0, 1, 2))
     check_choice("writes", writes, ("bits",) if rows else ("floats", "bits", "both"))
-    if not isinstance(spec["fused"], bool) or (rows and spec["fused"]):
-        raise ValueError(f"a {kind} with {rows} threshold rows cannot have fused {spec['fused']!r}")
-    weight = PackedWeight.from_words(tensors["weight"], shape, spec["groups"])
-    constants = {key: t.clone() if copy else t for key, t in tensors.items() if key != "weight"}
+    if not isinstance(fused, bool) or (rows and fused):
+        raise ValueError(f"a layer with {rows} threshold rows cannot have fused {fused!r}")
     with torch.device("meta"):
-        N = weight.shape[0]
         expected = {"scale": torch.empty(N), "bias": torch.empty(N)}
         if rows:
             flip_words = torch.empty(words_for(N), dtype=torch.int32)
             expected = {"thresholds": torch.empty(rows, N, dtype=torch.int32), "flip_words": flip_words}
-    _check_tensors(kind, expected, constants)
-    epilogue: Affine | AffineSigns | Threshold
+    _check_tensors(spec["type"], expected, constants)
     if rows:
-        epilogue = Threshold(**constants)
-    elif writes == "floats":
-        epilogue = Affine(**constants, fused=spec["fused"])
-    else:
-        epilogue = AffineSigns(**constants, fused=spec["fused"], floats=writes == "both")
-    replaces = tuple(map(str, spec["replaces"]))
-    if kind == "PackedLinear":
-        return PackedLinear(weight, epilogue, replaces)
-    strides_and_dilation = {key: pair(key, spec[key], 1) for key in ("stride", "dilation")}
-    padding, value = pair("padding", spec["padding"], 0), spec["padding_value"]
-    check_choice("padding_value", value, (0, 1, -1))
-    return PackedConv2d(
-        weight, epilogue, padding=padding, padding_value=value, replaces=replaces, **strides_and_dilation
-    )
+        return Threshold(**constants)
+    if writes == "floats":
+        return Affine(**constants, fused=fused)
+    return AffineSigns(**constants, fused=fused, floats=writes == "both")
 
 
 def _check_name(name: str) -> None:

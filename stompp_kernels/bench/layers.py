@@ -65,6 +65,7 @@ def operations_of(module: nn.Module, output: Any) -> int:
         N, K = module.weight.shape[0], module.weight[0].numel()
     else:
         return 0
+    output = output[0] if isinstance(output, tuple) else output  # floats and words
     outputs_in_words = output.dtype == torch.int32 and isinstance(weight, PackedWeight)
     return 2 * K * (output.numel() // words_for(N) * N if outputs_in_words else output.numel())
 

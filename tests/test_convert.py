@@ -269,7 +269,7 @@ class FloatShortcuts(nn.Module):
             nn.BatchNorm2d(40),
             nn.Conv2d(40, 2, 1),
         )
-        self.shift = nn.Parameter(torch.randn(40, 1, 1))
+        self.shift, self.bn3 = nn.Parameter(torch.randn(40, 1, 1)), nn.BatchNorm2d(40)
 
     def forward(self, x):
         x = self.bn0(self.stem(x))
@@ -284,6 +284,8 @@ class FloatShortcuts(nn.Module):
             y = y + x.mean((2, 3), keepdim=True)
         elif self.form == "parameter":
             y = y + self.shift
+        elif self.form == "normalized":
+            y = y + self.bn3(x)
         else:
             y = y + x
         z = self.bn2(self.conv2(self.act2(y)))
@@ -300,6 +302,7 @@ class FloatShortcuts(nn.Module):
         ("bias", ["both", "floats"]),
         ("broadcast", ["both", "floats"]),
         ("parameter", ["both", "floats"]),
+        ("normalized", ["both", "floats"]),
         ("only signs", ["bits", "floats"]),
     ],
 )

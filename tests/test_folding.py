@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_threshold
-from stompp_kernels.ops.reference import affine, bits_from_words
+from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_norm, fold_threshold
+from stompp_kernels.ops.reference import affine, bits_from_words, multiply_add
 
 CPU = torch.device("cpu")
 GAMMAS = st.one_of(
@@ -185,7 +185,7 @@ def test_affine_equals_batch_norm_for_every_accumulator(K, images, g):
 
     folded = fold_affine(function, K, CPU)
     acc = torch.arange(-K, K + 1)[:, None].expand(-1, channels)
-    found = affine(acc, folded.scale, folded.bias, None, folded.fused, torch.float32)
+    found = affine(acc, folded.scale, folded.bias, None, None, None, folded.fused, torch.float32)
     assert torch.equal(found, function(acc[:, :1].float()))
 
 
@@ -200,5 +200,23 @@ def test_affine_of_a_longer_chain_is_right_to_a_rounding(g):
 
     folded = fold_affine(function, K, CPU)
     acc = torch.arange(-K, K + 1)[:, None].expand(-1, channels)
-    found = affine(acc, folded.scale, folded.bias, None, folded.fused, torch.float32)
+    found = affine(acc, folded.scale, folded.bias, None, None, None, folded.fused, torch.float32)
     torch.testing.assert_close(found, function(acc.float()), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("affine_norm", [False, True])
+def test_a_batch_norm_of_floats_is_met_exactly_or_not_at_all(affine_norm, g):
+    norm = nn.BatchNorm2d(24, affine=affine_norm).eval()
+    norm.running_mean.copy_(torch.randn(24, generator=g))
+    norm.running_var.copy_(torch.rand(24, generator=g) + 0.1)
+    if affine_norm:
+        nn.init.normal_(norm.weight, generator=g)
+        nn.init.normal_(norm.bias, generator=g)
+    found = {fused: fold_norm(norm, fused) for fused in (False, True)}
+    assert sum(pair is not None for pair in found.values()) == 1, "one way to round is torch's"
+    ((fused, (scale, bias)),) = [item for item in found.items() if item[1] is not None]
+    x = 5 * torch.randn(2, 24, 9, 7, generator=g)
+    with torch.no_grad():
+        for layout in (torch.contiguous_format, torch.channels_last):
+            y = multiply_add(x.permute(0, 2, 3, 1), scale, bias, fused).permute(0, 3, 1, 2)
+            assert torch.equal(norm(x.contiguous(memory_format=layout)), y)

@@ -55,7 +55,7 @@ def epilogues(shape, K, g):
     for dtype, residual_dtype in zip(SHORT_FLOATS, (torch.bfloat16, torch.float32, torch.float16), strict=True):
         yield Affine(scale, bias, None, dtype)
         yield Affine(scale, bias, random_floats(shape, g, residual_dtype), dtype, fused=True)
-    yield AffineSigns(scale, bias, random_floats(shape, g), fused=True)
+    yield AffineSigns(scale, bias, random_floats(shape, g), fused=True, residual_scale=bias, residual_bias=scale)
     yield Threshold(limits[:1], flips)
     yield Threshold(limits, flips, random_words(shape[:-1], N, g))
 
@@ -73,9 +73,9 @@ def expected(acc, epilogue):
     if epilogue is None:
         return acc
     if isinstance(epilogue, Affine):
-        return reference.affine(acc, epilogue.scale, epilogue.bias, epilogue.residual, epilogue.fused, epilogue.dtype)
+        return reference.affine(acc, *epilogue.operands(), epilogue.dtype)
     if isinstance(epilogue, AffineSigns):
-        y = reference.affine(acc, epilogue.scale, epilogue.bias, epilogue.residual, epilogue.fused, torch.float32)
+        y = reference.affine(acc, *epilogue.operands(), torch.float32)
         return reference.pack_signs(y)
     return reference.threshold(acc, epilogue.thresholds, epilogue.flip_words, epilogue.residual_words)
 
@@ -378,12 +378,12 @@ def test_opcheck_passes(name, g):
     conv = (x, pack_conv_weight(kernel, 2).data, [10, 20, 3, 2], [1, 2], [1, 0], [1, 1], 2, 0)
     arguments = {
         "bgemm": gemm,
-        "bgemm_affine": (*gemm, scale, scale, None, False, torch.float16),
-        "bgemm_affine_signs": (*gemm, scale, scale, None, False, True),
+        "bgemm_affine": (*gemm, scale, scale, None, None, None, False, torch.float16),
+        "bgemm_affine_signs": (*gemm, scale, scale, None, None, None, False, True),
         "bgemm_threshold": (*gemm, t, flips, None),
         "bconv2d": conv,
-        "bconv2d_affine_signs": (*conv, scale[:10], scale[:10], None, True, False),
-        "bconv2d_affine": (*conv, scale[:10], scale[:10], None, True, torch.bfloat16),
+        "bconv2d_affine_signs": (*conv, scale[:10], scale[:10], None, None, None, True, False),
+        "bconv2d_affine": (*conv, scale[:10], scale[:10], None, None, None, True, torch.bfloat16),
         "bconv2d_threshold": (*conv, t[:, :10], flips[:1] & 1023, None),
         "pack_weight": (w,),
         "pack_conv_weight": (kernel, 2),

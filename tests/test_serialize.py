@@ -236,6 +236,7 @@ def rename_module(structure, name):
     next(spec for spec in structure["graph"] if spec["target"] == "pool")["target"] = name
 
 
+NORM = {"num_features": 4, "eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True}
 STRUCTURES = {
     "huge K": lambda t, s: module(s, FUSED_CONV).update(shape=[5, HUGE, 3, 3]),
     "huge N": lambda t, s: module(s, FUSED_CONV).update(shape=[HUGE, 5, 3, 3]),
@@ -254,7 +255,7 @@ STRUCTURES = {
     "linear for conv": lambda t, s: module(s, FUSED_CONV).update(type="PackedLinear"),
     "huge linear": lambda t, s: module(s, "fc")["arguments"].update(in_features=1 << 40, out_features=1 << 10),
     "huge conv": lambda t, s: module(s, "conv1")["arguments"].update(in_channels=1 << 40),
-    "huge norm": lambda t, s: module(s, "blocks.1.downsample.1")["arguments"].update(num_features=1 << 44),
+    "huge norm": lambda t, s: module(s, "fc").update(type="BatchNorm1d", arguments={**NORM, "num_features": 1 << 44}),
     "huge limits": lambda t, s: module(s, "relu_pack")["arguments"].update(channels=1 << 44),
     "unknown argument": lambda t, s: module(s, "fc")["arguments"].update(device="meta"),
     "missing argument": lambda t, s: module(s, "fc")["arguments"].pop("bias"),

@@ -87,7 +87,10 @@ def sample_arguments(g):
     def affine(shape):
         scale, bias = (random_floats(shape[-1:], g, specials=0) for _ in range(2))
         residual = random_floats(shape, g, torch.bfloat16, specials=0)
-        return [(scale, bias, None, False, torch.float16), (scale, bias, residual, True, torch.float32)]
+        return [
+            (scale, bias, None, None, None, False, torch.float16),
+            (scale, bias, residual, bias, scale, True, torch.float32),
+        ]
 
     def affine_signs(shape):
         return [(*affine(shape)[0][:-1], True), (*affine(shape)[1][:-1], False)]

@@ -423,9 +423,38 @@ STOMPP_INLINE void refresh_words(const RefreshMask& refresh, uint32_t* words, in
   }
 }
 
+// x * scale + bias, rounded once or twice.
+STOMPP_INLINE void affine_values(const float* x, const float* scale, const float* bias, bool fused, int count,
+                                 float* y) {
+  if (fused)
+    for (int i = 0; i < count; ++i) y[i] = __builtin_fmaf(x[i], scale[i], bias[i]);
+  else
+    for (int i = 0; i < count; ++i) y[i] = x[i] * scale[i] + bias[i];
+}
+
 template <class Type>
-STOMPP_INLINE void add_elements(const void* x, int64_t first, int count, float* y) {
-  for (int i = 0; i < count; ++i) y[i] += static_cast<float>(Type::load(x, first + i));
+STOMPP_INLINE void load_elements(const void* x, int64_t first, int count, float* values) {
+  for (int i = 0; i < count; ++i) values[i] = static_cast<float>(Type::load(x, first + i));
+}
+
+// The residual of `count` outputs from n on.
+STOMPP_INLINE void load_residual(const Epilogue& e, int64_t first, int64_t n, int count, float* values) {
+  switch (e.residual_type) {
+    case FloatType::kFloat32:
+      load_elements<Float32>(e.residual, first, count, values);
+      break;
+    case FloatType::kFloat16:
+      load_elements<Float16>(e.residual, first, count, values);
+      break;
+    case FloatType::kBFloat16:
+      load_elements<BFloat16>(e.residual, first, count, values);
+      break;
+    case FloatType::kFloat64:
+      load_elements<Float64>(e.residual, first, count, values);
+      break;
+  }
+  if (e.residual_scale != nullptr)
+    affine_values(values, e.residual_scale + n, e.residual_bias + n, e.fused, count, values);
 }
 
 template <class Type>
@@ -436,25 +465,13 @@ STOMPP_INLINE void store_elements(const float* y, int count, void* out, int64_t 
 // `count` outputs of a row from n on.
 STOMPP_INLINE void affine_panel(const Epilogue& e, int64_t row, int64_t n, const int32_t* acc, int count) {
   const int64_t first = row * e.N + n;
-  float y[kPanelOutputs];
-  if (e.fused)
-    for (int i = 0; i < count; ++i) y[i] = __builtin_fmaf(static_cast<float>(acc[i]), e.scale[n + i], e.bias[n + i]);
-  else
-    for (int i = 0; i < count; ++i) y[i] = static_cast<float>(acc[i]) * e.scale[n + i] + e.bias[n + i];
-  if (e.residual != nullptr) switch (e.residual_type) {
-      case FloatType::kFloat32:
-        add_elements<Float32>(e.residual, first, count, y);
-        break;
-      case FloatType::kFloat16:
-        add_elements<Float16>(e.residual, first, count, y);
-        break;
-      case FloatType::kBFloat16:
-        add_elements<BFloat16>(e.residual, first, count, y);
-        break;
-      case FloatType::kFloat64:
-        add_elements<Float64>(e.residual, first, count, y);
-        break;
-    }
+  float y[kPanelOutputs], residual[kPanelOutputs];
+  for (int i = 0; i < count; ++i) y[i] = static_cast<float>(acc[i]);
+  affine_values(y, e.scale + n, e.bias + n, e.fused, count, y);
+  if (e.residual != nullptr) {
+    load_residual(e, first, n, count, residual);
+    for (int i = 0; i < count; ++i) y[i] += residual[i];
+  }
   if (e.sign_words != nullptr) {
     uint32_t bits = 0;
     for (int i = 0; i < count; ++i) bits |= y[i] < 0.0f ? 1u << i : 0u;

@@ -3,8 +3,9 @@
 //   kInt32      out[m][n] = acc
 //   kAffine     out[m][n] = scale[n] * acc + bias[n] (+ residual[m][n]), in fp32, stored as out_type. Each operation is
 //               rounded on its own, as torch's eager `y * scale + bias`, unless `fused`: then product and sum are
-//               rounded once, as torch's BatchNorm is where it has an FMA. With `sign_words`, bit n of row m there says
-//               whether the result is below zero; out may then be null.
+//               rounded once, as torch's BatchNorm is where it has an FMA. A residual with a scale and a bias of its
+//               own is residual_scale[n] * residual[m][n] + residual_bias[n], rounded in the same way. With
+//               `sign_words`, bit n of row m there says whether the result is below zero; out may then be null.
 //   kThreshold  bit n of out[m] = (acc < threshold[r][n]) ^ flip[n], r = bit n of residual_words[m], or 0 without
 //
 // BatchNorm followed by sign is the third: y(acc) is monotone, so `y < 0` is one comparison, flipped where gamma < 0;
@@ -30,6 +31,8 @@ struct Epilogue {
   const float* scale = nullptr;  // [N]
   const float* bias = nullptr;   // [N]
   const void* residual = nullptr;
+  const float* residual_scale = nullptr;  // [N], both or neither
+  const float* residual_bias = nullptr;
   FloatType out_type = FloatType::kFloat32;
   FloatType residual_type = FloatType::kFloat32;
   bool fused = false;

@@ -30,21 +30,25 @@ Tensor bconv2d_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shap
 
 Tensor bconv2d_affine_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shape, Ints stride, Ints padding,
                           Ints dilation, int64_t groups, int64_t padding_value, const Tensor& scale, const Tensor& bias,
-                          const std::optional<Tensor>& residual, bool fused, ScalarType dtype) {
+                          const std::optional<Tensor>& residual, const std::optional<Tensor>& residual_scale,
+                          const std::optional<Tensor>& residual_bias, bool fused, ScalarType dtype) {
   const Convolution convolution("bconv2d_affine", x_words, weight, weight_shape, stride, padding, dilation, groups,
                                 padding_value);
-  return with_affine("bconv2d_affine", Host(), convolution.arguments.out_sizes, {scale, bias, residual, fused}, dtype,
-                     convolution);
+  return with_affine("bconv2d_affine", Host(), convolution.arguments.out_sizes,
+                     {scale, bias, residual, residual_scale, residual_bias, fused}, dtype, convolution);
 }
 
 std::tuple<Tensor, Tensor> bconv2d_affine_signs_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shape,
                                                     Ints stride, Ints padding, Ints dilation, int64_t groups,
                                                     int64_t padding_value, const Tensor& scale, const Tensor& bias,
-                                                    const std::optional<Tensor>& residual, bool fused, bool floats) {
+                                                    const std::optional<Tensor>& residual,
+                                                    const std::optional<Tensor>& residual_scale,
+                                                    const std::optional<Tensor>& residual_bias, bool fused,
+                                                    bool floats) {
   const Convolution convolution("bconv2d_affine_signs", x_words, weight, weight_shape, stride, padding, dilation,
                                 groups, padding_value);
   return with_affine_signs("bconv2d_affine_signs", Host(), convolution.arguments.out_sizes,
-                           {scale, bias, residual, fused}, floats, convolution);
+                           {scale, bias, residual, residual_scale, residual_bias, fused}, floats, convolution);
 }
 
 Tensor bconv2d_threshold_cpu(const Tensor& x_words, const Tensor& weight, Ints weight_shape, Ints stride, Ints padding,

@@ -25,18 +25,22 @@ Tensor bgemm_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t
 }
 
 Tensor bgemm_affine_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& scale,
-                        const Tensor& bias, const std::optional<Tensor>& residual, bool fused, ScalarType dtype) {
+                        const Tensor& bias, const std::optional<Tensor>& residual,
+                        const std::optional<Tensor>& residual_scale, const std::optional<Tensor>& residual_bias,
+                        bool fused, ScalarType dtype) {
   const Product product("bgemm_affine", a_words, weight, N, K);
-  return with_affine("bgemm_affine", Host(), product.arguments.out_sizes, {scale, bias, residual, fused}, dtype,
-                     product);
+  return with_affine("bgemm_affine", Host(), product.arguments.out_sizes,
+                     {scale, bias, residual, residual_scale, residual_bias, fused}, dtype, product);
 }
 
 std::tuple<Tensor, Tensor> bgemm_affine_signs_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K,
                                                   const Tensor& scale, const Tensor& bias,
-                                                  const std::optional<Tensor>& residual, bool fused, bool floats) {
+                                                  const std::optional<Tensor>& residual,
+                                                  const std::optional<Tensor>& residual_scale,
+                                                  const std::optional<Tensor>& residual_bias, bool fused, bool floats) {
   const Product product("bgemm_affine_signs", a_words, weight, N, K);
-  return with_affine_signs("bgemm_affine_signs", Host(), product.arguments.out_sizes, {scale, bias, residual, fused},
-                           floats, product);
+  return with_affine_signs("bgemm_affine_signs", Host(), product.arguments.out_sizes,
+                           {scale, bias, residual, residual_scale, residual_bias, fused}, floats, product);
 }
 
 Tensor bgemm_threshold_cpu(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& thresholds,

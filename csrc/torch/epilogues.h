@@ -14,6 +14,8 @@ struct AffineArguments {
   const Tensor& scale;
   const Tensor& bias;
   const std::optional<Tensor>& residual;
+  const std::optional<Tensor>& residual_scale;
+  const std::optional<Tensor>& residual_bias;
   bool fused;
 };
 
@@ -52,6 +54,13 @@ class AffineInputs {
     epilogue.residual_type = short_float_type(op, "residual", args.residual->scalar_type());
     residual_ = row_major(*args.residual);
     epilogue.residual = residual_->data_ptr();
+    check(args.residual_scale.has_value() == args.residual_bias.has_value(), op,
+          ": residual_scale and residual_bias must be given both or neither");
+    if (!args.residual_scale.has_value()) return;
+    residual_scale_ = per_output(op, "residual_scale", place, *args.residual_scale, out_sizes.back());
+    residual_bias_ = per_output(op, "residual_bias", place, *args.residual_bias, out_sizes.back());
+    epilogue.residual_scale = static_cast<const float*>(residual_scale_->data_ptr());
+    epilogue.residual_bias = static_cast<const float*>(residual_bias_->data_ptr());
   }
 
   Epilogue epilogue;
@@ -66,7 +75,7 @@ class AffineInputs {
   }
 
   Tensor scale_, bias_;
-  std::optional<Tensor> residual_;
+  std::optional<Tensor> residual_, residual_scale_, residual_bias_;
 };
 
 template <class Place, class Compute>

@@ -13,10 +13,10 @@ STABLE_TORCH_LIBRARY(stompp, m) {
   m.def("bgemm(Tensor a_words, Tensor weight, int N, int K) -> Tensor");
   m.def(
       "bgemm_affine(Tensor a_words, Tensor weight, int N, int K, Tensor scale, Tensor bias, Tensor? residual, "
-      "bool fused, ScalarType dtype) -> Tensor");
+      "Tensor? residual_scale, Tensor? residual_bias, bool fused, ScalarType dtype) -> Tensor");
   m.def(
       "bgemm_affine_signs(Tensor a_words, Tensor weight, int N, int K, Tensor scale, Tensor bias, Tensor? residual, "
-      "bool fused, bool floats) -> (Tensor, Tensor)");
+      "Tensor? residual_scale, Tensor? residual_bias, bool fused, bool floats) -> (Tensor, Tensor)");
   m.def(
       "bgemm_threshold(Tensor a_words, Tensor weight, int N, int K, Tensor thresholds, Tensor flip_words, "
       "Tensor? residual_words) -> Tensor");
@@ -26,11 +26,11 @@ STABLE_TORCH_LIBRARY(stompp, m) {
   m.def(
       "bconv2d_affine(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, int padding_value, Tensor scale, Tensor bias, Tensor? residual, "
-      "bool fused, ScalarType dtype) -> Tensor");
+      "Tensor? residual_scale, Tensor? residual_bias, bool fused, ScalarType dtype) -> Tensor");
   m.def(
       "bconv2d_affine_signs(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, int padding_value, Tensor scale, Tensor bias, Tensor? residual, "
-      "bool fused, bool floats) -> (Tensor, Tensor)");
+      "Tensor? residual_scale, Tensor? residual_bias, bool fused, bool floats) -> (Tensor, Tensor)");
   m.def(
       "bconv2d_threshold(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, int padding_value, Tensor thresholds, Tensor flip_words, "

@@ -7,13 +7,14 @@ that is monotone in its input, as BatchNorm, scales and biases are in floating p
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stompp_kernels.ops import Affine, Threshold
-from stompp_kernels.ops.reference import affine, pack_signs
+from stompp_kernels.ops.reference import multiply_add, pack_signs
 
 _ALWAYS = torch.iinfo(torch.int32).max  # acc < this, whatever acc is
 _NEVER = torch.iinfo(torch.int32).min
@@ -126,15 +127,37 @@ def fold_affine(function: Callable[[Tensor], Tensor], K: int, device: torch.devi
     expected = values(probes)
     candidates = _neighbours(slope)
     best: tuple[int, Affine] | None = None
-    for fused in (False, True):
+    for fused in (True, False):
         acc = probes[:, None].expand(expected.shape)
-        hits = [(affine(acc, scale, bias, None, fused, torch.float32) == expected).sum(0) for scale in candidates]
+        hits = [(multiply_add(acc, scale, bias, fused) == expected).sum(0) for scale in candidates]
         most, which = torch.stack(hits).max(0)
         scale = torch.stack(candidates).gather(0, which[None])[0]
         if best is None or int(most.sum()) > best[0]:
             best = int(most.sum()), Affine(scale, bias.clone(), fused=fused)
     assert best is not None
     return best[1]
+
+
+@torch.no_grad()
+def fold_norm(norm: nn.BatchNorm2d, fused: bool) -> tuple[Tensor, Tensor] | None:
+    """Scale and bias of a BatchNorm of float images, or None if it does not round as ``x * scale + bias`` does.
+
+    Args:
+        norm: in eval mode, with running statistics.
+        fused: product and sum are rounded once, or each on its own.
+    """
+    unshifted = copy.deepcopy(norm)  # of which one is the scale: nothing is added to it
+    assert norm.running_mean is not None
+    assert unshifted.running_mean is not None
+    unshifted.running_mean.zero_()
+    if unshifted.bias is not None:
+        unshifted.bias.zero_()
+    ones = torch.ones(1, norm.num_features, 1, 1, device=norm.running_mean.device)
+    scale, bias = unshifted(ones).flatten().clone(), norm(0 * ones).flatten().clone()
+    probes = torch.randn(_PROBES, norm.num_features, generator=torch.Generator().manual_seed(0)).to(ones.device)
+    probes = torch.cat([probes, 100 * probes, 0.01 * probes])
+    found = norm(probes[:, :, None, None]).flatten(1)
+    return (scale, bias) if torch.equal(multiply_add(probes, scale, bias, fused), found) else None
 
 
 def _neighbours(slope: Tensor) -> list[Tensor]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_threshold
+from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_norm, fold_threshold
 from stompp_kernels.conversion.twins import (
     binary_weight_twin,
     has_binary_weight,
@@ -325,12 +325,13 @@ class _Packer:
         if chain.steps:
             with torch.no_grad():
                 affine = fold_affine(self._arithmetic(chain, layer), layer.weight[0].numel(), layer.weight.device)
-        epilogue: Affine | AffineSigns = affine
+        residual, own = self._residual_of(chain, affine.fused, images)
+        epilogue: Affine | AffineSigns = replace(affine, **own)
         if packers:
-            epilogue = AffineSigns(affine.scale, affine.bias, fused=affine.fused, floats=floats)
+            epilogue = AffineSigns(affine.scale, affine.bias, fused=affine.fused, floats=floats, **own)
         name, replaces = self._replaced(chain)
         replaces = (*replaces, *(packer.meta["signs_of"][0] for packer in packers if "signs_of" in packer.meta))
-        args = [node.args[0], *([] if chain.residual is None else [chain.residual])]
+        args = [node.args[0], *([] if residual is None else [residual])]
         twin = self._add(end, f"{name}_affine", packed_twin(layer, epilogue, replaces), *args)
         with self.graph.inserting_before(end):
             both = bool(packers) and floats
@@ -341,6 +342,18 @@ class _Packer:
             packer.replace_all_uses_with(words)
             self.graph.erase_node(packer)
         end.replace_all_uses_with(values)
+
+    def _residual_of(self, chain: _Chain, fused: bool, images: bool) -> tuple[fx.Node | None, dict[str, Tensor]]:
+        """What is added, and the scale and bias of a BatchNorm that stood before it alone, as a downsample's does."""
+        residual = chain.residual
+        norm = None if residual is None else self._module(residual)
+        if residual is None or not images or not isinstance(norm, nn.BatchNorm2d) or len(residual.users) > 1:
+            return residual, {}
+        source = residual.args[0]
+        folded = fold_norm(norm, fused) if _is_fixed_norm(norm) else None
+        if folded is None or not isinstance(source, fx.Node):
+            return residual, {}
+        return source, {"residual_scale": folded[0], "residual_bias": folded[1]}
 
     def _packs_signs(self, node: fx.Node, images: bool) -> bool:
         module = self._module(node)

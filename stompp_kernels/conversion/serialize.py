@@ -304,6 +304,8 @@ def _epilogue_from_json(spec: dict[str, Any], N: int, constants: dict[str, Tenso
         if rows:
             flip_words = torch.empty(words_for(N), dtype=torch.int32)
             expected = {"thresholds": torch.empty(rows, N, dtype=torch.int32), "flip_words": flip_words}
+        elif "residual_scale" in constants:
+            expected |= {"residual_scale": torch.empty(N), "residual_bias": torch.empty(N)}
     _check_tensors(spec["type"], expected, constants)
     if rows:
         return Threshold(**constants)

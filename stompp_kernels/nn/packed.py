@@ -27,6 +27,7 @@ from stompp_kernels.ops import (
 )
 from stompp_kernels.ops.checks import conv2d_out_size
 from stompp_kernels.ops.epilogue import Epilogue
+from stompp_kernels.ops.reference import multiply_add
 
 
 class PackSigns(nn.Module):
@@ -97,8 +98,9 @@ class MaxPoolSigns(nn.Module):
 class PackedLayer(nn.Module):
     """A packed weight with one of the three epilogues; a shortcut that it adds is given to each call.
 
-    Buffers: ``scale`` and ``bias`` float32 [N] (affine, and its signs), or ``thresholds`` int32 [1 or 2, N] and
-    ``flip_words`` int32 [ceil(N/32)] (threshold; two rows where a +-1 residual picks one).
+    Buffers: ``scale`` and ``bias`` float32 [N] (affine, and its signs), with ``residual_scale`` and ``residual_bias``
+    where the shortcut has its own, or ``thresholds`` int32 [1 or 2, N] and ``flip_words`` int32 [ceil(N/32)]
+    (threshold; two rows where a +-1 residual picks one).
 
     Attributes:
         weight: the packed weight.
@@ -123,6 +125,8 @@ class PackedLayer(nn.Module):
             self.writes = "both" if epilogue.floats else "bits"
         self.register_buffer("scale", epilogue.scale)
         self.register_buffer("bias", epilogue.bias)
+        self.register_buffer("residual_scale", epilogue.residual_scale)
+        self.register_buffer("residual_bias", epilogue.residual_bias)
 
     @property
     def has_thresholds(self) -> bool:
@@ -143,13 +147,15 @@ class PackedLayer(nn.Module):
             return self._product(x_words, Threshold(self.thresholds, self.flip_words, residual))
         if residual is not None and tuple(residual.shape) != self._out_shape(x_words):
             return self._finish_broadcast(x_words, residual)
+        epilogue = (self.scale, self.bias, residual)
+        own = {"fused": self.fused, "residual_scale": self.residual_scale, "residual_bias": self.residual_bias}
         if self.writes == "floats":
-            return self._product(x_words, Affine(self.scale, self.bias, residual, fused=self.fused))
-        return self._product(
-            x_words, AffineSigns(self.scale, self.bias, residual, self.fused, floats=self.writes == "both")
-        )
+            return self._product(x_words, Affine(*epilogue, **own))
+        return self._product(x_words, AffineSigns(*epilogue, floats=self.writes == "both", **own))
 
     def _finish_broadcast(self, x_words: Tensor, residual: Tensor) -> Any:
+        if self.residual_scale is not None:
+            residual = multiply_add(residual, self.residual_scale, self.residual_bias, self.fused)
         y = self._product(x_words, Affine(self.scale, self.bias, fused=self.fused)) + residual
         if self.writes == "floats":
             return y

@@ -53,13 +53,11 @@ def bconv2d(
             return _ops.bconv2d.default(x_words, weight.data, weight.shape, *geometry)
         if isinstance(epilogue, Affine):
             e = epilogue
-            return _ops.bconv2d_affine.default(
-                x_words, weight.data, weight.shape, *geometry, e.scale, e.bias, e.residual, e.fused, e.dtype
-            )
+            return _ops.bconv2d_affine.default(x_words, weight.data, weight.shape, *geometry, *e.operands(), e.dtype)
         if isinstance(epilogue, AffineSigns):
             s = epilogue
             both = _ops.bconv2d_affine_signs.default(
-                x_words, weight.data, weight.shape, *geometry, s.scale, s.bias, s.residual, s.fused, s.floats
+                x_words, weight.data, weight.shape, *geometry, *s.operands(), s.floats
             )
             return s.chosen(*both)
         t = epilogue
@@ -121,7 +119,21 @@ def _(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_
 
 @torch.library.register_fake("stompp::bconv2d_affine")
 def _(
-    x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value, scale, bias, residual, fused, dtype
+    x_words,
+    weight,
+    weight_shape,
+    stride,
+    padding,
+    dilation,
+    groups,
+    padding_value,
+    scale,
+    bias,
+    residual,
+    residual_scale,
+    residual_bias,
+    fused,
+    dtype,
 ):
     pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
     return x_words.new_empty((x_words.shape[0], *pixels, weight_shape[0]), dtype=dtype)
@@ -140,6 +152,8 @@ def _(
     scale,
     bias,
     residual,
+    residual_scale,
+    residual_bias,
     fused,
     floats,
 ):

@@ -39,13 +39,10 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> A
             return _ops.bgemm.default(a_words, weight.data, N, K)
         if isinstance(epilogue, Affine):
             e = epilogue
-            return _ops.bgemm_affine.default(a_words, weight.data, N, K, e.scale, e.bias, e.residual, e.fused, e.dtype)
+            return _ops.bgemm_affine.default(a_words, weight.data, N, K, *e.operands(), e.dtype)
         if isinstance(epilogue, AffineSigns):
             s = epilogue
-            both = _ops.bgemm_affine_signs.default(
-                a_words, weight.data, N, K, s.scale, s.bias, s.residual, s.fused, s.floats
-            )
-            return s.chosen(*both)
+            return s.chosen(*_ops.bgemm_affine_signs.default(a_words, weight.data, N, K, *s.operands(), s.floats))
         t = epilogue
         return _ops.bgemm_threshold.default(a_words, weight.data, N, K, t.thresholds, t.flip_words, t.residual_words)
     except Exception:
@@ -70,12 +67,12 @@ def _(a_words, weight, N, K):
 
 
 @torch.library.register_fake("stompp::bgemm_affine")
-def _(a_words, weight, N, K, scale, bias, residual, fused, dtype):
+def _(a_words, weight, N, K, scale, bias, residual, residual_scale, residual_bias, fused, dtype):
     return a_words.new_empty((*a_words.shape[:-1], N), dtype=dtype)
 
 
 @torch.library.register_fake("stompp::bgemm_affine_signs")
-def _(a_words, weight, N, K, scale, bias, residual, fused, floats):
+def _(a_words, weight, N, K, scale, bias, residual, residual_scale, residual_bias, fused, floats):
     shape = (*a_words.shape[:-1], N) if floats else (0,)
     return scale.new_empty(shape), a_words.new_empty((*a_words.shape[:-1], words_for(N)))
 

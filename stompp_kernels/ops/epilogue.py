@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class Affine:
         residual: float32, float16 or bfloat16 of the output's shape, or None.
         dtype: of the output: float32, float16 or bfloat16.
         fused: product and sum are rounded once, as by torch's BatchNorm where it has an FMA; else each on its own.
+        residual_scale, residual_bias: float32 [N], both or neither: the residual is
+            ``residual_scale[n] * residual + residual_bias[n]``, rounded in the same way.
     """
 
     scale: Tensor
@@ -32,6 +35,12 @@ class Affine:
     residual: Tensor | None = None
     dtype: torch.dtype = torch.float32
     fused: bool = False
+    residual_scale: Tensor | None = None
+    residual_bias: Tensor | None = None
+
+    def operands(self) -> tuple[Tensor | bool | None, ...]:
+        """As the ops take them."""
+        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused
 
     def check(self, out_shape: Sequence[int]) -> None:
         _check_affine(self, out_shape)
@@ -46,7 +55,7 @@ class AffineSigns:
     The shortcut of a Bi-Real block is carried on in float while the next layer reads bits; a downsample's is only read.
 
     Attributes:
-        scale, bias, residual, fused: as in :class:`Affine`.
+        scale, bias, residual, fused, residual_scale, residual_bias: as in :class:`Affine`.
         floats: also give the floats.
     """
 
@@ -55,6 +64,12 @@ class AffineSigns:
     residual: Tensor | None = None
     fused: bool = False
     floats: bool = False
+    residual_scale: Tensor | None = None
+    residual_bias: Tensor | None = None
+
+    def operands(self) -> tuple[Tensor | bool | None, ...]:
+        """As the ops take them."""
+        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused
 
     def check(self, out_shape: Sequence[int]) -> None:
         _check_affine(self, out_shape)
@@ -72,6 +87,13 @@ def _check_affine(epilogue: Affine | AffineSigns, out_shape: Sequence[int]) -> N
     if epilogue.residual is not None:
         check_tensor("residual", epilogue.residual, SHORT_FLOATS)
         check_shape("residual", epilogue.residual, out_shape)
+    if (epilogue.residual_scale is None) != (epilogue.residual_bias is None):
+        raise ValueError("residual_scale and residual_bias must be given both or neither, got one of them")
+    if epilogue.residual_scale is not None:
+        check_tensor("residual_scale", epilogue.residual_scale, (torch.float32,))
+        check_tensor("residual_bias", epilogue.residual_bias, (torch.float32,))
+        check_shape("residual_scale", epilogue.residual_scale, out_shape[-1:])
+        check_shape("residual_bias", cast(Tensor, epilogue.residual_bias), out_shape[-1:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,14 +110,29 @@ def fused_multiply_add(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return torch.where(even & (lost != 0) & total.isfinite(), odd, total).float()
 
 
+def multiply_add(x: Tensor, scale: Tensor, bias: Tensor, fused: bool) -> Tensor:
+    """x * scale + bias per last dimension, in float32, each operation rounded on its own or fused."""
+    x = x.to(torch.float32)
+    return fused_multiply_add(x, scale, bias) if fused else x * scale + bias
+
+
 def affine(
-    acc: Tensor, scale: Tensor, bias: Tensor, residual: Tensor | None, fused: bool, dtype: torch.dtype
+    acc: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    residual_scale: Tensor | None,
+    residual_bias: Tensor | None,
+    fused: bool,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """scale * acc + bias (+ residual) per last dimension, in float32, each operation rounded on its own or fused."""
-    x = acc.to(torch.float32)
-    y = fused_multiply_add(x, scale, bias) if fused else x * scale + bias
+    """scale * acc + bias (+ residual, or residual_scale * residual + residual_bias) per last dimension, in float32."""
+    y = multiply_add(acc, scale, bias, fused)
     if residual is not None:
-        y = y + residual.to(torch.float32)
+        residual = residual.to(torch.float32)
+        if residual_scale is not None and residual_bias is not None:
+            residual = multiply_add(residual, residual_scale, residual_bias, fused)
+        y = y + residual
     return y.to(dtype)
 
 
@@ -138,10 +153,12 @@ def bgemm_affine(
     scale: Tensor,
     bias: Tensor,
     residual: Tensor | None,
+    residual_scale: Tensor | None,
+    residual_bias: Tensor | None,
     fused: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    return affine(bgemm(a_words, weight, N, K), scale, bias, residual, fused, dtype)
+    return affine(bgemm(a_words, weight, N, K), scale, bias, residual, residual_scale, residual_bias, fused, dtype)
 
 
 def bgemm_affine_signs(
@@ -152,10 +169,12 @@ def bgemm_affine_signs(
     scale: Tensor,
     bias: Tensor,
     residual: Tensor | None,
+    residual_scale: Tensor | None,
+    residual_bias: Tensor | None,
     fused: bool,
     floats: bool,
 ) -> tuple[Tensor, Tensor]:
-    y = affine(bgemm(a_words, weight, N, K), scale, bias, residual, fused, torch.float32)
+    y = affine(bgemm(a_words, weight, N, K), scale, bias, residual, residual_scale, residual_bias, fused, torch.float32)
     return y if floats else y.new_empty(0), pack_signs(y)
 
 
@@ -183,11 +202,13 @@ def bconv2d_affine(
     scale: Tensor,
     bias: Tensor,
     residual: Tensor | None,
+    residual_scale: Tensor | None,
+    residual_bias: Tensor | None,
     fused: bool,
     dtype: torch.dtype,
 ) -> Tensor:
     acc = bconv2d(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value)
-    return affine(acc, scale, bias, residual, fused, dtype)
+    return affine(acc, scale, bias, residual, residual_scale, residual_bias, fused, dtype)
 
 
 def bconv2d_affine_signs(
@@ -202,11 +223,13 @@ def bconv2d_affine_signs(
     scale: Tensor,
     bias: Tensor,
     residual: Tensor | None,
+    residual_scale: Tensor | None,
+    residual_bias: Tensor | None,
     fused: bool,
     floats: bool,
 ) -> tuple[Tensor, Tensor]:
     acc = bconv2d(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value)
-    y = affine(acc, scale, bias, residual, fused, torch.float32)
+    y = affine(acc, scale, bias, residual, residual_scale, residual_bias, fused, torch.float32)
     return y if floats else y.new_empty(0), pack_signs(y)
 
 

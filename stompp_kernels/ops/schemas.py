@@ -21,7 +21,7 @@ _CONV = (
     "int padding_value"
 )
 _GEMM = "Tensor a_words, Tensor weight, int N, int K"
-_AFFINE = "Tensor scale, Tensor bias, Tensor? residual, bool fused"
+_AFFINE = "Tensor scale, Tensor bias, Tensor? residual, Tensor? residual_scale, Tensor? residual_bias, bool fused"
 _THRESHOLD = "Tensor thresholds, Tensor flip_words, Tensor? residual_words"
 
 SCHEMAS = {

@@ -37,7 +37,7 @@ struct OutputColumn {
   int n;
   int thresholds[2];
   uint32_t flip;
-  float scale, bias;
+  float scale, bias, residual_scale, residual_bias;
 
   __device__ static OutputColumn at(const Epilogue& e, int n, bool exists) {
     OutputColumn column = {};
@@ -46,6 +46,10 @@ struct OutputColumn {
     if (e.kind == Epilogue::Kind::kAffine) {
       column.scale = e.scale[column.n];
       column.bias = e.bias[column.n];
+      if (e.residual_scale != nullptr) {
+        column.residual_scale = e.residual_scale[column.n];
+        column.residual_bias = e.residual_bias[column.n];
+      }
     }
     if (e.kind == Epilogue::Kind::kThreshold) {
       column.thresholds[0] = e.thresholds[column.n];
@@ -69,6 +73,10 @@ __device__ inline void store_bits(const Epilogue& e, int64_t row, int start, int
   if (shift != 0 && bits >> (kWordBits - shift) != 0) or_atomically(out + 1, bits >> (kWordBits - shift));
 }
 
+__device__ inline float affine(const Epilogue& e, float x, float scale, float bias) {
+  return e.fused ? fused_multiply_add(x, scale, bias) : multiply_add_rounded(x, scale, bias);
+}
+
 // Writes a dot product of a row; lane i of the warp has that of output start + i, of which `left` exist.
 __device__ inline void write_output(const Epilogue& e, int64_t row, const OutputColumn& column, int dot, int start,
                                     int left) {
@@ -77,10 +85,12 @@ __device__ inline void write_output(const Epilogue& e, int64_t row, const Output
     if (column.exists) static_cast<int32_t*>(e.out)[at] = dot;
   } else if (e.kind == Epilogue::Kind::kAffine) {
     if (!column.exists) return;
-    const float acc = static_cast<float>(dot);
-    float y = e.fused ? fused_multiply_add(acc, column.scale, column.bias)
-                      : multiply_add_rounded(acc, column.scale, column.bias);
-    if (e.residual != nullptr) y = add_rounded(y, load_float(e.residual, e.residual_type, at));
+    float y = affine(e, static_cast<float>(dot), column.scale, column.bias);
+    if (e.residual != nullptr) {
+      float residual = load_float(e.residual, e.residual_type, at);
+      if (e.residual_scale != nullptr) residual = affine(e, residual, column.residual_scale, column.residual_bias);
+      y = add_rounded(y, residual);
+    }
     store_float(e.out, e.out_type, at, y);
   } else {
     uint32_t set = 0;

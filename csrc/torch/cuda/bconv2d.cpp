@@ -32,11 +32,13 @@ Tensor bconv2d_cuda(const Tensor& x_words, const Tensor& weight, Ints weight_sha
 
 Tensor bconv2d_affine_cuda(const Tensor& x_words, const Tensor& weight, Ints weight_shape, Ints stride, Ints padding,
                            Ints dilation, int64_t groups, int64_t padding_value, const Tensor& scale,
-                           const Tensor& bias, const std::optional<Tensor>& residual, bool fused, ScalarType dtype) {
+                           const Tensor& bias, const std::optional<Tensor>& residual,
+                           const std::optional<Tensor>& residual_scale, const std::optional<Tensor>& residual_bias,
+                           bool fused, ScalarType dtype) {
   const Convolution convolution("bconv2d_affine", x_words, weight, weight_shape, stride, padding, dilation, groups,
                                 padding_value);
-  return with_affine("bconv2d_affine", convolution.gpu, convolution.arguments.out_sizes, {scale, bias, residual, fused},
-                     dtype, convolution);
+  return with_affine("bconv2d_affine", convolution.gpu, convolution.arguments.out_sizes,
+                     {scale, bias, residual, residual_scale, residual_bias, fused}, dtype, convolution);
 }
 
 Tensor bconv2d_threshold_cuda(const Tensor& x_words, const Tensor& weight, Ints weight_shape, Ints stride, Ints padding,

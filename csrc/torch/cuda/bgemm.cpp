@@ -28,10 +28,12 @@ Tensor bgemm_cuda(const Tensor& a_words, const Tensor& weight, int64_t N, int64_
 }
 
 Tensor bgemm_affine_cuda(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& scale,
-                         const Tensor& bias, const std::optional<Tensor>& residual, bool fused, ScalarType dtype) {
+                         const Tensor& bias, const std::optional<Tensor>& residual,
+                         const std::optional<Tensor>& residual_scale, const std::optional<Tensor>& residual_bias,
+                         bool fused, ScalarType dtype) {
   const Product product("bgemm_affine", a_words, weight, N, K);
-  return with_affine("bgemm_affine", product.gpu, product.arguments.out_sizes, {scale, bias, residual, fused}, dtype,
-                     product);
+  return with_affine("bgemm_affine", product.gpu, product.arguments.out_sizes,
+                     {scale, bias, residual, residual_scale, residual_bias, fused}, dtype, product);
 }
 
 Tensor bgemm_threshold_cuda(const Tensor& a_words, const Tensor& weight, int64_t N, int64_t K, const Tensor& thresholds,

@@ -12,7 +12,7 @@ mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-python3}
 steps=${GPU_CHECK_STEPS:-build gpu_tests gpu_progressive gpu_bgemm gpu_rates gpu_tiles sanitizer products_memcheck
-  products_racecheck products_synccheck training_speed tune cpu_tests}
+  products_racecheck products_synccheck training_speed networks tune cpu_tests}
 steps=" ${steps//[[:space:]]/ } "
 deadline=$((SECONDS + ${GPU_CHECK_SECONDS:-470}))
 export PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -58,6 +58,8 @@ for tool in memcheck racecheck synccheck; do
     tests/test_gpu_products.py -k "reference and (17 or 129) or wide_tiles and 513 or layers and 0 or weights_move"
 done
 step training_speed 90 "$python" -m benchmarks.training_speed --device cuda --seconds 30 --output "$out"
+step networks 120 "$python" -m benchmarks.networks --device cuda --networks resnet18 --batch 1 64 256 \
+  --forms fp32 bf16 packed --seconds 8 --output "$out"
 step tune 90 "$python" -m stompp_kernels.ops.triton.tune
 # Not what takes minutes and needs no GPU: builds, C++ tests under sanitizers, the demo.
 parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n 8")

@@ -102,6 +102,36 @@ def test_the_training_speed_is_that_of_the_results_file():
     assert abs(plain["faster_than_0"] - 1) < 0.03
 
 
+NETWORKS = {
+    "ResNet-18": "resnet18",
+    "ResNet-50": "resnet50",
+    "Bi-Real-18": "bireal18",
+    "BERT-base, 128 tokens": "bert",
+    "MobileNetV2": "mobilenet_v2",
+}
+
+
+def test_the_networks_figures_are_those_of_the_results_file():
+    results = json.loads((ROOT / "benchmarks" / "results" / "networks_avx2.json").read_text())
+    assert "--no-memory" not in results["command"]
+    assert not [row for row in results["rows"] if "wrong" in row]
+    rows = {row["network"]: row for row in results["rows"] if (row["batch"], row["threads"]) == (1, 1)}
+    sizes = {row["network"]: row for row in results["bytes"]}
+    lines = [line.split("|") for line in README.read_text().splitlines() if line.startswith("|")]
+    cells = {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in lines if line[1].strip() in NETWORKS}
+    assert list(cells) == list(NETWORKS)
+    for title, name in NETWORKS.items():
+        row, binarized = rows[name], sizes[name]["binarized"]
+        assert cells[title] == [
+            f"{row['best_ms']['fp32']:.1f} ms",
+            f"{row['best_ms']['packed']:.1f} ms",
+            f"{row['ratios']['fp32']:.1f}x",
+            f"{row['ratios']['int8']:.1f}x",
+            f"{row['bound']['packed_over_bound']:.2f}x",
+            f"{binarized['fp32'] / binarized['file']:.1f}x",
+        ]
+
+
 TRAINED_ROWS = {  # rows of the README's table and the groups of the study
     "StoMPP + STE (clip)": "ste_clip",
     "StoMPP, STE-free": "ste_free_forward",

@@ -5,8 +5,6 @@ Floats in, floats out; only the weight is packed. State dicts hold the portable 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -32,11 +30,6 @@ class BinaryWeightLayer(PackedLayer):
         self, weight: BinaryWeight, scale: Tensor, bias: Tensor | None = None, replaces: tuple[str, ...] = ()
     ) -> None:
         super().__init__(weight, Affine(scale, torch.zeros_like(scale) if bias is None else bias), replaces)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        if not isinstance(self.weight, BinaryWeight):  # loaded in the order of the binary products
-            self.weight = BinaryWeight.from_words(self.weight.words(), self.weight.shape, self.weight.groups)
 
 
 class BinaryWeightLinear(BinaryWeightLayer):

@@ -187,7 +187,7 @@ class PackedLayer(nn.Module):
             missing.append(prefix + "weight")
         else:
             device = self.weight.data.device
-            self.weight = PackedWeight.from_words(words.to(device), self.weight.shape, self.weight.groups)
+            self.weight = self.weight.from_words(words.to(device), self.weight.shape, self.weight.groups)
 
     def extra_repr(self) -> str:
         return f"shape={list(self.weight.shape)}, groups={self.weight.groups}, writes {self.writes}"

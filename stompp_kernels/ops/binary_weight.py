@@ -13,7 +13,6 @@ from stompp_kernels.ops.checks import (
     SHORT_FLOATS,
     check_binary_weight_conv2d,
     check_binary_weight_linear,
-    check_shape,
     check_tensor,
     conv2d_out_size,
 )
@@ -31,28 +30,12 @@ class BinaryWeight(PackedWeight):
     """
 
     @staticmethod
-    def from_words(words: Tensor, shape: Sequence[int], groups: int = 1) -> BinaryWeight:
-        """From the portable order: int32 [N, ceil(K/32)] or [O, kh, kw, ceil(I/groups/32)].
+    def _pack(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+        return _ops.pack_binary_weight_words(words, shape, groups)
 
-        Raises:
-            TypeError, ValueError: the words do not fit the shape, or groups do not divide O.
-        """
-        shape = tuple(int(size) for size in shape)
-        check_weight_shape(shape, groups)
-        check_tensor("words", words, (torch.int32,))
-        O, I, *kernel = shape
-        check_shape("words", words, (O, *kernel, words_for(I)))
-        return BinaryWeight(_ops.pack_binary_weight_words(words, shape, groups), shape, groups)
-
-    def words(self) -> Tensor:
-        """The portable order, with zero tails: the inverse of :meth:`from_words`."""
-        return _ops.unpack_binary_weight_words(self.data, self.shape, self.groups)
-
-    def to(self, device: torch.device | str) -> BinaryWeight:
-        """Packed for another device's kernels."""
-        if self.data.device == torch.device(device):
-            return self
-        return BinaryWeight.from_words(self.words().to(device), self.shape, self.groups)
+    @staticmethod
+    def _unpack(data: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+        return _ops.unpack_binary_weight_words(data, shape, groups)
 
 
 def pack_binary_weight(w: Tensor, groups: int = 1) -> BinaryWeight:

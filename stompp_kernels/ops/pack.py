@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from stompp_kernels.ops.checks import (
 )
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing itself from Python 3.11 on
 
 _ops = torch.ops.stompp
 
@@ -112,8 +116,8 @@ class PackedWeight:
     shape: tuple[int, ...]
     groups: int = 1
 
-    @staticmethod
-    def from_words(words: Tensor, shape: Sequence[int], groups: int = 1) -> PackedWeight:
+    @classmethod
+    def from_words(cls, words: Tensor, shape: Sequence[int], groups: int = 1) -> Self:
         """From the portable order: int32 [N, ceil(K/32)] or [O, kh, kw, ceil(I/groups/32)].
 
         Raises:
@@ -124,17 +128,25 @@ class PackedWeight:
         check_tensor("words", words, (torch.int32,))
         O, I, *kernel = shape
         check_shape("words", words, (O, *kernel, words_for(I)))
-        return PackedWeight(_ops.pack_weight_words(words, shape, groups), shape, groups)
+        return cls(cls._pack(words, shape, groups), shape, groups)
 
     def words(self) -> Tensor:
         """The portable order, with zero tails: the inverse of :meth:`from_words`."""
-        return _ops.unpack_weight_words(self.data, self.shape, self.groups)
+        return self._unpack(self.data, self.shape, self.groups)
 
-    def to(self, device: torch.device | str) -> PackedWeight:
+    def to(self, device: torch.device | str) -> Self:
         """Packed for another device's kernels."""
         if self.data.device == torch.device(device):
             return self
-        return PackedWeight.from_words(self.words().to(device), self.shape, self.groups)
+        return self.from_words(self.words().to(device), self.shape, self.groups)
+
+    @staticmethod
+    def _pack(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+        return _ops.pack_weight_words(words, shape, groups)
+
+    @staticmethod
+    def _unpack(data: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+        return _ops.unpack_weight_words(data, shape, groups)
 
     def unpack(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The +1 / -1 weights, shape ``shape``."""

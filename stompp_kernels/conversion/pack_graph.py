@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_threshold
+from stompp_kernels.conversion.strided_unpack import move_strides_to_unpacking
 from stompp_kernels.conversion.twins import (
     binary_weight_twin,
     has_binary_weight,
@@ -37,7 +38,7 @@ from stompp_kernels.nn import (
 )
 from stompp_kernels.ops import Affine, AffineSigns
 from stompp_kernels.ops.checks import pair
-from stompp_kernels.ops.pool import max_pool2d_out_size
+from stompp_kernels.ops.reference import max_pool2d_out_size
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -101,6 +102,7 @@ class _Packer:
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.module.delete_all_unused_submodules()
+        move_strides_to_unpacking(self.module)
         for name, module in list(self.module.named_modules()):
             if type(module) is nn.Conv2d:
                 parent, _, own = name.rpartition(".")

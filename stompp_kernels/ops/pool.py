@@ -62,11 +62,11 @@ def _check(
     if dilations != (1, 1) and paddings != (0, 0):
         # Windows may then lie in the padding alone, where torch's maximum is minus infinity.
         raise ValueError(f"dilation must be 1 where padding is not 0, got {dilation} and {padding}")
-    for size, *window in zip(x_words.shape[1:3], kernels, strides, paddings, dilations, strict=True):
-        kernel, _, space, spread = window
+    for i, size in enumerate(x_words.shape[1:3]):
+        kernel, space, spread = kernels[i], paddings[i], dilations[i]
         if space > kernel // 2:
             raise ValueError(f"padding must be at most half of kernel_size {kernel}, got {space}")
-        if max_pool2d_out_size(size, *window, ceil_mode) < 1:
+        if max_pool2d_out_size(size, kernel, strides[i], space, spread, ceil_mode) < 1:
             raise ValueError(f"kernel_size {kernel} with dilation {spread} reaches beyond {size} padded by {space}")
 
 

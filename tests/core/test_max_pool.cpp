@@ -68,6 +68,8 @@ TEST(max_pooling_refuses_what_does_not_fit) {
   CHECK(refused(&MaxPoolShape::padding_h, 2), "padding beyond half of the kernel");
   CHECK(refused(&MaxPoolShape::dilation_h, 2), "dilation with padding");
   CHECK(refused(&MaxPoolShape::kernel_h, 7), "a window beyond the input");
+  const MaxPoolShape larger = {1, 4, 4, 1, 5, 5, 3, 3, 0, 0, 1, 1, true};
+  CHECK(check_max_pool(larger).is_ok() && larger.out_height() == 1, "a window that ends less than a stride behind it");
 }
 
 }  // namespace

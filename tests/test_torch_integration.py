@@ -22,6 +22,7 @@ from stompp_kernels.ops import (
     conv2d_binary_weight,
     draw_state,
     linear_binary_weight,
+    max_pool2d_signs,
     pack_binary_weight,
     pack_conv_weight,
     pack_signs,
@@ -119,6 +120,10 @@ def sample_arguments(g):
         "bconv2d_affine": [(*conv, *extra) for extra in affine(conv_out)],
         "bconv2d_affine_signs": [(*conv, *extra) for extra in affine_signs(conv_out)],
         "bconv2d_threshold": [(*conv, *extra) for extra in threshold(conv_out)],
+        "max_pool2d_signs": [
+            (random_words((2, 7, 6), 70, g), [3, 2], [2, 1], [1, 0], [1, 1], False),
+            (random_words((1, 9, 8), 40, g).transpose(1, 2), [2, 3], [2, 2], [0, 0], [2, 1], True),
+        ],
         **binary_weight_arguments(g),
         "progressive": [
             (u.clone().requires_grad_(), mask, "clip", False),
@@ -243,7 +248,7 @@ def every_op(g):
         out = bconv2d(words, kernel, 1, 1, groups=2, epilogue=Affine(scale, bias))
         t10 = t[:1, :10]
         bits = bconv2d(words, kernel, 2, 1, 1, 2, -1, Threshold(t10, flips[:1]))
-        return out, bits, bconv2d(words, kernel, groups=2)
+        return out, bits, max_pool2d_signs(bconv2d(words, kernel, groups=2), 2, ceil_mode=True)
 
     def packing(w, conv_w):
         packed, conv = pack_weight(w), pack_conv_weight(conv_w, 2)

@@ -35,6 +35,9 @@ STABLE_TORCH_LIBRARY(stompp, m) {
       "bconv2d_threshold(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, int padding_value, Tensor thresholds, Tensor flip_words, "
       "Tensor? residual_words) -> Tensor");
+  m.def(
+      "max_pool2d_signs(Tensor x_words, int[2] kernel, int[2] stride, int[2] padding, int[2] dilation, "
+      "bool ceil_mode) -> Tensor");
   m.def("pack_binary_weight_words(Tensor words, int[] shape, int groups) -> Tensor");
   m.def("unpack_binary_weight_words(Tensor weight, int[] shape, int groups) -> Tensor");
   m.def("linear_binary_weight(Tensor x, Tensor weight, int N, int K, Tensor scale, Tensor? bias) -> Tensor");

@@ -10,13 +10,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeGuard
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_norm, fold_threshold
+from stompp_kernels.conversion.nodes import (
+    BATCH_NORMS,
+    flat_name,
+    is_addition,
+    is_fixed_norm,
+    is_max_pool,
+    pool_settings,
+)
+from stompp_kernels.conversion.strided_unpack import move_strides_to_unpacking
 from stompp_kernels.conversion.twins import (
     binary_weight_twin,
     has_binary_weight,
@@ -37,12 +44,9 @@ from stompp_kernels.nn import (
 )
 from stompp_kernels.ops import Affine, AffineSigns
 from stompp_kernels.ops.checks import pair
-from stompp_kernels.ops.pool import max_pool2d_out_size
+from stompp_kernels.ops.reference import max_pool2d_out_size
 
-_ADDITIONS = (operator.add, operator.iadd, torch.add)
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
 class PackedTracer(fx.Tracer):
@@ -101,6 +105,7 @@ class _Packer:
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.module.delete_all_unused_submodules()
+        move_strides_to_unpacking(self.module)
         for name, module in list(self.module.named_modules()):
             if type(module) is nn.Conv2d:
                 parent, _, own = name.rpartition(".")
@@ -116,7 +121,7 @@ class _Packer:
             self._pack_weight(node, module)
         elif isinstance(module, ProgressiveActivation) and module.committed:
             self._pack_activation(node, module)
-        elif _is_max_pool(node, module) and node.args[0] in self.signs:
+        elif is_max_pool(node, module) and node.args[0] in self.signs:
             self._pool_signs(node, module)
 
     def _module(self, node: fx.Node) -> nn.Module | None:
@@ -134,13 +139,13 @@ class _Packer:
     def _bits_of(self, value: fx.Node, user: fx.Node, images: bool) -> fx.Node:
         """The sign bits of a float node, packed before `user` unless they exist already."""
         if (value, images) not in self.bits:
-            self.bits[value, images] = self._add(user, f"{_flat(user)}_pack", PackSigns(images), value)
+            self.bits[value, images] = self._add(user, f"{flat_name(user)}_pack", PackSigns(images), value)
         return self.bits[value, images]
 
     def _normalized_bits(self, value: fx.Node, user: fx.Node, images: bool) -> fx.Node | None:
         """The sign bits of a BatchNorm's output, from its input in one pass; None if it is no such node."""
         norm = self._module(value)
-        if not _is_fixed_norm(norm) or list(value.users) != [user]:
+        if not is_fixed_norm(norm) or list(value.users) != [user]:
             return None
         # [B, C, L] has its channels in the middle.
         if images != isinstance(norm, nn.BatchNorm2d) or (not images and len(self.signs[user].shape) != 1):
@@ -153,7 +158,7 @@ class _Packer:
         packer = PackBatchNorm(norm.num_features, images)
         with torch.no_grad():
             packer.low, packer.high = fold_limits(function, norm.num_features, norm.running_mean.device)
-        return self._add(user, f"{_flat(user)}_pack", packer, value.args[0])
+        return self._add(user, f"{flat_name(user)}_pack", packer, value.args[0])
 
     def _pack_activation(self, node: fx.Node, activation: ProgressiveActivation) -> None:
         assert activation.mask_shape is not None
@@ -176,7 +181,7 @@ class _Packer:
     def _pool_signs(self, node: fx.Node, module: nn.Module | None) -> None:
         source = node.args[0]
         signs = self.signs[source]
-        settings = _pool_settings(node, module)
+        settings = pool_settings(node, module)
         if not signs.images or settings is None or (settings["dilation"] != 1 and settings["padding"] != 0):
             return
         pooler = MaxPoolSigns(**settings)
@@ -190,7 +195,7 @@ class _Packer:
         )
         pixels = tuple(max_pool2d_out_size(*size, settings["ceil_mode"]) for size in sizes)
         self.signs[node] = _Signs(True, (signs.shape[0], *pixels))
-        self.bits[node, True] = self._add(node, f"{_flat(node)}_signs", pooler, self.bits[source, True])
+        self.bits[node, True] = self._add(node, f"{flat_name(node)}_signs", pooler, self.bits[source, True])
 
     def _unpack_for_float_users(self, node: fx.Node) -> None:
         signs = self.signs[node]
@@ -198,7 +203,7 @@ class _Packer:
         users = [user for user in node.users if user is not words]
         if users:
             channels = signs.shape[0 if signs.images else -1]
-            floats = self._add(node, f"{_flat(node)}_unpack", UnpackSigns(channels, signs.images), words)
+            floats = self._add(node, f"{flat_name(node)}_unpack", UnpackSigns(channels, signs.images), words)
             node.replace_all_uses_with(floats, delete_user_cb=lambda user: user is not words)
 
     # Layers
@@ -218,7 +223,7 @@ class _Packer:
         chain, end = _Chain(node, []), node
         while isinstance(layer, BinaryConv2d) and len(end.users) == 1:
             (user,) = end.users
-            if not _is_fixed_norm(self._module(user)):
+            if not is_fixed_norm(self._module(user)):
                 break
             chain.steps.append(user)
             end = user
@@ -242,9 +247,9 @@ class _Packer:
                 chain = _Chain(current, steps[::-1], residual)
                 return chain if self._is_per_output(chain, activation) else None
             steps.append(current)
-            if _is_fixed_norm(self._module(current)):
+            if is_fixed_norm(self._module(current)):
                 current, user = current.args[0], current
-            elif residual is None and _is_addition(current):
+            elif residual is None and is_addition(current):
                 sides = self._sides(current, activation)
                 if sides is None:
                     return None
@@ -260,7 +265,7 @@ class _Packer:
             return False
         assert activation.mask_shape is not None
         # BatchNorm's channels are dimension 1, a linear layer's outputs the last.
-        norms = any(isinstance(self._module(step), _BATCH_NORMS) for step in chain.steps)
+        norms = any(isinstance(self._module(step), BATCH_NORMS) for step in chain.steps)
         return images or len(activation.mask_shape) == 1 or not norms
 
     def _sides(self, addition: fx.Node, activation: ProgressiveActivation) -> tuple[fx.Node, fx.Node] | None:
@@ -350,7 +355,7 @@ class _Packer:
         if residual is None or not images or not isinstance(norm, nn.BatchNorm2d) or len(residual.users) > 1:
             return residual, {}
         source = residual.args[0]
-        folded = fold_norm(norm, fused) if _is_fixed_norm(norm) else None
+        folded = fold_norm(norm, fused) if is_fixed_norm(norm) else None
         if folded is None or not isinstance(source, fx.Node):
             return residual, {}
         return source, {"residual_scale": folded[0], "residual_bias": folded[1]}
@@ -363,9 +368,9 @@ class _Packer:
         """Goes on from a layer as far as its twin can do the work: through BatchNorms and one addition."""
         while chain.residual is None and len(end.users) == 1:
             (user,) = end.users
-            if _is_fixed_norm(self._module(user)) and self._norm_is_per_output(layer):
+            if is_fixed_norm(self._module(user)) and self._norm_is_per_output(layer):
                 chain.steps.append(user)
-            elif _is_addition(user) and self._shortcut(user, end) is not None:
+            elif is_addition(user) and self._shortcut(user, end) is not None:
                 chain.residual = self._shortcut(user, end)
             else:
                 break
@@ -389,37 +394,3 @@ class _Packer:
         if not isinstance(other, fx.Node) or other is side or (in_place and addition.args[0] is other):
             return None
         return other
-
-
-def _is_fixed_norm(module: nn.Module | None) -> TypeGuard[nn.BatchNorm1d | nn.BatchNorm2d]:
-    """A BatchNorm that is a function of each channel; without running statistics it depends on the batch."""
-    return isinstance(module, _BATCH_NORMS) and module.running_mean is not None
-
-
-def _is_addition(node: fx.Node) -> bool:
-    function = node.op == "call_function" and node.target in _ADDITIONS
-    method = node.op == "call_method" and node.target in ("add", "add_")
-    return (function or method) and len(node.args) == 2 and not node.kwargs
-
-
-def _is_max_pool(node: fx.Node, module: nn.Module | None) -> bool:
-    return isinstance(module, nn.MaxPool2d) or node.target in (F.max_pool2d, torch.max_pool2d)
-
-
-def _pool_settings(node: fx.Node, module: nn.Module | None) -> dict[str, Any] | None:
-    """The arguments of max-pooling; None if it returns indices too."""
-    if module is not None:
-        settings = {name: getattr(module, name) for name in (*_POOL_ARGUMENTS, "return_indices")}
-    else:
-        defaults = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
-        names = (*_POOL_ARGUMENTS, "return_indices")
-        settings = {**defaults, **dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
-    if settings.pop("return_indices"):
-        return None
-    settings["stride"] = settings["stride"] or settings["kernel_size"]
-    return settings
-
-
-def _flat(node: fx.Node) -> str:
-    """A submodule name for a node: its target's, at the top level."""
-    return str(node.target).replace(".", "_") if node.op == "call_module" else node.name

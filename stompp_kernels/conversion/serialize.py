@@ -83,7 +83,7 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
     MaxPoolSigns: ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
     PackBatchNorm: ("channels", "images"),
     PackSigns: ("images",),
-    UnpackSigns: ("channels", "images"),
+    UnpackSigns: ("channels", "images", "stride"),
 }
 _FLOAT_MODULES[PrepackedConv2d] = _FLOAT_MODULES[nn.Conv2d]
 _FLOAT_MODULE_NAMES = {kind.__name__: kind for kind in _FLOAT_MODULES}

@@ -25,7 +25,7 @@ from stompp_kernels.ops import (
     pack_signs,
     unpack_signs,
 )
-from stompp_kernels.ops.checks import conv2d_out_size
+from stompp_kernels.ops.checks import conv2d_out_size, pair
 from stompp_kernels.ops.epilogue import Epilogue
 from stompp_kernels.ops.reference import multiply_add
 
@@ -64,18 +64,25 @@ class PackBatchNorm(nn.Module):
 
 
 class UnpackSigns(nn.Module):
-    """Words to +-1 float32: the inverse of :class:`PackSigns` for C channels or K features."""
+    """Words to +-1 float32: the inverse of :class:`PackSigns` for C channels or K features.
 
-    def __init__(self, channels: int, images: bool) -> None:
+    Of images, ``stride`` (height, width) unpacks every so many-th pixel only, from the first on.
+    """
+
+    def __init__(self, channels: int, images: bool, stride: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
-        self.channels, self.images = channels, images
+        self.channels, self.images, self.stride = channels, images, pair("stride", stride, 1)
+        if not images and self.stride != (1, 1):
+            raise ValueError(f"stride must be 1 where there are no images, got {stride}")
 
     def forward(self, words: Tensor) -> Tensor:
+        if self.stride != (1, 1):
+            words = words[:, :: self.stride[0], :: self.stride[1]]
         x = unpack_signs(words, self.channels)
         return x.permute(0, 3, 1, 2) if self.images else x
 
     def extra_repr(self) -> str:
-        return f"{self.channels}, images={self.images}"
+        return f"{self.channels}, images={self.images}, stride={self.stride}"
 
 
 class MaxPoolSigns(nn.Module):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from stompp_kernels import native
 from stompp_kernels.ops.checks import check_tensor, pair
+from stompp_kernels.ops.reference import max_pool2d_out_size
 
-_PADDING = -1  # all ones: -1 in every channel, which changes no maximum
+_ops = torch.ops.stompp
 
 
 def max_pool2d_signs(
@@ -33,41 +34,53 @@ def max_pool2d_signs(
     Raises:
         TypeError, ValueError: an argument's type or range is not as above, or the window does not fit the input.
     """
+    window = kernel_size, kernel_size if stride is None else stride, padding, dilation, ceil_mode
+    if not native.kernels_check(x_words):
+        _check(x_words, *window)
+    try:
+        return _ops.max_pool2d_signs.default(x_words, *window)
+    except Exception:
+        _check(x_words, *window)  # says in this function's terms what the kernel refused
+        raise
+
+
+def _check(
+    x_words: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    ceil_mode: bool,
+) -> None:
     check_tensor("x_words", x_words, (torch.int32,))
     if x_words.dim() != 4:
         raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
-    if dilation not in (1, (1, 1)) and padding not in (0, (0, 0)):
+    if min(x_words.shape[1:]) < 1:
+        raise ValueError(f"x_words must have at least one pixel and one word, got shape {list(x_words.shape)}")
+    kernels, strides = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1)
+    paddings, dilations = pair("padding", padding, 0), pair("dilation", dilation, 1)
+    if dilations != (1, 1) and paddings != (0, 0):
         # Windows may then lie in the padding alone, where torch's maximum is minus infinity.
         raise ValueError(f"dilation must be 1 where padding is not 0, got {dilation} and {padding}")
-    kernel = pair("kernel_size", kernel_size, 1)
-    strides = kernel if stride is None else pair("stride", stride, 1)
-    paddings, dilations = pair("padding", padding, 0), pair("dilation", dilation, 1)
-    for i in (0, 1):
-        x_words = _pool_axis(x_words, 1 + i, kernel[i], strides[i], paddings[i], dilations[i], ceil_mode)
-    return x_words.contiguous()
+    for i, size in enumerate(x_words.shape[1:3]):
+        kernel, space, spread = kernels[i], paddings[i], dilations[i]
+        if space > kernel // 2:
+            raise ValueError(f"padding must be at most half of kernel_size {kernel}, got {space}")
+        if max_pool2d_out_size(size, kernel, strides[i], space, spread, ceil_mode) < 1:
+            raise ValueError(f"kernel_size {kernel} with dilation {spread} reaches beyond {size} padded by {space}")
 
 
-def max_pool2d_out_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
-    """Windows along one dimension, as torch counts them."""
-    room = size + 2 * padding - dilation * (kernel - 1) - 1
-    windows = (-(-room // stride) if ceil_mode else room // stride) + 1
-    # None may begin in the padding behind the input.
-    return windows - 1 if ceil_mode and (windows - 1) * stride >= size + padding else windows
-
-
-def _pool_axis(x: Tensor, axis: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> Tensor:
-    if padding > kernel // 2:
-        raise ValueError(f"padding must be at most half of kernel_size {kernel}, got {padding}")
-    size = x.shape[axis]
-    windows = max_pool2d_out_size(size, kernel, stride, padding, dilation, ceil_mode)
-    if windows < 1:
-        raise ValueError(f"kernel_size {kernel} with dilation {dilation} reaches beyond {size} padded by {padding}")
-    span = (windows - 1) * stride + 1
-    behind = max(0, span + dilation * (kernel - 1) - size - padding)
-    x = F.pad(x, [0, 0] * (3 - axis) + [padding, behind], value=_PADDING)
-    taps = [x.narrow(axis, tap * dilation, span) for tap in range(kernel)]
-    taps = [tap[:, ::stride] if axis == 1 else tap[:, :, ::stride] for tap in taps]
-    pooled = taps[0]
-    for tap in taps[1:]:
-        pooled = pooled & tap
-    return pooled
+@torch.library.register_fake("stompp::max_pool2d_signs")
+def _(
+    x_words: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Tensor:
+    pixels = (
+        max_pool2d_out_size(x_words.shape[1 + i], kernel[i], stride[i], padding[i], dilation[i], ceil_mode)
+        for i in (0, 1)
+    )
+    return x_words.new_empty((x_words.shape[0], *pixels, x_words.shape[3]))

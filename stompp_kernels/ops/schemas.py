@@ -40,6 +40,9 @@ SCHEMAS = {
     "bconv2d_affine": f"({_CONV}, {_AFFINE}, ScalarType dtype) -> Tensor",
     "bconv2d_affine_signs": f"({_CONV}, {_AFFINE}, bool floats) -> (Tensor, Tensor)",
     "bconv2d_threshold": f"({_CONV}, {_THRESHOLD}) -> Tensor",
+    "max_pool2d_signs": (
+        "(Tensor x_words, int[2] kernel, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode) -> Tensor"
+    ),
     "pack_binary_weight_words": "(Tensor words, int[] shape, int groups) -> Tensor",
     "unpack_binary_weight_words": "(Tensor weight, int[] shape, int groups) -> Tensor",
     "linear_binary_weight": "(Tensor x, Tensor weight, int N, int K, Tensor scale, Tensor? bias) -> Tensor",

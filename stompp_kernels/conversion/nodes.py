@@ -1,0 +1,48 @@
+"""What the nodes of a traced network are."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, TypeGuard
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+
+
+def is_fixed_norm(module: nn.Module | None) -> TypeGuard[nn.BatchNorm1d | nn.BatchNorm2d]:
+    """A BatchNorm that is a function of each channel; without running statistics it depends on the batch."""
+    return isinstance(module, BATCH_NORMS) and module.running_mean is not None
+
+
+def is_addition(node: fx.Node) -> bool:
+    function = node.op == "call_function" and node.target in _ADDITIONS
+    method = node.op == "call_method" and node.target in ("add", "add_")
+    return (function or method) and len(node.args) == 2 and not node.kwargs
+
+
+def is_max_pool(node: fx.Node, module: nn.Module | None) -> bool:
+    return isinstance(module, nn.MaxPool2d) or node.target in (F.max_pool2d, torch.max_pool2d)
+
+
+def pool_settings(node: fx.Node, module: nn.Module | None) -> dict[str, Any] | None:
+    """The arguments of max-pooling; None if it returns indices too."""
+    if module is not None:
+        settings = {name: getattr(module, name) for name in (*_POOL_ARGUMENTS, "return_indices")}
+    else:
+        defaults = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
+        names = (*_POOL_ARGUMENTS, "return_indices")
+        settings = {**defaults, **dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+    if settings.pop("return_indices"):
+        return None
+    settings["stride"] = settings["stride"] or settings["kernel_size"]
+    return settings
+
+
+def flat_name(node: fx.Node) -> str:
+    """A submodule name for a node: its target's, at the top level."""
+    return str(node.target).replace(".", "_") if node.op == "call_module" else node.name

@@ -20,7 +20,7 @@ def move_strides_to_unpacking(packed: fx.GraphModule) -> None:
     called = {node: modules[str(node.target)] for node in packed.graph.nodes if node.op == "call_module"}
     calls = Counter(called.values())
     for node, unpacking in called.items():
-        if not isinstance(unpacking, UnpackSigns) or not unpacking.images or calls[unpacking] > 1:
+        if not isinstance(unpacking, UnpackSigns) or not unpacking.images:
             continue
         readers = [called.get(user) for user in node.users]
         convs = [reader for reader in readers if _reads_single_pixels(reader) and calls[reader] == 1]

@@ -35,7 +35,7 @@ _REACHING_OUT = re.compile(
 )
 _COUNT = re.compile(r"num|^n_|layer|depth")
 _COMMON_SIZE = 1 << 20  # of positions, say, which rotary embeddings need no tensor for
-_CALLS_PER_TENSOR = 64  # of torch functions while a model is built; BERT makes 9
+_MADE_PER_TENSOR = 16  # tensors made while a model is built; those of transformers make 2 to 5
 
 
 def is_packed_by_layer(model: nn.Module) -> bool:
@@ -163,7 +163,7 @@ def _build_on_meta(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn
     # Also for the own class, whose encoder is one: says that transformers is missing.
     kind = _transformers_class("BertModel" if own else name)
     try:
-        with _LimitedCalls(_CALLS_PER_TENSOR * (len(tensors) + 100)), torch.device("meta"):
+        with _FewTensors(_MADE_PER_TENSOR * (len(tensors) + 100)), torch.device("meta"):
             return _own_model(arguments, settings) if own else _model_of_transformers(kind, settings)
     except Exception as error:  # of someone else's code, given settings that a file holds
         raise ValueError(f"class {name!r} cannot be built from its config: {error}") from error
@@ -212,18 +212,21 @@ def _entries(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
             yield from _entries(inner, key)
 
 
-class _LimitedCalls(TorchFunctionMode):
-    """Ends what calls torch functions too often: the time of building a model is bounded by the file's size."""
+class _FewTensors(TorchFunctionMode):
+    """Ends what makes tensors too often: the time of building a model is bounded by the file's size."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.left = limit
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise ValueError("it has more parameters than the file has tensors")
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        # Not in calls without a result: no_grad ends with one, which must not fail.
+        if isinstance(result, Tensor):
+            self.left -= 1
+            if self.left < 0:
+                raise ValueError("it has more parameters than the file has tensors")
+        return result
 
 
 def _twin_from_json(

@@ -71,7 +71,7 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor], copy: bool) -> nn.Module:
-    """The model, in eval mode. ``copy``: its tensors are clones.
+    """The model, without gradients. ``copy``: its tensors are clones.
 
     Raises:
         ImportError: transformers is missing.
@@ -82,7 +82,7 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
     twins = {name: _twin_from_json(model, name, spec, unused, copy) for name, spec in structure["layers"].items()}
     swap_layers(model, twins)
     _fill(model, twins.values(), unused, copy)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def _model_to_json(model: nn.Module) -> dict[str, Any]:

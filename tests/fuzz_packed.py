@@ -82,14 +82,27 @@ def grouped():
     return set_stage(model, Stage.BINARY).eval(), x
 
 
+def encoder():
+    """An encoder of transformers, which is converted layer by layer, and its input."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {"model_type": "bert", "vocab_size": 50, "max_position_embeddings": 20, **sizes}
+    model = sk.models.create("bert", 3, config=config, max_length=10, binarize="both")
+    ids = torch.randint(50, (2, 10))
+    return set_stage(model, Stage.BINARY).eval(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+OWN_MODELS = {f.__name__: f for f in (grouped, encoder)}
+
+
 class Original:
     """An intact file, what is in it and what its network computes."""
 
     def __init__(self, name, folder, binarize="both"):
-        model, x = grouped() if name == "grouped" else committed(name, 3, binarize=binarize)
+        model, x = OWN_MODELS[name]() if name in OWN_MODELS else committed(name, 3, binarize=binarize)
         path = folder / f"{name}.safetensors"
         sk.save_packed(sk.convert(model), path)
-        self.name, self.x, self.data = name, x[:2], path.read_bytes()
+        self.name, self.data, self.x = name, path.read_bytes(), x if isinstance(x, dict) else x[:2]
         self.tensors, (self.metadata, self.structure) = load(self.data), parts_of(path)
         self.result = run(sk.load_packed(path), self.x)
 
@@ -102,7 +115,7 @@ def parts_of(path):
 
 def run(network, x):
     with torch.no_grad():
-        return network(x)
+        return network(**x) if isinstance(x, dict) else network(x)
 
 
 def same(a, b):
@@ -286,7 +299,7 @@ def limit_memory():
 
 def fuzz(count, seed, folder):
     """Outcomes of `count` files by (kind, whether the checksum fits, outcome)."""
-    originals = [Original(name, folder) for name in ("residual", "bireal", "mlp", "grouped")]
+    originals = [Original(name, folder) for name in ("residual", "bireal", "mlp", "grouped", "encoder")]
     originals.append(Original("residual", folder, "weights"))
     path, found = folder / "mutated.safetensors", Counter()
     for index in range(count):

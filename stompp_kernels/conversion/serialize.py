@@ -1,9 +1,9 @@
 """save_packed / load_packed: a packed network in one safetensors file.
 
 The tensors are the network's state dict, packed weights in the portable word order. The metadata hold the structure as
-JSON: which module stands where and how the graph calls them. Nothing is executed or unpickled on load: modules come
-from a fixed list, functions from another, and a SHA-256 over structure and tensors refuses a file that was cut short or
-altered.
+JSON: which module stands where and how the graph calls them, or, of a model that keeps its own forward, its class and
+config (serialize_modules.py). Nothing in a file is executed or unpickled: modules come from a fixed list, functions
+from another, and a SHA-256 over structure and tensors refuses a file that was cut short or altered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,12 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, fx, nn
 
+from stompp_kernels.conversion.serialize_layers import PACKED_NAMES, check_tensors, packed_from_json, packed_to_json
+from stompp_kernels.conversion.serialize_modules import is_packed_by_layer, modules_from_json, modules_to_json
 from stompp_kernels.files import replacing
-from stompp_kernels.nn import (
-    BinaryWeightConv2d,
-    BinaryWeightLayer,
-    BinaryWeightLinear,
-    MaxPoolSigns,
-    PackBatchNorm,
-    PackedConv2d,
-    PackedLinear,
-    PackSigns,
-    PrepackedConv2d,
-    UnpackSigns,
-)
+from stompp_kernels.nn import MaxPoolSigns, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import Affine, AffineSigns, BinaryWeight, PackedWeight, Threshold
-from stompp_kernels.ops.checks import FLOATS, check_choice, pair
-from stompp_kernels.ops.reference import words_for
+from stompp_kernels.ops.checks import FLOATS
 
 FORMAT, VERSION = "stompp_kernels.packed", 2
 
@@ -87,8 +76,6 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
 }
 _FLOAT_MODULES[PrepackedConv2d] = _FLOAT_MODULES[nn.Conv2d]
 _FLOAT_MODULE_NAMES = {kind.__name__: kind for kind in _FLOAT_MODULES}
-_PACKED_CONVS = (PackedConv2d, BinaryWeightConv2d)
-_PACKED_NAMES: dict[str, Any] = {kind.__name__: kind for kind in (*_PACKED_CONVS, PackedLinear, BinaryWeightLinear)}
 
 
 def _shape(x: Tensor) -> torch.Size:
@@ -131,8 +118,12 @@ _METHODS = (
 )
 
 
-def save_packed(packed: fx.GraphModule, path: str | os.PathLike[str]) -> int:
+def save_packed(packed: nn.Module, path: str | os.PathLike[str]) -> int:
     """Writes a packed network, whole, to one file; an existing file is replaced only once the new one is complete.
+
+    A network that was traced is saved whatever its class. Of one that was converted layer by layer the file holds the
+    name of its class and its config: it must be a model of Hugging Face transformers or ``sk.models``' "bert", as class
+    and config make it.
 
     Args:
         packed: made by ``sk.convert``.
@@ -143,20 +134,23 @@ def save_packed(packed: fx.GraphModule, path: str | os.PathLike[str]) -> int:
 
     Raises:
         TypeError: ``packed`` is not such a network.
-        ValueError: it holds a module or function that the format does not know; the message names it.
+        ValueError: it holds a module or function that the format does not know, or is of another class and was
+            converted layer by layer; the message names it.
     """
-    if not isinstance(packed, fx.GraphModule):
+    if isinstance(packed, fx.GraphModule):
+        structure, tensors = _graph_module_to_json(packed)
+    elif is_packed_by_layer(packed):
+        structure, tensors = modules_to_json(packed)
+    else:
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
-    structure = {"modules": _modules_to_json(packed), "graph": [_node_to_json(node) for node in packed.graph.nodes]}
     text = json.dumps(structure, sort_keys=True)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in packed.state_dict().items()}
     metadata = {"format": FORMAT, "version": str(VERSION), "structure": text, "sha256": _digest(text, tensors)}
     # Not save_file: it makes files that only their owner can read, whatever the umask.
     with replacing(path) as file:
         return file.write(save(tensors, metadata))
 
 
-def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> fx.GraphModule:
+def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> nn.Module:
     """Reads a network that :func:`save_packed` wrote, and packs its weights for this machine.
 
     Args:
@@ -164,12 +158,28 @@ def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> fx.GraphMod
             shared by all processes that load the file. It must then not be written to while the network lives; to
             replace it by another, as :func:`save_packed` does, is safe.
 
+    Returns:
+        A torch.fx.GraphModule, or a model of the class that was converted layer by layer; in eval mode.
+
     Raises:
         FileNotFoundError: there is no such file.
+        ImportError: it holds a model of transformers, which is missing.
         ValueError: it is no packed network, is of another version, was cut short or was altered.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {os.fspath(path)!r}")
+    text, tensors = _read(path)
+    try:
+        structure = json.loads(text)
+        build = modules_from_json if "model" in structure else _network_from_json
+        packed = build(structure, tensors, copy=not mmap)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SyntaxError) as error:
+        raise ValueError(f"{os.fspath(path)!r} holds a network that this package cannot build: {error}") from error
+    return packed.eval()
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Tensor]]:
+    """Structure and tensors of a file that is whole."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -183,11 +193,12 @@ def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> fx.GraphMod
     text = metadata.get("structure", "")
     if metadata.get("sha256") != _digest(text, tensors):
         raise ValueError(f"{os.fspath(path)!r} was altered: its checksum does not match its contents")
-    try:
-        packed = _network_from_json(json.loads(text), tensors, copy=not mmap)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, SyntaxError) as error:
-        raise ValueError(f"{os.fspath(path)!r} holds a network that this package cannot build: {error}") from error
-    return packed.eval()
+    return text, tensors
+
+
+def _graph_module_to_json(packed: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    structure = {"modules": _modules_to_json(packed), "graph": [_node_to_json(node) for node in packed.graph.nodes]}
+    return structure, {name: t.detach().cpu().contiguous() for name, t in packed.state_dict().items()}
 
 
 def _network_from_json(structure: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> fx.GraphModule:
@@ -218,20 +229,7 @@ def _modules_to_json(packed: fx.GraphModule) -> dict[str, Any]:
 def _module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
     kind = type(module)
     if isinstance(module, PackedLayer):
-        spec: dict[str, Any] = {
-            "type": kind.__name__,
-            "shape": list(module.weight.shape),
-            "groups": module.weight.groups,
-            "replaces": list(module.replaces),
-            "threshold_rows": module.thresholds.shape[0] if module.has_thresholds else 0,
-            "writes": module.writes,
-            "fused": module.fused,
-        }
-        if isinstance(module, _PACKED_CONVS):
-            spec |= {key: list(getattr(module, key)) for key in ("stride", "padding", "dilation")}
-        if isinstance(module, PackedConv2d):
-            spec["padding_value"] = module.padding_value
-        return spec
+        return packed_to_json(module)
     if kind not in _FLOAT_MODULES:
         raise ValueError(f"module {name!r} of type {kind.__name__} cannot be saved in a packed network")
     arguments = {key: getattr(module, key) for key in _FLOAT_MODULES[kind]}
@@ -242,8 +240,8 @@ def _module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
 
 def _module_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> nn.Module:
     name = spec["type"]
-    if name in _PACKED_NAMES:
-        return _packed_from_json(spec, tensors, copy)
+    if name in PACKED_NAMES:
+        return packed_from_json(spec, tensors, copy)
     if name not in _FLOAT_MODULE_NAMES:
         raise ValueError(f"unknown module type {name!r}")
     kind = _FLOAT_MODULE_NAMES[name]
@@ -253,65 +251,10 @@ def _module_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bo
     # No memory is taken for a shape that the file gives: its own tensors take the place of these.
     with torch.device("meta"):
         module = kind(**arguments)
-    _check_tensors(name, module.state_dict(), tensors, () if kind is PackBatchNorm else FLOATS)
+    check_tensors(name, module.state_dict(), tensors, () if kind is PackBatchNorm else FLOATS)
     own = {key: t.clone() for key, t in tensors.items()} if copy else tensors
     module.load_state_dict(own, assign=True)
     return module
-
-
-def _check_tensors(
-    name: str, expected: dict[str, Tensor], tensors: dict[str, Tensor], precisions: Sequence[torch.dtype] = ()
-) -> None:
-    """That the tensors have a module's names, shapes and types; floats may have any of the precisions."""
-    shapes = {key: list(t.shape) for key, t in expected.items()}
-    if shapes != {key: list(t.shape) for key, t in tensors.items()}:
-        raise ValueError(f"a {name} needs tensors of shapes {shapes}")
-    for key, t in expected.items():
-        dtype = tensors[key].dtype
-        if dtype != t.dtype and not (t.is_floating_point() and dtype in precisions):
-            raise ValueError(f"{key} of a {name} must be {t.dtype}, got {dtype}")
-
-
-def _packed_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bool) -> PackedLayer:
-    kind, shape = _PACKED_NAMES[spec["type"]], spec["shape"]
-    if len(shape) != (4 if issubclass(kind, _PACKED_CONVS) else 2):
-        raise ValueError(f"a {kind.__name__} has no weight of shape {shape}")
-    float_inputs = issubclass(kind, BinaryWeightLayer)
-    weight = (BinaryWeight if float_inputs else PackedWeight).from_words(tensors["weight"], shape, spec["groups"])
-    constants = {key: t.clone() if copy else t for key, t in tensors.items() if key != "weight"}
-    epilogue = _epilogue_from_json(spec, weight.shape[0], constants)
-    options: dict[str, Any] = {"replaces": tuple(map(str, spec["replaces"]))}
-    if issubclass(kind, _PACKED_CONVS):
-        options |= {key: pair(key, spec[key], int(key != "padding")) for key in ("stride", "padding", "dilation")}
-    if kind is PackedConv2d:
-        check_choice("padding_value", spec["padding_value"], (0, 1, -1))
-        options["padding_value"] = spec["padding_value"]
-    if not float_inputs:
-        return kind(weight, epilogue, **options)
-    if not isinstance(epilogue, Affine) or epilogue.fused:
-        raise ValueError(f"a {kind.__name__} has a scale and a bias only")
-    return kind(weight, epilogue.scale, epilogue.bias, **options)
-
-
-def _epilogue_from_json(spec: dict[str, Any], N: int, constants: dict[str, Tensor]) -> Affine | AffineSigns | Threshold:
-    rows, writes, fused = spec["threshold_rows"], spec["writes"], spec["fused"]
-    check_choice("threshold_rows", rows, (0, 1, 2))
-    check_choice("writes", writes, ("bits",) if rows else ("floats", "bits", "both"))
-    if not isinstance(fused, bool) or (rows and fused):
-        raise ValueError(f"a layer with {rows} threshold rows cannot have fused {fused!r}")
-    with torch.device("meta"):
-        expected = {"scale": torch.empty(N), "bias": torch.empty(N)}
-        if rows:
-            flip_words = torch.empty(words_for(N), dtype=torch.int32)
-            expected = {"thresholds": torch.empty(rows, N, dtype=torch.int32), "flip_words": flip_words}
-        elif "residual_scale" in constants:
-            expected |= {"residual_scale": torch.empty(N), "residual_bias": torch.empty(N)}
-    _check_tensors(spec["type"], expected, constants)
-    if rows:
-        return Threshold(**constants)
-    if writes == "floats":
-        return Affine(**constants, fused=fused)
-    return AffineSigns(**constants, fused=fused, floats=writes == "both")
 
 
 def _check_name(name: str) -> None:

@@ -72,6 +72,7 @@ class EncoderClassifier(nn.Module):
         positions = getattr(settings, "max_position_embeddings", max_length)
         if not 0 < max_length <= positions:
             raise ValueError(f"max_length must be in [1, {positions}], got {max_length}")
+        self.max_length = max_length
         self.dropout = nn.Dropout(getattr(settings, "hidden_dropout_prob", 0.1))
         self.classifier = nn.Linear(settings.hidden_size, num_classes)
 

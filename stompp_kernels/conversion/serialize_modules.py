@@ -1,0 +1,287 @@
+"""A model whose layers were packed one by one, as JSON and tensors.
+
+Such a model keeps the forward of its class, which no file describes. The class is therefore one that is installed: a
+model of Hugging Face transformers, or ``EncoderClassifier`` around one. The file names it, holds its config, and says
+which layers are packed. The model is built without memory (device "meta"), its layers are swapped, and every parameter
+and buffer, non-persistent ones too, becomes a tensor of the file. Nothing is downloaded, and no code comes from the
+file: configs that name other models, files or code are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from stompp_kernels.conversion.pack_modules import swap_layers
+from stompp_kernels.conversion.serialize_layers import packed_from_json, packed_to_json
+from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation
+from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops.checks import FLOATS, check_choice
+
+_OWN_CLASS, _OWN_ARGUMENTS = "EncoderClassifier", ("num_classes", "max_length", "pooling")
+_ATTENTIONS = ("eager", "sdpa")  # others are kernels that may be fetched from the hub
+
+# What transformers notes beside the architecture.
+_NOTES = ("architectures", "transformers_version", "task_specific_params", "torch_dtype", "dtype")
+# Keys of a config that name code, another model or a file to fetch.
+_REACHING_OUT = re.compile(
+    r"^_|auto_map|name_or_path|quantization|compression|pretrained|backbone|timm|custom|implementation|use_kernels"
+)
+_COUNT = re.compile(r"num|^n_|layer|depth")
+_COMMON_SIZE = 1 << 20  # of positions, say, which rotary embeddings need no tensor for
+_MADE_PER_TENSOR = 16  # tensors made while a model is built; those of transformers make 2 to 5
+
+
+def is_packed_by_layer(model: nn.Module) -> bool:
+    """Whether a model's layers were packed one by one."""
+    return any(isinstance(module, (PackedOnFloats, BinaryWeightLayer)) for module in model.modules())
+
+
+def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Structure and tensors of a model that :func:`is_packed_by_layer`.
+
+    Raises:
+        ValueError: class and config do not give this model; the message names the first difference.
+    """
+    structure = {"model": _model_to_json(packed), "layers": {}}
+    for name, module in packed.named_modules():
+        if isinstance(module, (BinaryLayer, ProgressiveActivation)):
+            raise ValueError(f"module {name!r} of type {type(module).__name__} cannot be saved in a packed network")
+        if isinstance(module, PackedOnFloats):
+            structure["layers"][name] = packed_to_json(module.layer)
+        elif isinstance(module, BinaryWeightLayer):
+            structure["layers"][name] = packed_to_json(module)
+    words = {f"{key}.weight": m.weight.words() for key, m in packed.named_modules() if isinstance(m, PackedLayer)}
+    # Buffers may be views of each other, which a file cannot tell.
+    buffers = {name: buffer.clone() for name, buffer in packed.named_buffers()}
+    tensors = {**dict(packed.named_parameters()), **buffers, **words}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    try:
+        rebuilt = modules_from_json(json.loads(json.dumps(structure)), tensors, copy=False)
+    except ValueError as error:
+        raise ValueError(f"class and config of {type(packed).__name__} do not give this model: {error}") from error
+    _check_same_modules(packed, rebuilt)
+    return structure, tensors
+
+
+def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor], copy: bool) -> nn.Module:
+    """The model, without gradients. ``copy``: its tensors are clones.
+
+    Raises:
+        ImportError: transformers is missing.
+        ValueError: the structure describes no such model, or the tensors are not its own.
+    """
+    model = _build_on_meta(structure["model"], tensors)
+    unused = dict(tensors)
+    twins = {name: _twin_from_json(model, name, spec, unused, copy) for name, spec in structure["layers"].items()}
+    swap_layers(model, twins)
+    _fill(model, twins.values(), unused, copy)
+    return model
+
+
+def _model_to_json(model: nn.Module) -> dict[str, Any]:
+    from stompp_kernels.models.bert import EncoderClassifier  # models are made by conversion: not at the top
+
+    if type(model) is EncoderClassifier:
+        arguments = {
+            "num_classes": model.classifier.out_features,
+            "max_length": model.max_length,
+            "pooling": model.pooling,
+        }
+        return {"class": _OWN_CLASS, "arguments": arguments, "config": _config_to_json(model.encoder.config)}
+    name = type(model).__name__
+    try:
+        known = type(model) is _transformers_class(name)
+    except (ImportError, ValueError):
+        known = False
+    if not known:
+        raise ValueError(
+            f"packed must be traced by torch.fx (by_layer=False), a model of transformers or an {_OWN_CLASS} to be"
+            f" saved, got {name}, whose forward no file can hold"
+        )
+    return {"class": name, "arguments": {}, "config": _config_to_json(model.config)}
+
+
+def _config_to_json(config: Any) -> dict[str, Any]:
+    settings = _without_notes(json.loads(config.to_json_string(use_diff=False)))
+    attention = getattr(config, "_attn_implementation", None)
+    return {**settings, "attn_implementation": attention} if attention in _ATTENTIONS else settings
+
+
+def _without_notes(value: Any) -> Any:
+    """A config, those inside it too, without notes, private keys and where its model came from."""
+    if isinstance(value, dict):
+        kept = {key: v for key, v in value.items() if not key.startswith("_") and key not in _NOTES}
+        return {key: _without_notes(v) for key, v in kept.items()}
+    return [_without_notes(v) for v in value] if isinstance(value, list) else value
+
+
+def _check_same_modules(packed: nn.Module, rebuilt: nn.Module) -> None:
+    """That both have modules of the same types and settings, as far as modules print them."""
+    found, expected = (
+        {name: (type(m).__name__, m.extra_repr()) for name, m in model.named_modules()} for model in (rebuilt, packed)
+    )
+    for name in [*expected, *found]:
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"module {name!r} cannot be saved in a packed network: it is {expected.get(name)}, the model's class "
+                f"and config give {found.get(name)}"
+            )
+
+
+def _transformers_class(name: str) -> Any:
+    """A model class of transformers by its name."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            'a packed model of transformers needs transformers: pip install "stompp_kernels[transformers]"'
+        ) from error
+    try:
+        kind = getattr(transformers, name, None)
+    except ImportError as error:
+        raise ValueError(f"class {name!r} of transformers cannot be imported: {error}") from error
+    base = transformers.PreTrainedModel
+    # Each class of a model has the config class of its own.
+    if not isinstance(kind, type) or not issubclass(kind, base) or getattr(kind, "config_class", None) is None:
+        raise ValueError(f"class must be a model of transformers or {_OWN_CLASS!r}, got {name!r}")
+    return kind
+
+
+def _build_on_meta(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    name, settings, arguments = spec["class"], spec["config"], spec["arguments"]
+    own = name == _OWN_CLASS
+    if set(arguments) != set(_OWN_ARGUMENTS if own else ()):
+        raise ValueError(f"class {name!r} has arguments {sorted(arguments)}")
+    _check_config({"arguments": arguments, "config": settings}, tensors)
+    # Also for the own class, whose encoder is one: says that transformers is missing.
+    kind = _transformers_class("BertModel" if own else name)
+    try:
+        with _FewTensors(_MADE_PER_TENSOR * (len(tensors) + 100)), torch.device("meta"):
+            return _own_model(arguments, settings) if own else _model_of_transformers(kind, settings)
+    except Exception as error:  # of someone else's code, given settings that a file holds
+        raise ValueError(f"class {name!r} cannot be built from its config: {error}") from error
+
+
+def _own_model(arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Module:
+    from stompp_kernels.models.bert import EncoderClassifier
+
+    return EncoderClassifier(config=settings, **arguments)
+
+
+def _model_of_transformers(kind: Any, settings: Mapping[str, Any]) -> nn.Module:
+    import transformers
+
+    config = transformers.AutoConfig.for_model(**settings)
+    if not isinstance(config, kind.config_class):
+        raise ValueError(f"model_type must be {kind.config_class.model_type!r}, got {settings['model_type']!r}")
+    return kind(config)
+
+
+def _check_config(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """That a config reaches for nothing outside, and for no network larger than the file's tensors."""
+    sizes = [size for t in tensors.values() for size in t.shape]
+    limits = {"layers": len(tensors), "count": max([len(tensors), *sizes])}
+    limits["any"] = max(_COMMON_SIZE, sum(t.numel() for t in tensors.values()))
+    for key, value in _entries(settings):
+        if key == "attn_implementation":
+            check_choice(key, value, _ATTENTIONS)
+        elif _REACHING_OUT.search(key) or (key == "model_type" and "timm" in str(value)):
+            raise ValueError(f"a config with {key!r} cannot be loaded: it may lead to another model, file or code")
+        elif isinstance(value, int):
+            limit = limits["layers" if "layers" in key else "count" if _COUNT.search(key) else "any"]
+            if value > limit:
+                raise ValueError(f"{key} must be at most {limit} in a file of {len(tensors)} tensors, got {value}")
+
+
+def _entries(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
+    """(key, value) of everything in a config; what lies in a list has the list's key."""
+    if isinstance(value, Mapping):
+        for inner_key, inner in value.items():
+            yield inner_key, inner
+            yield from _entries(inner, inner_key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield key, inner
+            yield from _entries(inner, key)
+
+
+class _FewTensors(TorchFunctionMode):
+    """Ends what makes tensors too often: the time of building a model is bounded by the file's size."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.left = limit
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        # Not in calls without a result: no_grad ends with one, which must not fail.
+        if isinstance(result, Tensor):
+            self.left -= 1
+            if self.left < 0:
+                raise ValueError("it has more parameters than the file has tensors")
+        return result
+
+
+def _twin_from_json(
+    model: nn.Module, name: str, spec: Mapping[str, Any], unused: dict[str, Tensor], copy: bool
+) -> PackedLayer:
+    """The packed layer for a layer of the model; its tensors are taken from ``unused``."""
+    layer = model.get_submodule(name)
+    kind, shape = spec["type"], list(spec["shape"])
+    of = nn.Linear if kind.endswith("Linear") else nn.Conv2d
+    if type(layer) is not of or list(layer.weight.shape) != shape:
+        raise ValueError(f"{name!r} of type {type(layer).__name__} has no packed twin {kind} of shape {shape}")
+    prefix = name if kind.startswith("BinaryWeight") else f"{name}.layer"
+    own = {key: unused.pop(f"{prefix}.{key}") for key in ("weight", "scale", "bias")}
+    return packed_from_json(dict(spec), own, copy)
+
+
+def _fill(model: nn.Module, twins: Iterable[PackedLayer], tensors: Mapping[str, Tensor], copy: bool) -> None:
+    """Puts the tensors in the places of the model's own, which are on meta but for those of the packed twins."""
+    packed = {id(buffer) for twin in twins for buffer in twin.buffers()}
+    expected = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    expected = {name: t for name, t in expected.items() if id(t) not in packed}
+    _check_tensors(expected, tensors)
+    new: dict[int, Tensor] = {}
+    for name, old in expected.items():
+        tensor = tensors[name].clone() if copy else tensors[name]
+        new[id(old)] = nn.Parameter(tensor, requires_grad=False) if isinstance(old, nn.Parameter) else tensor
+    # By identity, as a tied weight has one tensor and several places, some of them plain attributes.
+    for name, module in model.named_modules():
+        for places in (module._parameters, module._buffers, vars(module)):
+            for key, old in places.items():
+                if isinstance(old, Tensor):
+                    places[key] = new.get(id(old), old)
+        if any(isinstance(t, Tensor) and t.is_meta for t in _tensors_in(vars(module))):
+            raise ValueError(f"module {name!r} of type {type(module).__name__} keeps a tensor that is no buffer")
+
+
+def _tensors_in(attributes: Mapping[str, Any]) -> Iterable[Any]:
+    """Tensors and what else lies in a module's attributes, its parameters and buffers included."""
+    for value in attributes.values():
+        if isinstance(value, dict):
+            yield from value.values()
+        elif isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
+
+
+def _check_tensors(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    if missing := expected.keys() - tensors.keys():
+        raise ValueError(f"the file lacks the model's tensors {sorted(missing)}")
+    if unused := tensors.keys() - expected.keys():
+        raise ValueError(f"no module has the tensors {sorted(unused)}")
+    for name, t in expected.items():
+        shape, dtype = list(tensors[name].shape), tensors[name].dtype
+        if shape != list(t.shape):
+            raise ValueError(f"{name} must have shape {list(t.shape)}, got {shape}")
+        if dtype != t.dtype and not (t.is_floating_point() and dtype in FLOATS):
+            raise ValueError(f"{name} must be {t.dtype}, got {dtype}")

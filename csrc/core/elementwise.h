@@ -423,38 +423,39 @@ STOMPP_INLINE void refresh_words(const RefreshMask& refresh, uint32_t* words, in
   }
 }
 
-// x * scale + bias, rounded once or twice.
-STOMPP_INLINE void affine_values(const float* x, const float* scale, const float* bias, bool fused, int count,
-                                 float* y) {
-  if (fused)
-    for (int i = 0; i < count; ++i) y[i] = __builtin_fmaf(x[i], scale[i], bias[i]);
-  else
-    for (int i = 0; i < count; ++i) y[i] = x[i] * scale[i] + bias[i];
+template <bool kFused>
+STOMPP_INLINE float multiply_add(float x, float scale, float bias) {
+  return kFused ? __builtin_fmaf(x, scale, bias) : x * scale + bias;
 }
 
-template <class Type>
-STOMPP_INLINE void load_elements(const void* x, int64_t first, int count, float* values) {
-  for (int i = 0; i < count; ++i) values[i] = static_cast<float>(Type::load(x, first + i));
+// Adds the residual of `count` outputs from n on, the first of which is element `first`.
+template <class Type, bool kFused>
+STOMPP_INLINE void add_residual(const Epilogue& e, int64_t first, int64_t n, int count, float* y) {
+  if (e.residual_scale == nullptr) {
+    for (int i = 0; i < count; ++i) y[i] += static_cast<float>(Type::load(e.residual, first + i));
+    return;
+  }
+  const float *scale = e.residual_scale + n, *bias = e.residual_bias + n;
+  for (int i = 0; i < count; ++i)
+    y[i] += multiply_add<kFused>(static_cast<float>(Type::load(e.residual, first + i)), scale[i], bias[i]);
 }
 
-// The residual of `count` outputs from n on.
-STOMPP_INLINE void load_residual(const Epilogue& e, int64_t first, int64_t n, int count, float* values) {
+// The affine values of `count` outputs of a row from n on.
+template <bool kFused>
+STOMPP_INLINE void affine_values(const Epilogue& e, int64_t first, int64_t n, const int32_t* acc, int count, float* y) {
+  const float *scale = e.scale + n, *bias = e.bias + n;
+  for (int i = 0; i < count; ++i) y[i] = multiply_add<kFused>(static_cast<float>(acc[i]), scale[i], bias[i]);
+  if (e.residual == nullptr) return;
   switch (e.residual_type) {
     case FloatType::kFloat32:
-      load_elements<Float32>(e.residual, first, count, values);
-      break;
+      return add_residual<Float32, kFused>(e, first, n, count, y);
     case FloatType::kFloat16:
-      load_elements<Float16>(e.residual, first, count, values);
-      break;
+      return add_residual<Float16, kFused>(e, first, n, count, y);
     case FloatType::kBFloat16:
-      load_elements<BFloat16>(e.residual, first, count, values);
-      break;
+      return add_residual<BFloat16, kFused>(e, first, n, count, y);
     case FloatType::kFloat64:
-      load_elements<Float64>(e.residual, first, count, values);
-      break;
+      return add_residual<Float64, kFused>(e, first, n, count, y);
   }
-  if (e.residual_scale != nullptr)
-    affine_values(values, e.residual_scale + n, e.residual_bias + n, e.fused, count, values);
 }
 
 template <class Type>
@@ -465,13 +466,11 @@ STOMPP_INLINE void store_elements(const float* y, int count, void* out, int64_t 
 // `count` outputs of a row from n on.
 STOMPP_INLINE void affine_panel(const Epilogue& e, int64_t row, int64_t n, const int32_t* acc, int count) {
   const int64_t first = row * e.N + n;
-  float y[kPanelOutputs], residual[kPanelOutputs];
-  for (int i = 0; i < count; ++i) y[i] = static_cast<float>(acc[i]);
-  affine_values(y, e.scale + n, e.bias + n, e.fused, count, y);
-  if (e.residual != nullptr) {
-    load_residual(e, first, n, count, residual);
-    for (int i = 0; i < count; ++i) y[i] += residual[i];
-  }
+  float y[kPanelOutputs];
+  if (e.fused)
+    affine_values<true>(e, first, n, acc, count, y);
+  else
+    affine_values<false>(e, first, n, acc, count, y);
   if (e.sign_words != nullptr) {
     uint32_t bits = 0;
     for (int i = 0; i < count; ++i) bits |= y[i] < 0.0f ? 1u << i : 0u;

@@ -12,10 +12,11 @@ from torch import nn
 
 import stompp_kernels as sk
 from benchmarks import networks
-from stompp_kernels.bench import layers, memory, report, sides, subjects
+from stompp_kernels.bench import memory, report, sides, subjects
 from stompp_kernels.bench.bound import bound
 from stompp_kernels.bench.network import measure, sizes
 from stompp_kernels.cli import main
+from stompp_kernels.conversion import profile as layers
 from stompp_kernels.nn import PackedConv2d
 from stompp_kernels.nn.packed import PackedLayer
 

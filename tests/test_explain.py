@@ -68,6 +68,9 @@ def test_bytes():
         if isinstance(module, PackedConv2d):
             assert row.nbytes == module.nbytes
             assert row.float_nbytes == 4 * model.get_submodule(module.replaces[0]).weight.numel()
+            constants = sum(b.numel() * b.element_size() for b in module.buffers())
+            assert row.file_nbytes == module.weight.words().numel() * 4 + constants
+            assert row.operations is row.ms is row.share is None
         elif isinstance(module, nn.Linear):
             assert row.nbytes == row.float_nbytes == 4 * (10 * 4 + 4)
 
@@ -85,4 +88,21 @@ def test_the_table_has_a_line_per_row():
     assert len(lines) == len(rows) + 2
     for row, line in zip(rows.values(), lines[2:], strict=True):
         assert line.startswith(row.name)
-        assert all(str(cell) in line for cell in (row.kernel, row.nbytes, row.float_nbytes, row.reason))
+        cells = (row.kernel, row.nbytes, row.file_nbytes, row.float_nbytes, row.reason)
+        assert all(str(cell) in line for cell in cells)
+
+
+def test_inputs_add_operations_and_time():
+    model, x = committed("residual")
+    packed = sk.convert(model)
+    explanation = sk.explain(packed, x, seconds=0.05)
+    rows = {row.name: row for row in explanation.rows}
+    assert list(rows) == [str(n.target) for n in packed.graph.nodes if n.op == "call_module"]
+    assert 0 < sum(row.share for row in rows.values()) < 1
+    assert all(row.ms > 0 for row in rows.values())
+    assert rows["fc"].operations == 2 * len(x) * 10 * 4
+    assert rows["blocks.0.conv1_fused"].operations == 2 * len(x) * 8 * 8 * 5 * 5 * 9
+    assert rows["relu_pack"].operations == 0
+    lines = str(explanation).splitlines()
+    assert "operations" in lines[0]
+    assert all("%" in line for line in lines[2:])

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from stompp_kernels.bench.layers import is_leaf, operations_of
 from stompp_kernels.bench.sides import compiled, folding, on_device
 from stompp_kernels.bench.subjects import call, device_of
+from stompp_kernels.conversion.profile import is_leaf, operations_of
 from stompp_kernels.measure import sample_on
 from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, float_simulation

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from stompp_kernels.bench.bound import Bound, bound
-from stompp_kernels.bench.layers import LayerTime, profile
 from stompp_kernels.bench.memory import binarized_bytes, file_bytes, peak_bytes
 from stompp_kernels.bench.sides import FORMS, FORMS_ON_GPU, Side, folding, make_sides
 from stompp_kernels.bench.subjects import Subject, device_of
+from stompp_kernels.conversion.profile import LayerTime, profile
 from stompp_kernels.measure import Percentiles, sample_on
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import fx, nn
 
+from stompp_kernels.conversion.profile import profile
 from stompp_kernels.native import implementation_of
 from stompp_kernels.nn import (
     BinaryWeightConv2d,
@@ -17,6 +19,7 @@ from stompp_kernels.nn import (
     PackedLinear,
     PackedOnFloats,
     PackSigns,
+    PrepackedConv2d,
     UnpackSigns,
 )
 from stompp_kernels.nn.packed import PackedLayer
@@ -32,16 +35,24 @@ class LayerExplanation:
         kernel: the op that runs, with its epilogue; for float modules their type.
         implementation: what runs the kernel: an instruction set, "cuda", "triton", "reference" or "torch".
         nbytes: bytes of weights and constants in memory.
+        file_nbytes: bytes of the same in a file of ``sk.save_packed``.
         float_nbytes: bytes of the same in fp32.
         reason: why it runs as it does.
+        operations: multiplications and additions of a product, for the inputs given; None without inputs.
+        ms: milliseconds in a call of the network, likewise.
+        share: of the network's time, likewise; what is missing from 1 is between the modules.
     """
 
     name: str
     kernel: str
     implementation: str
     nbytes: int
+    file_nbytes: int
     float_nbytes: int
     reason: str
+    operations: int | None = None
+    ms: float | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,17 +62,29 @@ class Explanation:
     rows: tuple[LayerExplanation, ...]
 
     def __str__(self) -> str:
-        cells = [(r.name, r.kernel, r.implementation, r.nbytes, r.float_nbytes, r.reason) for r in self.rows]
-        return table(("layer", "kernel", "implementation", "bytes", "fp32 bytes", "why"), cells)
+        timed = any(row.ms is not None for row in self.rows)
+        titles = ("layer", "kernel", "implementation", "bytes", "in a file", "in fp32")
+        cells = [
+            (
+                *(row.name, row.kernel, row.implementation, row.nbytes, row.file_nbytes, row.float_nbytes),
+                *((row.operations, f"{row.ms or 0.0:.3f}", f"{row.share or 0.0:.1%}") if timed else ()),
+                row.reason,
+            )
+            for row in self.rows
+        ]
+        return table((*titles, *(("operations", "ms", "share") if timed else ()), "why"), cells)
 
 
-def explain(packed: nn.Module) -> Explanation:
+def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Explanation:
     """A table of a packed network's layers: kernel, implementation, bytes, and why a layer stayed in float.
 
     Rows are in order of execution; where the model kept its own forward, in that of its modules.
 
     Args:
         packed: made by ``sk.convert`` or ``sk.load_packed``.
+        inputs: a tensor, tuple or dict of inputs: the network is run on them, on the CPU, and rows tell operations,
+            time and share of the time too.
+        seconds: to spend on that.
 
     Raises:
         TypeError: it is no such network.
@@ -75,7 +98,15 @@ def explain(packed: nn.Module) -> Explanation:
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
     devices = [module.weight.data.device for module in modules.values() if isinstance(module, PackedLayer)]
     device = devices[0] if devices else torch.device("cpu")
-    return Explanation(tuple(_explain(name, modules[name], device) for name in calls))
+    rows = [_explain(name, modules[name], device) for name in calls]
+    if inputs is not None:
+        times = {time.name: time for time in profile(packed, inputs, seconds)}
+        rows = [
+            replace(row, operations=times[row.name].operations, ms=times[row.name].ms, share=times[row.name].share)
+            for row in rows
+            if row.name in times
+        ]
+    return Explanation(tuple(rows))
 
 
 def _does_something(module: nn.Module) -> bool:
@@ -85,7 +116,11 @@ def _does_something(module: nn.Module) -> bool:
 
 def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplanation:
     def row(op: str, epilogue: str, nbytes: int, float_nbytes: int, reason: str) -> LayerExplanation:
-        return LayerExplanation(name, op + epilogue, implementation_of(op, device), nbytes, float_nbytes, reason)
+        in_file = nbytes
+        if isinstance(module, PackedLayer):
+            in_file += module.weight.portable_nbytes - module.weight.nbytes
+        implementation = implementation_of(op, device)
+        return LayerExplanation(name, op + epilogue, implementation, nbytes, in_file, float_nbytes, reason)
 
     if isinstance(module, BinaryWeightLayer):
         op = "conv2d_binary_weight" if isinstance(module, BinaryWeightConv2d) else "linear_binary_weight"
@@ -121,7 +156,8 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
         reason = "kept in float by prepare"
     else:
         reason = "stands next to a float layer"
-    return LayerExplanation(name, type(module).__name__, "torch", nbytes, nbytes, reason)
+    in_memory = nbytes + (module.reordered_nbytes if isinstance(module, PrepackedConv2d) else 0)
+    return LayerExplanation(name, type(module).__name__, "torch", in_memory, nbytes, nbytes, reason)
 
 
 def _float_nbytes(layer: PackedLayer) -> int:

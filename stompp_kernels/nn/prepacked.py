@@ -68,5 +68,10 @@ class PrepackedConv2d(nn.Conv2d):
             self._reordered = key, torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *geometry, sizes)
         return self._reordered[1]
 
+    @property
+    def reordered_nbytes(self) -> int:
+        """Bytes of the weights in oneDNN's order, once they are made."""
+        return 0 if self._reordered is None else self._reordered[1].numel() * self._reordered[1].element_size()
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reordered": None}

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stompp_kernels.bench.subjects import call
 from stompp_kernels.measure import sample
-from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import PackedWeight
 from stompp_kernels.ops.reference import words_for
+from stompp_kernels.progression.example_run import as_arguments
 
 REST = "rest"
 
@@ -146,7 +145,7 @@ def _functions_as_modules(network: fx.GraphModule) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def profile(network: nn.Module, inputs: Inputs, seconds: float = 2.0) -> list[LayerTime]:
+def profile(network: nn.Module, inputs: Any, seconds: float = 2.0) -> list[LayerTime]:
     """The time of each layer of a network on the CPU, in order of execution, and :data:`REST`; together the network's.
 
     The rest of a call is what its layers leave: functions between modules (those of a traced graph have rows of their
@@ -155,16 +154,17 @@ def profile(network: nn.Module, inputs: Inputs, seconds: float = 2.0) -> list[La
 
     Args:
         network: a packed network or any module; run eagerly.
-        inputs: of one batch.
+        inputs: of one batch: a tensor, tuple of positional or dict of keyword arguments.
         seconds: to spend.
     """
+    args, kwargs = as_arguments(inputs)
     clock = _Clock()
     clocked = _functions_as_modules(network) if isinstance(network, fx.GraphModule) else network
 
     def under_clocks() -> None:
         clock.calls.append({})
         start = time.perf_counter()
-        call(clocked, inputs)
+        clocked(*args, **kwargs)
         whole = 1e3 * (time.perf_counter() - start)
         clock.add(REST, whole - sum(clock.calls[-1].values()))
 

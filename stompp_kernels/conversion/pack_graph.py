@@ -220,17 +220,8 @@ class _Packer:
 
     def _pack_weight(self, node: fx.Node, layer: BinaryLayer) -> None:
         """A layer with committed weights on floats; BatchNorms behind it become its scale and bias, to rounding."""
-        chain, end = _Chain(node, []), node
-        while isinstance(layer, BinaryConv2d) and len(end.users) == 1:
-            (user,) = end.users
-            if not is_fixed_norm(self._module(user)):
-                break
-            chain.steps.append(user)
-            end = user
-        affine = own_affine(layer)
-        if chain.steps:
-            with torch.no_grad():
-                affine = fold_affine(self._arithmetic(chain, layer), layer.weight[0].numel(), layer.weight.device)
+        chain, end = self._follow(_Chain(node, []), node, layer, shortcuts=False)
+        affine = self._affine(chain, layer)
         name, replaces = self._replaced(chain)
         value = node.args[0]
         assert isinstance(value, fx.Node)
@@ -317,19 +308,23 @@ class _Packer:
 
     # Floats behind a layer
 
+    def _affine(self, chain: _Chain, layer: BinaryLayer) -> Affine:
+        """The layer's own scales and bias, and the chain's BatchNorms."""
+        if not chain.steps:
+            return own_affine(layer)
+        with torch.no_grad():
+            return fold_affine(self._arithmetic(chain, layer), layer.weight[0].numel(), layer.weight.device)
+
     def _absorb(self, node: fx.Node) -> None:
         """BatchNorms behind a layer that writes floats, a shortcut, and the packing of the result become its own."""
         layer = node.meta["layer"]
         images = isinstance(layer, BinaryConv2d)
-        chain, end = self._follow(_Chain(node, []), node, layer)
+        chain, end = self._follow(_Chain(node, []), node, layer, shortcuts=True)
         packers = [user for user in end.users if self._packs_signs(user, images)]
         if end is node and not packers:
             return
         floats = len(end.users) > len(packers)
-        affine = own_affine(layer)
-        if chain.steps:
-            with torch.no_grad():
-                affine = fold_affine(self._arithmetic(chain, layer), layer.weight[0].numel(), layer.weight.device)
+        affine = self._affine(chain, layer)
         residual, own = self._residual_of(chain, affine.fused, images)
         epilogue: Affine | AffineSigns = replace(affine, **own)
         if packers:
@@ -364,13 +359,13 @@ class _Packer:
         module = self._module(node)
         return isinstance(module, PackSigns) and module.images == images
 
-    def _follow(self, chain: _Chain, end: fx.Node, layer: BinaryLayer) -> tuple[_Chain, fx.Node]:
-        """Goes on from a layer as far as its twin can do the work: through BatchNorms and one addition."""
+    def _follow(self, chain: _Chain, end: fx.Node, layer: BinaryLayer, shortcuts: bool) -> tuple[_Chain, fx.Node]:
+        """Goes on from a layer as far as its twin can do the work: through BatchNorms and, if it can, one addition."""
         while chain.residual is None and len(end.users) == 1:
             (user,) = end.users
             if is_fixed_norm(self._module(user)) and self._norm_is_per_output(layer):
                 chain.steps.append(user)
-            elif is_addition(user) and self._shortcut(user, end) is not None:
+            elif shortcuts and is_addition(user) and self._shortcut(user, end) is not None:
                 chain.residual = self._shortcut(user, end)
             else:
                 break
@@ -382,9 +377,8 @@ class _Packer:
         """BatchNorm's channels are dimension 1, a linear layer's outputs the last."""
         if isinstance(layer, BinaryConv2d):
             return True
-        activation = layer.activation
-        assert activation is not None
-        return activation.mask_shape is not None and len(activation.mask_shape) == 1
+        shape = None if layer.activation is None else layer.activation.mask_shape
+        return shape is not None and len(shape) == 1
 
     @staticmethod
     def _shortcut(addition: fx.Node, side: fx.Node) -> fx.Node | None:

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.cpu import CONVS, signs
+from benchmarks.case import signs
+from benchmarks.shapes import CONVS
 from benchmarks.timing import RESULTS, save
 from stompp_kernels import native, ops
 from stompp_kernels.measure import sample

@@ -1,70 +1,82 @@
-"""What every benchmark of the suite shares: cases that are checked before they are timed, and their results file."""
+"""What the benchmarks share: a case's sides timed in turn, memory kept for backward, and results files."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.case import Case
 from stompp_kernels.files import write_json
-from stompp_kernels.measure import compare, machine
+from stompp_kernels.measure import clock_ms, machine, sample, timing_of
 from stompp_kernels.table import table
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
 
-@dataclass(frozen=True)
-class Case:
-    """One figure: our side against others.
-
-    Attributes:
-        group: of cases that are summed up together.
-        name: within the group.
-        ours: the side measured.
-        others: the sides it is compared with, by name.
-        check: raises AssertionError unless our side's result is right.
-        operations: multiplications and additions of one call; 0 where bytes are what counts.
-        bytes: read and written by one call.
-    """
-
-    group: str
-    name: str
-    ours: Callable[[], Any]
-    others: dict[str, Callable[[], Any]]
-    check: Callable[[], None]
-    operations: int = 0
-    bytes: int = 0
-
-
-def run(cases: Iterable[Case], threads: int, seconds: float) -> list[dict[str, Any]]:
-    """Checks, then times each case with `threads` threads; one row a case."""
+@contextmanager
+def using_threads(threads: int):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    rows = []
     try:
-        for case in cases:
-            case.check()
-            timings = compare({"ours": case.ours, **case.others}, seconds)
-            ours = timings["ours"].median
-            rows.append(
-                {
-                    "group": case.group,
-                    "name": case.name,
-                    "threads": threads,
-                    "gops": case.operations / ours / 1e6,
-                    "gbytes_per_s": case.bytes / ours / 1e6,
-                    "ratios": {name: timings[name].median / ours for name in case.others},
-                    "ms": {name: asdict(timing) for name, timing in timings.items()},
-                }
-            )
-            print(_line(rows[-1]), flush=True)
+        yield
     finally:
         torch.set_num_threads(before)
-    return rows
+
+
+def measure(case: Case, threads: int, seconds: float) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Checks a case, then times its sides call by call in turn.
+
+    Args:
+        seconds: to spend; each side is called at least three times.
+
+    Returns:
+        A row of a results file, and the milliseconds of every call, by side. A ratio is the median over turns of the
+        other side's time by ours; its spread are the 20th and the 80th percentile.
+
+    Raises:
+        AssertionError: a result is wrong; nothing was timed.
+    """
+    torch.compiler.reset()  # a formula compiled for many shapes would become one for any shape, and a slower one
+    with using_threads(threads):
+        sides = case.build()
+        sides.check()
+        clock = clock_ms()
+        samples = sample({"ours": sides.ours, **sides.others}, seconds, at_least=3)
+        clock = max(clock, clock_ms())
+    return row_of(case, threads, samples, clock), samples
+
+
+def row_of(case: Case, threads: int, samples: dict[str, list[float]], clock: float) -> dict[str, Any]:
+    ours = statistics.median(samples["ours"])
+    ratios = {name: timing_of(in_turns(samples[name], samples["ours"])) for name in case.others}
+    return {
+        "op": case.op,
+        "group": case.group,
+        "name": case.name,
+        "threads": threads,
+        "kind": case.kind,
+        "operations": case.operations,
+        "bytes": case.bytes,
+        "gops": case.operations / ours / 1e6,
+        "gbytes_per_s": case.bytes / ours / 1e6,
+        "ratios": {name: ratio.median for name, ratio in ratios.items()},
+        "spread": {name: [ratio.p20, ratio.p80] for name, ratio in ratios.items()},
+        "ms": {name: asdict(timing_of(values)) for name, values in samples.items()},
+        "clock_ms": clock,
+    }
+
+
+def in_turns(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
+    """Their time by ours, turn by turn: what slows a machine down for longer than a turn meets both."""
+    return [other / own for other, own in zip(theirs, ours, strict=True)]
 
 
 def saved_bytes(forward: Callable[[], Any], own: Iterable[torch.Tensor] = ()) -> int:
@@ -82,12 +94,6 @@ def saved_bytes(forward: Callable[[], Any], own: Iterable[torch.Tensor] = ()) ->
         result = forward()
     del result  # what it keeps lived until here: no two share an address
     return sum(kept.values())
-
-
-def _line(row: dict[str, Any]) -> str:
-    ratios = "  ".join(f"{ratio:6.2f}x {name}" for name, ratio in row["ratios"].items())
-    rate = f"{row['gops']:7.0f} GOPS" if row["gops"] else f"{row['gbytes_per_s']:7.1f} GB/s"
-    return f"{row['group']:<14} {row['name']:<28} {row['threads']} threads  {rate}  {ratios}"
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
@@ -110,23 +116,6 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return table(("group", "threads", "against", "mean", "least", "most"), cells)
 
 
-def quietest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of several rounds of a case, the one in which the other sides took least time.
-
-    What else runs on a shared machine comes and goes over minutes. It disturbs both sides; this choice favours theirs.
-    """
-    best: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for row in rows:
-        key = row["group"], row["name"], row["threads"]
-        if key not in best or _others_ms(row) < _others_ms(best[key]):
-            best[key] = row
-    return list(best.values())
-
-
-def _others_ms(row: dict[str, Any]) -> float:
-    return sum(timing["median"] for name, timing in row["ms"].items() if name != "ours")
-
-
 def scaling(rows: list[dict[str, Any]]) -> str:
     """How many times as fast each group's cases are with more threads than with the fewest."""
     times: dict[tuple[str, str], dict[int, float]] = {}
@@ -145,8 +134,32 @@ def scaling(rows: list[dict[str, Any]]) -> str:
     return table(("group", "threads", "faster", "least", "most"), cells)
 
 
-def save(name: str, command: str, rows: list[dict[str, Any]], folder: Path = RESULTS) -> Path:
+SLOWED = 1.05
+
+
+def slowed(rows: list[dict[str, Any]]) -> list[str]:
+    """Cases before or after which a core took more than 5 % longer for a fixed chain of additions than at its best."""
+    best = min((row["clock_ms"] for row in rows), default=0.0)
+    return [
+        f"{row['group']}: {row['name']}, {row['threads']} threads" for row in rows if row["clock_ms"] > SLOWED * best
+    ]
+
+
+def commit() -> str:
+    """What git calls the tree's state, results aside; "unknown" outside of a repository."""
+    changes = ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results"]
+    try:
+        name = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(changes, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name.stdout.strip() + ("-changed" if dirty.stdout.strip() else "")
+
+
+def save(name: str, command: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more: Any) -> Path:
     """Writes rows with what they must be read with; returns the file."""
     path = folder / f"{name}.json"
-    write_json(path, {"command": command, "machine": machine(), "rows": rows})
+    write_json(path, {"command": command, "machine": {"commit": commit(), **machine()}, **more, "rows": rows})
     return path

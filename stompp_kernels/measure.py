@@ -53,7 +53,7 @@ def compare(sides: Mapping[str, Callable[[], Any]], seconds: float = 0.5, at_lea
         seconds: time to spend in all, after one warm-up call of each side.
         at_least: calls of each side, at least 2.
     """
-    return {name: _timing(values) for name, values in sample(sides, seconds, at_least).items()}
+    return {name: timing_of(values) for name, values in sample(sides, seconds, at_least).items()}
 
 
 def sample(
@@ -86,7 +86,7 @@ def compare_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> 
         sides: functions of no argument, by name, that queue work on the current stream.
         rounds: calls of each side, at least 2, after three warm-up calls.
     """
-    return {name: _timing(values) for name, values in sample_on_gpu(sides, rounds).items()}
+    return {name: timing_of(values) for name, values in sample_on_gpu(sides, rounds).items()}
 
 
 def sample_on_gpu(sides: Mapping[str, Callable[[], Any]], rounds: int = 50) -> dict[str, list[float]]:
@@ -115,13 +115,31 @@ def sample_on(
     return sample(sides, seconds, at_least, in_a_row)
 
 
-def _timing(samples: list[float]) -> Timing:
+def timing_of(samples: Sequence[float]) -> Timing:
+    """Of at least two samples."""
     fifths = statistics.quantiles(samples, n=5, method="inclusive")
     return Timing(statistics.median(samples), fifths[0], fifths[3], len(samples))
 
 
+def clock_ms() -> float:
+    """Milliseconds that a chain of dependent additions takes now, the least of several: it tells a core that is slowed
+    down, by its clock or by others, from a kernel that got slow."""
+    chain = torch.ones(1 << 14)
+    least = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        chain.cumsum(0)
+        least = min(least, time.perf_counter() - start)
+    return 1e3 * least
+
+
 # Variables that hold an implementation, torch or its libraries to an instruction set.
 _LIMITS = ("STOMPP_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+# What kernels choose by, in the words of Linux.
+_FEATURES = (
+    *("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vpopcntdq", "avx512_vnni", "avx512_bf16", "amx_int8"),
+    *("asimd", "asimddp", "i8mm", "sve"),
+)
 
 
 def machine() -> dict[str, str | int]:
@@ -129,6 +147,7 @@ def machine() -> dict[str, str | int]:
     return {
         **{name: os.environ[name] for name in _LIMITS if name in os.environ},
         "processor": _processor(),
+        "features": " ".join(name for name in _FEATURES if name in _cpu_line("flags", "Features").split()),
         "implementation": native.active_implementation(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         **_gpu(),
@@ -151,8 +170,13 @@ def _gpu() -> dict[str, str]:
 
 
 def _processor() -> str:
+    return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_line(*names: str) -> str:
+    """What Linux says of its first processor under one of these names; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(names)), "")

@@ -42,11 +42,6 @@ def row(ours, other, threads=1, name="case"):
     return {"group": "g", "name": name, "threads": threads, "ms": ms, "ratios": {"other": other / ours}}
 
 
-def test_of_several_rounds_the_one_with_the_fastest_other_side_counts():
-    rounds = [row(1.0, 5.0), row(2.0, 4.0), row(0.5, 6.0), row(1.0, 3.0, name="another")]
-    assert timing.quietest(rounds) == [rounds[1], rounds[3]]
-
-
 def test_scaling_is_the_time_with_fewest_threads_over_that_with_more():
     text = timing.scaling([row(4.0, 9.0, 1), row(2.0, 5.0, 2), row(9.0, 9.0, 1, "b"), row(3.0, 9.0, 2, "b")])
     assert text.splitlines()[-1].split() == ["g", "2", "2.45x", "2.00x", "3.00x"]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmarks.case import PLAIN, Case, Sides, in_turn, plain
 from stompp_kernels import ops
+from stompp_kernels.measure import compile_options
 from stompp_kernels.ops import reference
 
 
@@ -33,7 +34,7 @@ def case(millions: int) -> Case:
         u, grad = torch.randn(n, requires_grad=True), torch.randn(n)
         mask = ops.pack_signs(torch.randn(n))
         frozen = reference.bits_from_words(mask, n)
-        compiled = torch.compile(Eager.apply, dynamic=False)
+        compiled = torch.compile(Eager.apply, dynamic=False, options=compile_options())
 
         def gradient(value: Tensor) -> Tensor:
             return torch.autograd.grad(value, u, grad)[0]

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from stompp_kernels.measure import compile_options
+
 Call = Callable[[], Any]
 
 
@@ -81,7 +83,7 @@ PLAIN = ("eager", "compiled")
 
 def plain(formula: Callable[..., Tensor], *operands: Tensor) -> dict[str, Call]:
     """What a PyTorch user writes, eager and under torch.compile."""
-    compiled = torch.compile(formula, dynamic=False)
+    compiled = torch.compile(formula, dynamic=False, options=compile_options())
     return {"eager": lambda: formula(*operands), "compiled": lambda: compiled(*operands)}
 
 

@@ -13,7 +13,7 @@ from stompp_kernels.bench.memory import binarized_bytes, file_bytes, peak_bytes
 from stompp_kernels.bench.sides import FORMS, FORMS_ON_GPU, Side, folding, make_sides
 from stompp_kernels.bench.subjects import Subject, device_of
 from stompp_kernels.conversion.profile import LayerTime, profile
-from stompp_kernels.measure import Percentiles, sample_on
+from stompp_kernels.measure import Percentiles, clock_ms, sample_on
 
 
 def measure(
@@ -40,8 +40,9 @@ def measure(
 
     Returns:
         ``network``, ``batch``, ``threads``; ``ms``: side to percentiles; ``best_ms``: form to the median of its fastest
-        side; ``ratios``: form to its best_ms over that of packed; ``profile``: a list of :class:`LayerTime`; ``bound``:
-        see :class:`Bound`. Where the network cannot be converted ``reason`` says why, and there is nothing on packed.
+        side; ``ratios``: form to its best_ms over that of packed; ``clock_ms``: see
+        :func:`stompp_kernels.measure.clock_ms`; ``profile``: a list of :class:`LayerTime`; ``bound``: see
+        :class:`Bound`. Where the network cannot be converted ``reason`` says why, and there is nothing on packed.
 
     Raises:
         ValueError: an argument is not allowed, or a result is wrong; the message names it.
@@ -69,10 +70,13 @@ def _measure(
     if forms is None:
         forms = FORMS if device.type == "cpu" else FORMS_ON_GPU
     sides = make_sides(subject, inputs, tuple(forms), compile)
+    clock = clock_ms()
     ms = _percentiles(sides, device, seconds, at_least)
+    clock = max(clock, clock_ms())
     fastest = {form: min(_of(form, sides), key=lambda side: ms[side.name].p50) for form in forms if _of(form, sides)}
     best = {form: ms[side.name].p50 for form, side in fastest.items()}
     row: dict[str, Any] = {"ms": {name: asdict(values) for name, values in ms.items()}, "best_ms": best}
+    row["clock_ms"] = clock
     if subject.packed is None:
         row["reason"] = subject.reason
     if "packed" not in best:

@@ -65,10 +65,15 @@ def draw(groups: Sequence[Group]) -> list[Picture]:
         for file, title, text, make in FIGURES:
             figure = make(groups)
             if figure is not None:
-                png = io.BytesIO()
-                FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-                pictures.append(Picture(file, title, text, png.getvalue()))
+                pictures.append(Picture(file, title, text, png_of(figure)))
     return pictures
+
+
+def png_of(figure: Figure, **entries: str) -> bytes:
+    """The figure as PNG; ``entries`` are texts that the file holds beside it."""
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None, **entries})
+    return png.getvalue()
 
 
 def _test_accuracy(groups: Sequence[Group]) -> Figure | None:
@@ -93,7 +98,7 @@ def _test_accuracy(groups: Sequence[Group]) -> Figure | None:
             if run.end is None and run.evaluations:
                 last = max(run.evaluations)
                 axes.plot(last, run.evaluations[last], "x", color=_style(i)["color"], markersize=8, markeredgewidth=2)
-    _legend(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -137,7 +142,7 @@ def _around_commits(groups: Sequence[Group]) -> Figure | None:
     panels[0].set_ylabel("batch accuracy off the line (points)")
     for left, right in ((-5, -3), (3, 5), (0, 2)):
         panels[1].axvspan(left / 8, right / 8, color="0.95" if left else "0.88", zorder=0)
-    _legend(figure, panels[1])
+    legend_below(figure, panels[1])
     return figure
 
 
@@ -155,7 +160,7 @@ def _step_time(groups: Sequence[Group]) -> Figure | None:
         medians = [float(np.median(times[unit])) for unit in units]
         axes.plot(units, medians, **_style(i), marker="o", markersize=4, label=_plain(group.label))
     axes.set_ylim(0)
-    _legend(figure, axes)
+    legend_below(figure, axes)
     return figure
 
 
@@ -288,7 +293,7 @@ def _panels(
     return figure, panels
 
 
-def _legend(figure: Figure, axes: Any) -> None:
+def legend_below(figure: Figure, axes: Any) -> None:
     """Below the axes, in as many columns as the labels leave room for."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(len(label) for label in labels)

@@ -1,32 +1,16 @@
-"""The report's page: plain HTML that holds its figures and loads nothing."""
+"""The report's page."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from stompp_kernels.training.report.html import document, image, section, table
 from stompp_kernels.training.report.logs import Group, Run
 
 if TYPE_CHECKING:
     from stompp_kernels.training.report.figures import Picture
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0.2rem; }
-h2 { font-size: 1.15rem; margin: 2.4rem 0 0.3rem; }
-p { margin: 0.3rem 0 0.8rem; max-width: 54rem; color: #444; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.7rem 0.3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e4e4e4; }
-th { font-weight: 600; color: #555; border-bottom-color: #999; }
-th.number, td.number { text-align: right; white-space: nowrap; }
-small { display: block; color: #777; white-space: normal; }
-td small { max-width: 12em; min-width: 8em; }
-td.number small { margin-left: auto; }
-img { display: block; max-width: 100%; height: auto; }
-.wide { overflow-x: auto; }
-"""
 
 RESULTS = (
     "A row is a recipe; its runs differ in their seed only. Accuracies are top-1 on test data, in percent: final is "
@@ -49,22 +33,15 @@ def page(title: str, groups: Sequence[Group], rows: Sequence[dict[str, Any]], pi
     parts = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{_count(runs, 'run')} of {_count(len(groups), 'recipe')}: {labels}.</p>",
-        _section("Results", RESULTS, _results(rows)),
+        section("Results", RESULTS, _results(rows)),
     ]
     for picture in pictures:
-        source = "data:image/png;base64," + base64.b64encode(picture.png).decode()
-        content = f'<img src="{source}" alt="{escape(picture.title)}">'
+        content = image(picture.png, picture.title)
         if picture.file == "around_commits.png":
             content += f"<p>{escape(SAWTOOTH)}</p>" + _sawtooth(rows)
-        parts.append(_section(picture.title, picture.text, content))
-    parts.append(_section("Runs", "The folders that this page was made from.", _runs(groups)))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
+        parts.append(section(picture.title, picture.text, content))
+    parts.append(section("Runs", "The folders that this page was made from.", _runs(groups)))
+    return document(title, parts)
 
 
 def state(run: Run) -> str:
@@ -75,7 +52,7 @@ def state(run: Run) -> str:
 def _results(rows: Sequence[dict[str, Any]]) -> str:
     headers = ("recipe", "regime", "surrogate", "order", "binarized", "seeds")
     numbers = ("steps", "final", "best", "chance", "paper", "difference", "seconds")
-    return _table(headers, numbers, [_result(row) for row in rows])
+    return table(headers, numbers, [_result(row) for row in rows])
 
 
 def _result(row: dict[str, Any]) -> list[str]:
@@ -128,7 +105,7 @@ def _sawtooth(rows: Sequence[dict[str, Any]]) -> str:
                 ]
             )
     numbers = ("window (steps)", "before", "after", "change at commit", "change at start", "depth of the dip")
-    return _table(("recipe", "binarized"), numbers, cells)
+    return table(("recipe", "binarized"), numbers, cells)
 
 
 def _runs(groups: Sequence[Group]) -> str:
@@ -144,20 +121,7 @@ def _runs(groups: Sequence[Group]) -> str:
         for group in groups
         for run in group.runs
     ]
-    return _table(("folder", "recipe", "state", "note"), ("seed", "steps"), cells)
-
-
-def _table(texts: Sequence[str], numbers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells that are HTML already: first those of the columns of text, then the right-aligned ones."""
-    kinds = [""] * len(texts) + [' class="number"'] * len(numbers)
-    head = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, (*texts, *numbers), strict=True))
-    lines = ["".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) for row in rows]
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{body}\n</table></div>'
-
-
-def _section(title: str, text: str, content: str) -> str:
-    return f"<h2>{escape(title)}</h2>\n<p>{escape(text)}</p>\n{content}"
+    return table(("folder", "recipe", "state", "note"), ("seed", "steps"), cells)
 
 
 def _count(number: int, what: str) -> str:

@@ -1,0 +1,131 @@
+"""The result files: which there are, what makes the others, and the means that figures and tables show."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.roofline import Ceilings
+
+Row = Mapping[str, Any]
+
+HELD_TO_AVX2 = "STOMPP_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2"
+FAMILIES = {  # name before "_<implementation>.json": the command
+    "suite": "pytest benchmarks --benchmark-only --results benchmarks/results",
+    "ceilings": "python -m benchmarks.ceilings",
+    "peers": "python -m benchmarks.peers",
+    "networks": "python -m benchmarks.networks",
+}
+IMPLEMENTATIONS = {"avx2": "AVX2", "avx512": "AVX-512"}
+FILES = {
+    **{
+        f"{family}_{name}": f"{HELD_TO_AVX2} {command}" if name == "avx2" else f"{command} (with AVX-512)"
+        for family, command in FAMILIES.items()
+        for name in IMPLEMENTATIONS
+    },
+    "training_speed": "python -m benchmarks.training_speed",
+    "demo_ste": "stompp demo --results benchmarks/results/demo_ste.json",
+    "demo_ste_free": "stompp demo --regime ste_free --results benchmarks/results/demo_ste_free.json",
+    "instructions": "python -m benchmarks.instructions",
+    **{
+        f"{study}/report": f"stompp ablate recipes/studies/{study}.toml --output benchmarks/results/{study} --jobs 2"
+        for study in ("resnet20_cifar10_small", "depth_digits")
+    },
+}
+PLAIN = ("eager", "compiled")
+PYTORCH = "PyTorch"  # the better of PLAIN
+
+
+class Results:
+    """A folder of result files.
+
+    Raises:
+        ValueError: ``folder`` is not one, or a file in it is not JSON.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"results must be a folder, got {str(folder)!r}")
+        self.folder = folder
+        names = dict.fromkeys(FILES)
+        names |= dict.fromkeys(path.stem for family in FAMILIES for path in sorted(folder.glob(f"{family}_*.json")))
+        self.files = {name: content for name in names if (content := _read(folder / f"{name}.json")) is not None}
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """The content of a file, without ".json"; None where there is none."""
+        return self.files.get(name)
+
+    def need(self, name: str) -> dict[str, Any]:
+        """The content of a file.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if name not in self.files:
+            raise ValueError(f"{self.folder / name}.json is missing; {self.command(name)} makes it")
+        return self.files[name]
+
+    def command(self, name: str) -> str:
+        """What makes a file that is here or could be."""
+        return FILES.get(name) or FAMILIES[name.partition("_")[0]]
+
+    def by_implementation(self, family: str) -> dict[str, dict[str, Any]]:
+        """The files of a family, by the name of the implementation that ran."""
+        prefix = f"{family}_"
+        return {name.removeprefix(prefix): file for name, file in self.files.items() if name.startswith(prefix)}
+
+    def ceilings(self, implementation: str) -> Ceilings:
+        """Empty where none were measured."""
+        return Ceilings((self.get(f"ceilings_{implementation}") or {"rows": ()})["rows"])
+
+    def missing(self) -> dict[str, str]:
+        """Files that are not there, with the command that makes them."""
+        return {f"{name}.json": command for name, command in FILES.items() if name not in self.files}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def title_of(implementation: str) -> str:
+    return IMPLEMENTATIONS.get(implementation, implementation)
+
+
+def threads_of(rows: Iterable[Row]) -> list[int]:
+    return sorted({row["threads"] for row in rows})
+
+
+def sides(row: Row) -> dict[str, float]:
+    """How many times as fast as each side we are; of plain PyTorch, eager or compiled, the faster counts."""
+    plain = [row["ratios"][side] for side in PLAIN if side in row["ratios"]]
+    others = {side: ratio for side, ratio in row["ratios"].items() if side not in PLAIN}
+    return {PYTORCH: min(plain), **others} if plain else others
+
+
+def pytorch_ms(row: Row) -> float:
+    """Of the faster of eager and compiled."""
+    return min(row["ms"][side]["median"] for side in PLAIN if side in row["ms"])
+
+
+def grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by group, in their order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["group"], []).append(row)
+    return found
+
+
+def mean_ratio(rows: Iterable[Row], group: str, side: str, threads: int) -> float | None:
+    """The geometric mean over a group's cases; None where no case has that side."""
+    ratios = [
+        sides(row)[side] for row in rows if (row["group"], row["threads"]) == (group, threads) and side in sides(row)
+    ]
+    return statistics.geometric_mean(ratios) if ratios else None

@@ -1,0 +1,53 @@
+"""What the README shows of the results: it stands between markers, and only this writes it.
+
+<!-- benchmarks.report: NAME -->
+<!-- end -->
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from benchmarks.report import tables
+from benchmarks.report.data import Results
+from benchmarks.report.figures import FOLDER, PLOTS
+
+MARKED = re.compile(r"(<!-- benchmarks\.report: ([\w ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+START = "<!-- benchmarks.report:"
+PICTURES = f"benchmarks/results/{FOLDER}"
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "demo": tables.demo,
+    "kernels": tables.kernels,
+    "networks": tables.networks,
+    "training speed": tables.training_speed,
+    "study": tables.study,
+}
+
+
+def block(name: str, results: Results) -> str:
+    """A table, or the picture of that name; empty where there are no data to draw one from.
+
+    Raises:
+        ValueError: there is no such table or picture, or a result file that the table needs is missing.
+    """
+    if name in TABLES:
+        return TABLES[name](results) + "\n"
+    plots = {plot.name: plot for plot in PLOTS}
+    if name not in plots:
+        raise ValueError(f"the README asks for {name!r}; there are {', '.join([*TABLES, *plots])}")
+    plot = plots[name]
+    return "" if plot.data(results) is None else f"![{plot.title}]({PICTURES}/{plot.file})\n"
+
+
+def filled(text: str, results: Results) -> str:
+    """The README's text with what the result files say between its markers.
+
+    Raises:
+        ValueError: as :func:`block`; a marker has no end.
+    """
+    new, count = MARKED.subn(lambda found: found[1] + block(found[2], results) + found[4], text)
+    if count != text.count(START) or any(START in found[3] for found in MARKED.finditer(text)):
+        raise ValueError("each '<!-- benchmarks.report: NAME -->' needs an '<!-- end -->' of its own")
+    return new

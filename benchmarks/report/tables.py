@@ -1,0 +1,119 @@
+"""The README's tables, as Markdown. Each function raises ValueError where a result file that it needs is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.report.data import IMPLEMENTATIONS, PYTORCH, Results, mean_ratio
+
+KERNELS = (  # text, group of the suite, side that is compared with
+    ("`bgemm`, M and N of 256 to 4096, K of 1024 and 4096, and BERT's layers, against fp32", "bgemm", PYTORCH),
+    ("`bgemm`, 1 to 8 rows, 4096 x 4096", "bgemm few rows", PYTORCH),
+    ("`bconv2d`, ResNet's 3x3 layers, batch 1, bits to bits through thresholds, against fp32", "bconv2d bits", "fp32"),
+    ("`bconv2d`, the same against torch's int8", "bconv2d bits", "int8"),
+    ("`bconv2d`, the same, bits to float, against fp32", "bconv2d float", "fp32"),
+    ("`bconv2d`, 1x1, bits to bits, against fp32", "bconv2d 1x1 bits", "fp32"),
+    ("`bconv2d`, depthwise 3x3, bits to bits, against fp32", "bconv2d depthwise bits", "fp32"),
+    ("floats with binary weights, linear, 1 to 8 rows, against PyTorch", "binary weight, linear, few rows", PYTORCH),
+    ("floats with binary weights, ResNet's 3x3 layers, against PyTorch", "binary weight, conv 3x3", PYTORCH),
+    ("`progressive`, forward and backward of 1M to 16M elements, against PyTorch", "progressive", PYTORCH),
+    ("`pack_outside`, BatchNorm + sign + packing, against PyTorch", "BatchNorm + sign + pack", PYTORCH),
+)
+THREADS = (1, 2)
+NETWORKS = {
+    "ResNet-18": "resnet18",
+    "ResNet-50": "resnet50",
+    "Bi-Real-18": "bireal18",
+    "BERT-base, 128 tokens": "bert",
+    "MobileNetV2": "mobilenet_v2",
+}
+STUDY = {  # row and group of the study
+    "StoMPP + STE (clip)": "ste_clip",
+    "StoMPP, STE-free": "ste_free_forward",
+    "the same in reverse order": "ste_free_reverse",
+    "vanilla STE, clip": "vanilla_clip",
+    "vanilla STE, approx_sign": "vanilla_approx_sign",
+    "vanilla STE, identity": "vanilla_identity",
+    "weights only, forward": "bwn_forward",
+    "weights only, reverse": "bwn_reverse",
+}
+
+
+def demo(results: Results) -> str:
+    """What `make demo` ends with, by regime."""
+    columns = [_demo(results.need(name)["result"]) for name in ("demo_ste", "demo_ste_free")]
+    rows = [(text, *(column[text] for column in columns)) for text in columns[0]]
+    return markdown(("", "STE regime (clip)", "STE-free"), rows)
+
+
+def _demo(result: Any) -> dict[str, str]:
+    same = result["test_images"] - result["different_predictions"]
+    size = result["binarized_fp32_bytes"] / result["binarized_packed_bytes"]
+    ratios = [layer["float_ms"] / layer["packed_ms"] for layer in result["layers"]]
+    float_ms, packed_ms = result["network_ms"]["64"]
+    layer = "a binarized layer with BatchNorm and activation, torch fp32 to packed, batch 64"
+    return {
+        "test accuracy, fully binary": f"{result['accuracy']:.1f} %",
+        "packed predictions equal to the float simulation's": f"{same} of {result['test_images']}",
+        "binarized layers, fp32 to packed file": f"{size:.1f}x smaller",
+        layer: f"{min(ratios):.1f}x to {max(ratios):.1f}x",
+        "the whole network, batch 64": f"{float_ms / packed_ms:.1f}x",
+    }
+
+
+def kernels(results: Results) -> str:
+    """Geometric means of the suite's groups with 1 / 2 threads, by instruction set; "-" where none was timed."""
+    files = [results.need(f"suite_{name}")["rows"] for name in IMPLEMENTATIONS]
+    rows = []
+    for text, group, side in KERNELS:
+        means = [[mean_ratio(rows, group, side, threads) for threads in THREADS] for rows in files]
+        rows.append((text, *(" / ".join("-" if m is None else f"{m:.1f}x" for m in pair) for pair in means)))
+    return markdown(("", *IMPLEMENTATIONS.values()), rows)
+
+
+def networks(results: Results) -> str:
+    """Whole networks on one thread held to AVX2."""
+    file = results.need("networks_avx2")
+    found = {row["network"]: row for row in file["rows"] if (row["batch"], row["threads"]) == (1, 1)}
+    sizes = {row["network"]: row["binarized"] for row in file["bytes"]}
+    rows = []
+    for title, name in NETWORKS.items():
+        row, size = found[name], sizes[name]
+        milliseconds = [f"{row['best_ms'][form]:.1f} ms" for form in ("fp32", "packed")]
+        ratios = [f"{row['ratios'][form]:.1f}x" for form in ("fp32", "int8")]
+        bound = f"{row['bound']['packed_over_bound']:.2f}x"
+        rows.append((title, *milliseconds, *ratios, bound, f"{size['fp32'] / size['file']:.1f}x"))
+    header = ("torch fp32", "packed", "faster than fp32", "than int8", "packed / bound", "binarized layers in the file")
+    return markdown(("network, batch 1", *header), rows)
+
+
+def training_speed(results: Results) -> str:
+    """A training step against one with nothing committed."""
+    rows = [row for row in results.need("training_speed")["rows"] if row["name"].endswith("% committed")]
+    return markdown(
+        ("layers committed", *(row["name"].removesuffix("% committed") + " %" for row in rows)),
+        [
+            (
+                "speed against 0 %, which takes the time of plain PyTorch",
+                *(f"{row['faster_than_0']:.1f}x" for row in rows),
+            ),
+            ("MB kept for backward", *(f"{row['kept_mbytes']:.0f}" for row in rows)),
+        ],
+    )
+
+
+def study(results: Results) -> str:
+    """Mean and standard deviation over seeds of the study on CIFAR-10."""
+    groups = {group["group"]: group for group in results.need("resnet20_cifar10_small/report")["groups"]}
+    rows = [
+        (text, f"{groups[name]['accuracy']:.1f} ± {groups[name]['accuracy_std']:.1f} %") for text, name in STUDY.items()
+    ]
+    return markdown(("ResNet-20 on 10,000 images of CIFAR-10 at 16x16", "test accuracy, every layer binary"), rows)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return text.replace("|  |", "| |").replace("| --- |", "|---|").replace(" --- |", "---|")

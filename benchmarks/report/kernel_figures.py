@@ -23,7 +23,7 @@ def speedups(panels: Any) -> Figure:
         for name in groups
     }
     bars = sum(map(len, shown.values())) + GAP * len(groups)
-    made, axes = figure(len(panels), 0.135 * bars + 1.2, sharey=True, sharex=True)
+    made, axes = figure(len(panels), max(0.135 * bars + 1.2, 2.5), sharey=True, sharex=True)
     for axis, panel in zip(axes, panels, strict=True):
         counts = " / ".join(map(counted, panel["threads"]))
         axis.set_title(f"{panel['title']}: times as fast, with {counts}")
@@ -180,7 +180,7 @@ def sizes(panels: Any) -> Figure:
 def threads(panels: Any) -> Figure:
     """How many times as fast groups are with more threads."""
     groups = list(dict.fromkeys(group["group"] for panel in panels for group in panel["groups"]))
-    made, axes = figure(len(panels), 0.25 * len(groups) + 1.2, sharey=True, sharex=True)
+    made, axes = figure(len(panels), max(0.25 * len(groups) + 1.2, 2.5), sharey=True, sharex=True)
     for axis, panel in zip(axes, panels, strict=True):
         axis.set_title(f"{panel['title']}: {counted(panel['many'])}, times as fast as {panel['few']}")
         for at, group in enumerate(groups):

@@ -1,0 +1,372 @@
+"""The report on result files: its arithmetic, the page, the pictures' digests, and what stands in a README."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import png, readme, tables
+from benchmarks.report.__main__ import write
+from benchmarks.report.data import FILES, Results, mean_ratio, sides
+from benchmarks.report.figures import PLOTS, outdated
+from benchmarks.roofline import Ceilings
+
+ROOT = Path(__file__).parents[1]
+MACHINE = {"commit": "abc123def456", "processor": "Made-up <9000>", "features": "avx2 fma", "torch": "9.9"}
+
+
+def suite_row(group, name, threads=1, ours=2.0, operations=4_000_000, nbytes=1000, clock=1.0, **ratios):
+    ms = {side: {"median": t, "p20": 0.9 * t, "p80": 1.2 * t, "calls": 5} for side, t in {"ours": ours}.items()}
+    ms |= {side: {"median": r * ours, "p20": r, "p80": 3 * r, "calls": 5} for side, r in ratios.items()}
+    return {
+        "op": "bgemm",
+        "group": group,
+        "name": name,
+        "threads": threads,
+        "kind": "binary",
+        "operations": operations,
+        "bytes": nbytes,
+        "gops": operations / ours / 1e6,
+        "gbytes_per_s": nbytes / ours / 1e6,
+        "ratios": ratios,
+        "spread": {side: [0.8 * ratio, 1.1 * ratio] for side, ratio in ratios.items()},
+        "ms": ms,
+        "clock_ms": clock,
+    }
+
+
+SUITE = [
+    suite_row("bgemm", "256 x 256 x 4096", eager=8.0, compiled=2.0),
+    suite_row("bgemm", "4096 x 4096 x 4096", eager=8.0, compiled=9.0, clock=1.2),
+    suite_row("bgemm", "256 x 256 x 4096", threads=2, ours=1.0, eager=3.0, compiled=5.0),
+    suite_row("pack_signs", "fp32", operations=0, eager=5.0, compiled=6.0, copy=1.5),
+]
+CEILINGS = [
+    {"name": "binary", "threads": 1, "per_second": 4e9},
+    {"name": "read", "threads": 1, "bytes": 100, "bytes_per_second": 4e6},
+    {"name": "read", "threads": 1, "bytes": 10_000, "bytes_per_second": 2e6},
+    {"name": "copy", "threads": 1, "bytes": 1000, "bytes_per_second": 1e6},
+]
+TRAINING = [
+    {"name": name, "ms": 1.0, "faster_than_0": faster, "kept_mbytes": kept}
+    for name, faster, kept in (("plain PyTorch", 0.99, 80.0), ("0% committed", 1.0, 80.0), ("100% committed", 4.0, 2.0))
+]
+NETWORKS = [
+    {
+        "network": "resnet18",
+        "batch": 1,
+        "threads": 1,
+        "best_ms": {"fp32": 40.0, "packed": 8.0},
+        "ratios": {"fp32": 5.0},
+        "bound": {"ms": 6.0, "packed_over_bound": 1.33},
+    },
+    {"network": "bert", "batch": 1, "threads": 1, "ms": {}, "best_ms": {}, "wrong": "differs in layer 3"},
+]
+DEPTH = [
+    {
+        "group": f"{regime}_{layers:02}",
+        "seeds": [0, 1],
+        "finished": 2,
+        "accuracy": 90.0 - layers,
+        "accuracy_std": 1.4,
+        "accuracies": [89.0 - layers, 91.0 - layers],
+    }
+    for regime in ("ste", "ste_free", "vanilla_ste")
+    for layers in (4, 32)
+]
+MADE_UP = {
+    "suite_avx2": {"command": "pytest benchmarks", "machine": MACHINE, "refused": ["bgemm: <odd>"], "rows": SUITE},
+    "ceilings_avx2": {"command": "ceilings", "machine": MACHINE, "rows": CEILINGS},
+    "peers_avx2": {
+        "command": "peers",
+        "machine": MACHINE,
+        "missing": {"larq": "no wheel for it"},
+        "rows": [suite_row("bgemm", "1 x 2 x 3", onnxruntime=7.25)],
+    },
+    "networks_avx2": {"command": "networks", "machine": MACHINE, "rows": NETWORKS, "bytes": []},
+    "training_speed": {"command": "training_speed", "machine": MACHINE, "rows": TRAINING},
+    "depth_digits/report": {"groups": DEPTH, "runs": []},
+}
+
+
+def put(folder, files):
+    for name, content in files.items():
+        path = folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return put(tmp_path / "results", MADE_UP)
+
+
+class Page(HTMLParser):
+    """The page's tables as rows of cells, the items of its lists, and its pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.items, self.pictures, self.into = [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th", "li"):
+            self.into = self.items if tag == "li" else self.tables[-1][-1]
+            self.into.append("")
+        elif tag == "img":
+            self.pictures.append(dict(attrs)["src"])
+
+    def handle_endtag(self, tag):
+        self.into = None if tag in ("td", "th", "li") else self.into
+
+    def handle_data(self, data):
+        if self.into is not None:
+            self.into[-1] = f"{self.into[-1]} {data}".strip()
+
+    def rows(self, header):
+        """Of the one table with such a column."""
+        ((head, *body),) = (table for table in self.tables if header in table[0])
+        return [dict(zip(head, row, strict=True)) for row in body]
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """The report on the made-up files."""
+    root = tmp_path_factory.mktemp("made_up")
+    write(Results(put(root / "results", MADE_UP)), root / "output")
+    return root / "output"
+
+
+@pytest.fixture(scope="module")
+def page(output):
+    return Page((output / "report.html").read_text())
+
+
+def test_a_bound_is_the_larger_of_both_times():
+    ceilings = Ceilings(CEILINGS)
+    by_operations = ceilings.bound(suite_row("g", "n", operations=4_000_000, nbytes=1000))
+    assert (by_operations.by, by_operations.seconds) == ("operations", pytest.approx(1e-3))
+    assert by_operations.share(2.0) == pytest.approx(0.5)
+    by_bytes = ceilings.bound(suite_row("g", "n", operations=400, nbytes=1000))  # 1000 bytes at 3 MB/s
+    assert (by_bytes.by, by_bytes.seconds) == ("bytes", pytest.approx(1000 / 3e6))
+    copied = ceilings.bound(suite_row("g", "n", operations=0, nbytes=500))
+    assert (copied.by, copied.seconds) == ("bytes", pytest.approx(500 / 1e6))
+
+
+def test_a_bandwidth_is_on_the_line_in_the_logarithm_of_the_size():
+    ceilings = Ceilings(CEILINGS[::-1])
+    assert ceilings.bytes_per_second("read", 1, 1000) == pytest.approx(3e6), "half-way from 100 to 10,000"
+    assert ceilings.bytes_per_second("read", 1, 10) == ceilings.bytes_per_second("read", 1, 100) == 4e6
+    assert ceilings.bytes_per_second("read", 1, 10_000) == ceilings.bytes_per_second("read", 1, 1 << 40) == 2e6
+    two = Ceilings([{**row, "threads": 2} for row in CEILINGS])
+    assert two.bytes_per_second("read", 2, 2000) == pytest.approx(3e6), "each thread has half of the bytes"
+
+
+def test_there_is_no_bound_where_a_ceiling_was_not_measured():
+    ceilings = Ceilings(CEILINGS)
+    assert ceilings.bound(suite_row("g", "n", threads=2)) is None
+    assert ceilings.bound({**suite_row("g", "n"), "kind": "signed sum"}) is None
+    assert Ceilings([row for row in CEILINGS if row["name"] != "copy"]).bound(suite_row("g", "n", operations=0)) is None
+
+
+def test_the_better_of_eager_and_compiled_counts():
+    assert sides(SUITE[0]) == {"PyTorch": 2.0}
+    assert sides(SUITE[3]) == {"PyTorch": 5.0, "copy": 1.5}
+    assert mean_ratio(SUITE, "bgemm", "PyTorch", 1) == pytest.approx(4.0), "of 2 and 8"
+    assert mean_ratio(SUITE, "bgemm", "copy", 1) is None
+
+
+def test_the_page_shows_every_case_with_its_bound(page):
+    cases = page.rows("share")
+    assert [(row["group"], row["case"], row["threads"]) for row in cases] == [
+        (row["group"], row["name"], str(row["threads"])) for row in SUITE
+    ]
+    first, _, two_threads, packed = cases
+    assert (first["ms"], first["p20 to p80"], first["speed"]) == ("2", "1.8 to 2.4", "2 GOPS")
+    assert (first["eager"], first["copy"]) == ("8.00x 6.40 to 8.80", "")
+    assert (first["bound, ms"], first["bound by"], first["share"]) == ("1", "operations", "50 %")
+    assert (two_threads["bound, ms"], two_threads["share"]) == ("", ""), "no ceiling with two threads"
+    assert (packed["speed"], packed["bound by"], packed["share"]) == ("0.0 GB/s", "bytes", "50 %")
+    assert packed["copy"] == "1.50x 1.20 to 1.65"
+
+
+def test_the_page_says_where_and_by_what_files_were_made(page):
+    rows = {row["file"].split()[0]: row for row in page.rows("processor")}
+    assert set(rows) == {f"{name}.json" for name in MADE_UP}
+    assert {key: rows["suite_avx2.json"][key] for key in MACHINE} == MACHINE
+    assert "pytest benchmarks" in rows["suite_avx2.json"]["file"]
+
+
+def test_the_page_names_what_is_missing_refused_or_doubtful(page):
+    items = page.items
+    for name, command in FILES.items():
+        named = any(item.startswith(f"{name}.json is missing: {command}") for item in items)
+        assert named == (name not in MADE_UP), name
+    assert "AVX2: bgemm: <odd>: refused, its result was wrong." in items
+    slow = [item for item in items if "clock was slow" in item]
+    assert slow == ["AVX2: bgemm: 4096 x 4096 x 4096, 1 threads: measured while the clock was slow."]
+    assert "AVX2: bert: differs in layer 3" in items
+    assert "larq is left out: no wheel for it" in items
+
+
+def test_the_page_has_groups_peers_networks_ceilings_and_studies(page):
+    groups = {(row["group"], row["against"]): row for row in page.rows("against")}
+    assert groups["bgemm", "eager"]["mean, threads: 1"] == "8.00x"
+    assert groups["bgemm", "compiled"]["range, threads: 1"] == "2.00 to 9.00"
+    assert groups["pack_signs", "copy"]["mean, threads: 2"] == "", "not timed with two threads"
+    assert [row["onnxruntime"] for row in page.rows("onnxruntime")] == ["7.25x 5.80 to 7.98"]
+    assert [row["fp32 / packed"] for row in page.rows("packed, ms")] == ["5.00x"]
+    assert [row["speed"] for row in page.rows("ceiling")] == ["4 GOPS", "0.0 GB/s", "0.0 GB/s", "0.0 GB/s"]
+    assert len(page.rows("test accuracy, %")) == len(DEPTH)
+
+
+def test_the_page_holds_its_pictures(page, output):
+    pictures = [base64.b64decode(picture.removeprefix("data:image/png;base64,")) for picture in page.pictures]
+    assert pictures == [(output / "figures" / plot.file).read_bytes() for plot in PLOTS]
+
+
+def test_pictures_are_not_blank(output):
+    from matplotlib.image import imread
+
+    for plot in PLOTS:
+        pixels = imread(output / "figures" / plot.file)
+        assert min(pixels.shape[:2]) > 200
+        assert pixels.std() > 0.01, f"{plot.name} is blank"
+
+
+def test_a_page_is_made_from_nothing(tmp_path):
+    (tmp_path / "results").mkdir()
+    write(Results(tmp_path / "results"), tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert len(page.items) == len(FILES)
+    assert page.pictures == []
+
+
+CHANGES = {  # file: (change, figures that show it)
+    "suite_avx2": (
+        lambda file: file["rows"][0]["ratios"].update(compiled=2.5),
+        ["speedups.png"],
+    ),
+    "ceilings_avx2": (lambda file: file["rows"][0].update(per_second=5e9), ["roofline.png"]),
+    "networks_avx2": (lambda file: file["rows"][0]["best_ms"].update(packed=9.0), ["networks.png"]),
+    "training_speed": (lambda file: file["rows"][2].update(faster_than_0=4.1), ["step_time.png"]),
+    "depth_digits/report": (lambda file: file["groups"][0]["accuracies"].reverse(), []),
+    "peers_avx2": (lambda file: file["rows"][0]["ratios"].update(onnxruntime=1.0), []),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_result_file_makes_its_pictures_outdated(name, folder, output):
+    assert outdated(Results(folder), output / "figures") == []
+    file = json.loads((folder / f"{name}.json").read_text())
+    change, expected = CHANGES[name]
+    change(file)
+    put(folder, {name: file})
+    assert outdated(Results(folder), output / "figures") == expected
+
+
+def test_missing_pictures_and_pictures_of_missing_data_are_outdated(folder, output, tmp_path):
+    figures = tmp_path / "figures"
+    shutil.copytree(output / "figures", figures)
+    (figures / "sizes.png").unlink()
+    (folder / "training_speed.json").unlink()
+    assert outdated(Results(folder), figures) == ["sizes.png", "step_time.png"]
+    write(Results(folder), tmp_path)
+    assert outdated(Results(folder), figures) == []
+    assert not (figures / "step_time.png").exists()
+
+
+def test_a_digest_takes_numbers_to_six_digits():
+    assert png.digest({"a": [1 / 3, "x"]}) == png.digest({"a": (1 / 3 + 1e-12, "x")})
+    assert png.digest([1.00001]) != png.digest([1.00002])
+    assert png.digest([1, 2]) != png.digest([2, 1])
+
+
+def test_what_is_not_a_whole_png_file_is_refused(output):
+    whole = (output / "figures" / "depth.png").read_bytes()
+    assert len(png.texts(whole)[png.KEY]) == 64
+    for broken, message in ((b"GIF89a", "signature"), (whole[:-20], "ends early"), (whole[:50], "ends early")):
+        with pytest.raises(ValueError, match=message):
+            png.texts(broken)
+
+
+TEXT = "Before.\n\n<!-- benchmarks.report: {} -->\n<!-- end -->\n\nAfter.\n"
+
+
+def test_a_block_is_filled_and_filling_again_changes_nothing(folder):
+    text = readme.filled(TEXT.format("training speed") + TEXT.format("depth"), Results(folder))
+    assert text.startswith(
+        "Before.\n\n<!-- benchmarks.report: training speed -->\n| layers committed | 0 % | 100 % |\n"
+    )
+    assert "\n|---|---|---|\n" in text
+    assert "| MB kept for backward | 80 | 2 |\n<!-- end -->\n\nAfter.\n" in text
+    assert "![Accuracy against depth](benchmarks/results/figures/depth.png)\n<!-- end -->" in text
+    assert readme.filled(text, Results(folder)) == text
+
+
+def test_a_changed_result_file_changes_the_readme(folder):
+    text = readme.filled(TEXT.format("training speed"), Results(folder))
+    file = json.loads(json.dumps(MADE_UP["training_speed"]))
+    file["rows"][2]["faster_than_0"] = 4.1
+    put(folder, {"training_speed": file})
+    changed = readme.filled(text, Results(folder))
+    assert changed == text.replace("| 4.0x |", "| 4.1x |") != text
+
+
+def test_a_picture_without_data_leaves_its_block_empty(folder):
+    (folder / "depth_digits" / "report.json").unlink()
+    assert readme.filled(TEXT.format("depth"), Results(folder)) == TEXT.format("depth")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TEXT.format("demo"), "demo_ste.json is missing; stompp demo --results .* makes it"),
+        (TEXT.format("demos"), "asks for 'demos'; there are demo, kernels, .*speedups"),
+        ("<!-- benchmarks.report: depth -->\n", "needs an '<!-- end -->'"),
+        ("<!-- benchmarks.report: depth -->\n" + TEXT.format("depth"), "needs an '<!-- end -->'"),
+    ],
+)
+def test_what_cannot_be_filled_is_refused(text, message, folder):
+    with pytest.raises(ValueError, match=message):
+        readme.filled(text, Results(folder))
+
+
+def test_the_kernel_table_shows_a_group_that_was_not_timed(tmp_path):
+    rows = [suite_row("bgemm", "a", threads=n, eager=9.0, compiled=8.0) for n in (1, 2)]
+    put(tmp_path, {f"suite_{name}": {"rows": rows} for name in ("avx2", "avx512")})
+    text = tables.kernels(Results(tmp_path))
+    assert "| 8.0x / 8.0x | 8.0x / 8.0x |" in text
+    assert "| - / - | - / - |" in text
+
+
+@pytest.mark.parametrize("content", ["{", "", "[1, 2"])
+def test_a_damaged_file_is_named(content, folder):
+    (folder / "training_speed.json").write_text(content)
+    with pytest.raises(ValueError, match=r"training_speed\.json is not JSON"):
+        Results(folder)
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="results must be a folder, got '.*none'"):
+        Results(tmp_path / "none")
+
+
+def test_the_command_writes_page_and_figures(folder):
+    command = [sys.executable, "-m", "benchmarks.report", "--results", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (folder / "figures").iterdir()} == {plot.file for plot in PLOTS}
+    assert (folder / "report.html").exists()
+    assert re.findall(r"left out: (.*)\.json; ", done.stdout) == [name for name in FILES if name not in MADE_UP]

@@ -359,7 +359,7 @@ def test_a_damaged_file_is_named(content, folder):
 
 
 def test_what_is_no_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="results must be a folder, got '.*none'"):
+    with pytest.raises(ValueError, match=r"results must be a folder, got '.*none'"):
         Results(tmp_path / "none")
 
 

@@ -87,7 +87,9 @@ MADE_UP = {
         "command": "peers",
         "machine": MACHINE,
         "missing": {"larq": "no wheel for it"},
-        "rows": [suite_row("bgemm", "1 x 2 x 3", onnxruntime=7.25)],
+        "wrong": ["1 x 2 x 4: other integers"],
+        "versions": {"onnxruntime": "1.2"},
+        "rows": [{**suite_row("bgemm", "1 x 2 x 3", onnxruntime=7.25), "how": {"onnxruntime": "MatMul"}}],
     },
     "networks_avx2": {"command": "networks", "machine": MACHINE, "rows": NETWORKS, "bytes": []},
     "training_speed": {"command": "training_speed", "machine": MACHINE, "rows": TRAINING},
@@ -213,11 +215,12 @@ def test_the_page_names_what_is_missing_refused_or_doubtful(page):
     for name, command in FILES.items():
         named = any(item.startswith(f"{name}.json is missing: {command}") for item in items)
         assert named == (name not in MADE_UP), name
-    assert "AVX2: bgemm: <odd>: refused, its result was wrong." in items
+    assert "suite, AVX2: bgemm: <odd>: refused, its result was wrong." in items
     slow = [item for item in items if "clock was slow" in item]
-    assert slow == ["AVX2: bgemm: 4096 x 4096 x 4096, 1 threads: measured while the clock was slow."]
-    assert "AVX2: bert: differs in layer 3" in items
-    assert "larq is left out: no wheel for it" in items
+    assert slow == ["suite, AVX2: bgemm: 4096 x 4096 x 4096, 1 threads: measured while the clock was slow."]
+    assert "networks, AVX2: bert: differs in layer 3" in items
+    assert "peers, AVX2: 1 x 2 x 4: other integers" in items
+    assert {"larq is left out: no wheel for it", "onnxruntime 1.2"} <= set(items)
 
 
 def test_the_page_has_groups_peers_networks_ceilings_and_studies(page):
@@ -225,7 +228,7 @@ def test_the_page_has_groups_peers_networks_ceilings_and_studies(page):
     assert groups["bgemm", "eager"]["mean, threads: 1"] == "8.00x"
     assert groups["bgemm", "compiled"]["range, threads: 1"] == "2.00 to 9.00"
     assert groups["pack_signs", "copy"]["mean, threads: 2"] == "", "not timed with two threads"
-    assert [row["onnxruntime"] for row in page.rows("onnxruntime")] == ["7.25x 5.80 to 7.98"]
+    assert [row["onnxruntime"] for row in page.rows("onnxruntime")] == ["7.25x 5.80 to 7.98 MatMul"]
     assert [row["fp32 / packed"] for row in page.rows("packed, ms")] == ["5.00x"]
     assert [row["speed"] for row in page.rows("ceiling")] == ["4 GOPS", "0.0 GB/s", "0.0 GB/s", "0.0 GB/s"]
     assert len(page.rows("test accuracy, %")) == len(DEPTH)

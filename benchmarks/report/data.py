@@ -16,7 +16,7 @@ HELD_TO_AVX2 = "STOMPP_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 FAMILIES = {  # name before "_<implementation>.json": the command
     "suite": "pytest benchmarks --benchmark-only --results benchmarks/results",
     "ceilings": "python -m benchmarks.ceilings",
-    "peers": "python -m benchmarks.peers",
+    "peers": "python -m benchmarks.peers --larq FOLDER",
     "networks": "python -m benchmarks.networks",
 }
 IMPLEMENTATIONS = {"avx2": "AVX2", "avx512": "AVX-512"}

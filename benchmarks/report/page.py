@@ -49,11 +49,17 @@ def _machines(results: Results) -> str:
 
 def _warnings(results: Results) -> list[str]:
     found = [f"{name} is missing: {command} makes it." for name, command in results.missing().items()]
-    for name, file in results.by_implementation("suite").items():
-        found += [f"{title_of(name)}: {key}: refused, its result was wrong." for key in file.get("refused", ())]
-        found += [f"{title_of(name)}: {key}: measured while the clock was slow." for key in slowed(file["rows"])]
+    for family in ("suite", "peers"):
+        for name, file in results.by_implementation(family).items():
+            of = f"{family}, {title_of(name)}"
+            found += [f"{of}: {key}: refused, its result was wrong." for key in file.get("refused", ())]
+            found += [f"{of}: {text}" for text in file.get("wrong", ())]
+            timed = [row for row in file["rows"] if "clock_ms" in row]
+            found += [f"{of}: {key}: measured while the clock was slow." for key in slowed(timed)]
     for name, file in results.by_implementation("networks").items():
-        found += [f"{title_of(name)}: {row['network']}: {row['wrong']}" for row in file["rows"] if "wrong" in row]
+        found += [
+            f"networks, {title_of(name)}: {row['network']}: {row['wrong']}" for row in file["rows"] if "wrong" in row
+        ]
     return found
 
 
@@ -128,7 +134,8 @@ def _ratio(row: Row, side: str) -> str:
     if side not in row["ratios"]:
         return ""
     low, high = row["spread"][side]
-    return f"{row['ratios'][side]:.2f}x<small>{low:.2f} to {high:.2f}</small>"
+    how = row.get("how", {}).get(side, "")
+    return f"{row['ratios'][side]:.2f}x<small>{low:.2f} to {high:.2f} {escape(how)}</small>"
 
 
 def _ms(value: float) -> str:
@@ -150,10 +157,10 @@ def _peers(results: Results) -> list[str]:
             for row in file["rows"]
         ]
         content = table(("group", "case"), ("threads", "ours, ms", *others), cells)
-        reasons = dict(file.get("missing", {}))
-        for row in file["rows"]:
-            reasons |= row.get("missing", {})
-        content += _list(f"{peer} is left out: {reason}" for peer, reason in reasons.items()) if reasons else ""
+        remarks = [f"{peer} is left out: {reason}" for peer, reason in file.get("missing", {}).items()]
+        remarks += [f"{peer} {version}" for peer, version in file.get("versions", {}).items()]
+        remarks += [f"{peer}: {note}" for peer, note in file.get("notes", {}).items()]
+        content += _list(remarks) if remarks else ""
         parts.append(section(f"Other libraries, {title_of(name)}", "Their time by ours.", content))
     return parts
 

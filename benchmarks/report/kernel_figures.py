@@ -90,13 +90,12 @@ def roofline(panels: Any) -> Figure:
     groups = list(dict.fromkeys(group for panel in panels for group in panel["shares"]))
     made = Figure((WIDTH, 5.0 + 0.19 * len(groups)), dpi=120, layout="constrained")
     heights = [4.0, 0.5 + 0.19 * len(groups)]
-    grid = made.subplots(2, len(panels), squeeze=False, sharex="row", sharey="row", height_ratios=heights)
+    grid: Any = made.subplots(2, len(panels), squeeze=False, sharex="row", sharey="row", height_ratios=heights)
     for roofs, shares, panel in zip(*grid, panels, strict=True):
         _roofs(roofs, panel, _limits(panels))
         _shares(shares, panel, groups)
-    grid[1][0].set_xlim(
-        0, 105 * max(1, *(share for panel in panels for found in panel["shares"].values() for share in found))
-    )
+    largest = max(share for panel in panels for found in panel["shares"].values() for share in found)
+    grid[1][0].set_xlim(0, 105 * max(1, largest))
     grid[0][0].set_ylabel("billion operations a second")
     present = dict.fromkeys(_family(group) for group in groups)
     handles = [Line2D([], [], marker=marker, color=fill, linestyle="", label=name) for name, marker, fill in present]
@@ -122,9 +121,7 @@ def _roofs(axis: Any, panel: Any, limits: tuple[float, float, float]) -> None:
         axis.annotate(label, (right, peak), (-3, 1 if place else -2), textcoords="offset points", **style)
     for size, rate in (panel["read"][0], panel["read"][-1]):
         axis.plot([left, top / rate], [left * rate, top], color="0.6", linewidth=0.9)
-        style = {"rotation": math.degrees(math.atan(rate)), "rotation_mode": "anchor", "transform_rotates_text": True}
-        start = 1.3 * max(left, bottom / rate)
-        axis.text(start, 1.1 * start * rate, f"{_size(size)}: {rate:,.0f} GB/s", fontsize=7, color="0.45", **style)
+        _along(axis, 1.3 * max(left, bottom / rate), rate, f"{_size(size)}: {rate:,.0f} GB/s")
     for point in panel["points"]:
         _, marker, fill = _family(point["group"])
         axis.plot(*point["at"], marker=marker, color=fill, markersize=5, markeredgewidth=0, alpha=0.85)
@@ -132,6 +129,13 @@ def _roofs(axis: Any, panel: Any, limits: tuple[float, float, float]) -> None:
     axis.set_ylim(bottom, max(2 * top, axis.get_ylim()[1]))
     plain_ticks(axis.xaxis, subs=(1,))
     plain_ticks(axis.yaxis, subs=(1,))
+
+
+def _along(axis: Any, x: float, slope: float, text: str) -> None:
+    """Writes on the line of a slope, from x on."""
+    angle = math.degrees(math.atan(slope))
+    turned = axis.text(x, 1.1 * x * slope, text, fontsize=7, color="0.45", rotation_mode="anchor", rotation=angle)
+    turned.set_transform_rotates_text(True)
 
 
 def _shares(axis: Any, panel: Any, groups: list[str]) -> None:
@@ -184,7 +188,7 @@ def threads(panels: Any) -> Figure:
     for axis, panel in zip(axes, panels, strict=True):
         axis.set_title(f"{panel['title']}: {counted(panel['many'])}, times as fast as {panel['few']}")
         for at, group in enumerate(groups):
-            faster = next((g["faster"] for g in panel["groups"] if g["group"] == group), {})
+            faster: dict[str, float] = next((g["faster"] for g in panel["groups"] if g["group"] == group), {})
             for offset, (side, value) in zip((-0.2, 0.2), faster.items(), strict=False):
                 axis.barh(at + offset, value, height=0.38, color=colour(side))
         axis.axvline(1, color=INK, linewidth=0.8)

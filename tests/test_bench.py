@@ -3,21 +3,23 @@
 import copy
 import itertools
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
-from models_for_tests import committed
+from models_for_tests import committed, set_stage
 from torch import nn
 
 import stompp_kernels as sk
 from benchmarks import networks
 from stompp_kernels.bench import memory, report, sides, subjects
 from stompp_kernels.bench.bound import bound
+from stompp_kernels.bench.command import Options, find
 from stompp_kernels.bench.network import measure, sizes
 from stompp_kernels.cli import main
 from stompp_kernels.conversion import profile as layers
-from stompp_kernels.nn import PackedConv2d
+from stompp_kernels.nn import PackedConv2d, Stage
 from stompp_kernels.nn.packed import PackedLayer
 
 QUICK = {"compile": False, "seconds": 0.05, "at_least": 2}
@@ -315,6 +317,29 @@ def test_the_command_times_a_packed_file(resnet, tmp_path, capsys):
     features, _ = committed("mlp")
     sk.save_packed(sk.convert(features), path)
     assert main(["bench", str(path), *FLAGS]) == 0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_command_times_a_packed_encoder(own, tmp_path, capsys):
+    """Tokens, as many as its classifier was made for, or as it has positions."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {"vocab_size": 50, "max_position_embeddings": 20, **sizes}
+    options = {"model_type": "bert", **config}
+    model = sk.models.create("bert", 3, config=options, max_length=10, binarize="both")
+    if not own:
+        float_model = transformers.BertForSequenceClassification(transformers.BertConfig(**config))
+        model, _ = sk.prepare(float_model, {"input_ids": torch.arange(3)[None]})
+    path = tmp_path / "net.safetensors"
+    sk.save_packed(sk.convert(set_stage(model, Stage.BINARY)), path)
+    for shape, length in ((None, 10 if own else 20), ([7], 7)):
+        assert find(str(path), Options(shape=shape)).inputs(2)["input_ids"].shape == (2, length)
+    assert main(["bench", str(path), *FLAGS, "--shape", "7"]) == 0
+    assert "packed eager" in capsys.readouterr().out
+    for shape in (["21"], ["0"], ["3", "224", "224"]):
+        assert main(["bench", str(path), *FLAGS, "--shape", *shape]) == 2
+        expected = rf"shape must be one number of tokens for Bert\w+, at most 20, got \[{', '.join(shape)}\]"
+        assert re.search(expected, capsys.readouterr().err)
 
 
 def test_the_command_says_what_it_takes(tmp_path, capsys):

@@ -17,8 +17,11 @@ from stompp_kernels.bench.subjects import Subject, of_models, settle_norms, untr
 from stompp_kernels.conversion import load_packed
 from stompp_kernels.files import write_json
 from stompp_kernels.measure import machine
+from stompp_kernels.models.bert import EncoderClassifier, tokens
 from stompp_kernels.models.registry import list_models
 from stompp_kernels.nn.packed import PackedLayer
+
+_TOKENS = 128  # of a sequence, where neither file nor option says how many
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,23 @@ def _of_run(folder: Path, options: Options, device: str) -> Subject:
 
 def _of_file(path: Path, shape: Sequence[int] | None) -> Subject:
     packed = load_packed(path)
-    return Subject(os.fspath(path), torch.zeros(1, *_shape_of(packed, shape)), None, None, packed)
+    encoder = packed.encoder if isinstance(packed, EncoderClassifier) else packed
+    if getattr(encoder, "main_input_name", "") == "input_ids":
+        sample: Any = _tokens(encoder, getattr(packed, "max_length", None), shape)
+    else:
+        sample = torch.zeros(1, *_shape_of(packed, shape))
+    return Subject(os.fspath(path), sample, None, None, packed)
+
+
+def _tokens(encoder: Any, max_length: int | None, shape: Sequence[int] | None) -> dict[str, Tensor]:
+    """One sequence of as many tokens as given, or as many as the network was made for, or a usual number."""
+    positions = getattr(encoder.config, "max_position_embeddings", None) or _TOKENS
+    length = [max_length or min(_TOKENS, positions)] if shape is None else shape
+    if len(length) != 1 or not 0 < length[0] <= positions:
+        raise ValueError(
+            f"shape must be one number of tokens for {type(encoder).__name__}, at most {positions}, got {list(length)}"
+        )
+    return tokens(length[0], encoder.config.to_dict())
 
 
 def _shape_of(packed: nn.Module, shape: Sequence[int] | None) -> Sequence[int]:

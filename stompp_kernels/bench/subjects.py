@@ -68,8 +68,9 @@ def device_of(inputs: Inputs) -> torch.device:
 
 
 def call(network: Any, inputs: Inputs) -> Any:
-    """What a network gives for inputs of either kind."""
-    return network(**inputs) if isinstance(inputs, dict) else network(inputs)
+    """What a network gives for inputs of either kind; of several results, as transformers' models have, the first."""
+    result = network(**inputs) if isinstance(inputs, dict) else network(inputs)
+    return result if isinstance(result, Tensor) else result[0]
 
 
 def untrained(name: str, num_classes: int = 1000, options: Mapping[str, Any] | None = None, seed: int = 0) -> Subject:

@@ -340,7 +340,7 @@ def test_verify_names_the_first_layer_that_differs(monkeypatch):
         return Threshold(folded.thresholds + 2, folded.flip_words)
 
     monkeypatch.setattr(pack_graph, "fold_threshold", shifted)
-    with pytest.raises(ValueError, match=r"the packed network differs at blocks\.0\.relu1: \d+ of \d+ signs"):
+    with pytest.raises(ValueError, match=r"the packed network differs at blocks\.0\.relu1 in \d+ of \d+ signs"):
         sk.convert(model, verify=x)
     monkeypatch.undo()
     with torch.no_grad():

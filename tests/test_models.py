@@ -380,9 +380,10 @@ def test_committed_encoders_are_converted_layer_by_layer(name, monkeypatch):
         inputs = token_batch(size, length)
         with torch.no_grad(), sk.float_simulation():
             torch.testing.assert_close(packed(**inputs), model.eval()(**inputs), rtol=1e-5, atol=1e-5)
-    assert len(calls) == 2 * 2 * 4, "query, key and value share one of each block's four"
+    assert len(calls) == 2 * 2 * 3, "query, key and value share one of each block's three"
     kernels = [row.kernel for row in sk.explain(packed).rows]
-    assert kernels.count("bgemm + affine") == 12
+    assert kernels.count("bgemm + affine") == 10
+    assert kernels.count("bgemm + threshold") == 2, "the GELU of each block is folded"
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -29,9 +29,10 @@ def convert(model: nn.Module, verify: Any = None, by_layer: bool | None = None) 
     Args:
         model: prepared, and committed as a whole or in part; left as it is.
         verify: inputs (a tensor, tuple or dict) on which model and result are run and compared layer by layer.
-        by_layer: True: the model keeps its own forward, and each committed layer packs its own input and gives floats,
-            nothing folded across layers. False: torch.fx must trace it. None: False but for models of Hugging Face
-            transformers.
+        by_layer: True: the model keeps its own forward, and each committed layer packs its own input and gives floats;
+            nothing is folded across layers but an activation function between two of them, where torch.fx sees in the
+            block that calls all three that no one else reads it, and its signs are one threshold of the layer's sums.
+            False: torch.fx must trace it. None: False but for models of Hugging Face transformers.
 
     Returns:
         A torch.fx.GraphModule in eval mode, or with ``by_layer`` a module of the model's own type; ``sk.explain`` tells

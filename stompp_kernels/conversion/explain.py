@@ -131,11 +131,12 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
         if module.has_thresholds:
             residual = module.thresholds.shape[0] == 2
             epilogue = " + threshold"
-            reason = "BatchNorm" + (", +-1 shortcut" if residual else "") + " and sign folded to integer thresholds"
+            with_shortcut = ", with a +-1 shortcut," if residual else ""
+            reason = f"all up to the next signs{with_shortcut} folded to integer thresholds"
         else:
             epilogue = " + affine" + ("" if module.writes == "floats" else " signs")
             reason = {
-                "floats": "what comes next needs floats",
+                "floats": module.why_floats or "what comes next needs floats",
                 "bits": "BatchNorm and float shortcut folded, of which only the signs are read",
                 "both": "BatchNorm and float shortcut folded, read as signs and as floats",
             }[module.writes]

@@ -2,13 +2,14 @@
 
 No fold derives a formula and trusts its rounding: each evaluates the very modules that the float network runs, on
 integers or floats. For thresholds it bisects for the number where the sign changes, which is exact for any function
-that is monotone in its input, as BatchNorm, scales and biases are in floating point too (rounding keeps order).
+that is monotone in its input, as BatchNorm, scales and biases are in floating point too (rounding keeps order). Of
+functions that may not be, such as GELU, it tries every integer.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from stompp_kernels.ops.reference import multiply_add, pack_signs
 _ALWAYS = torch.iinfo(torch.int32).max  # acc < this, whatever acc is
 _NEVER = torch.iinfo(torch.int32).min
 _PROBES = 1025  # accumulators on which candidates for scale and bias are compared
+_CHUNK = 1 << 20  # values at once, where every accumulator of every channel is tried
 _NEIGHBOURS = 4  # candidates for a scale: so many floats on either side of the slope
 
 
@@ -76,6 +78,44 @@ def _bisect(negative: Callable[[Tensor], Tensor], at_low: Tensor, low: Tensor, h
         like_low = negative(middle) == at_low
         low, high = torch.where(like_low, middle, low), torch.where(like_low, high, middle)
     return low, high
+
+
+def fold_function(function: Callable[[Tensor], Tensor], affine: Affine, K: int) -> Threshold | int:
+    """The thresholds for which ``(acc < threshold) ^ flip`` equals ``function(acc * scale + bias) < 0``.
+
+    It holds for every accumulator that K products of +-1 can add up to. torch may compute a function of each value in
+    one of several ways, by the layout and the place of a value, which round differently: they must all give one sign.
+
+    Args:
+        function: maps float32 of any shape, value by value; it need not be monotone (GELU rounds to -0.0 far below 0).
+        affine: its two operations are rounded each on its own.
+
+    Returns:
+        The thresholds, or the first channel whose sign changes more than once, or depends on the way.
+    """
+    assert not affine.fused
+    acc = torch.arange(-K, K + 1, 2, device=affine.scale.device)
+    thresholds, flips = [], []
+    channels = max(1, _CHUNK // len(acc))
+    for chunk, (scale, bias) in enumerate(zip(affine.scale.split(channels), affine.bias.split(channels), strict=True)):
+        y = acc.to(torch.float32)[:, None] * scale + bias
+        negative, *others = (function(x) < 0 for x in _in_layouts(y))
+        changes = negative[1:] != negative[:-1]
+        wrong = (changes.sum(0) > 1) | torch.stack([other != negative for other in others]).any(0).any(0)
+        if bool(wrong.any()):
+            return chunk * channels + int(wrong.int().argmax())
+        constant = torch.where(negative[0], _ALWAYS, _NEVER)
+        thresholds.append(torch.where(changes.any(0), acc[1 + changes.int().argmax(0)], constant))
+        flips.append(~negative[0] & negative[-1])
+    flip_words = pack_signs(torch.where(torch.cat(flips), -1.0, 1.0))
+    return Threshold(torch.cat(thresholds).to(torch.int32)[None], flip_words)
+
+
+def _in_layouts(y: Tensor) -> Iterator[Tensor]:
+    """The same values [n, m], to be computed by a library or vectors, by vectors, and one by one."""
+    yield y.clone()  # the function may change what it is given
+    yield y.t().clone(memory_format=torch.contiguous_format).t()
+    yield torch.stack([y, y], -1)[..., 0]
 
 
 def fold_limits(function: Callable[[Tensor], Tensor], channels: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,28 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import nn
 
+from stompp_kernels.conversion.folding import fold_function
+from stompp_kernels.conversion.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.twins import binary_weight_twin, has_binary_weight, is_packable, own_affine, packed_twin
-from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedConv2d, PackedOnFloats, SharedSigns
+from stompp_kernels.nn import (
+    BinaryLayer,
+    BinaryWeightLayer,
+    PackedConv2d,
+    PackedLinear,
+    PackedOnFloats,
+    ProgressiveActivation,
+    SharedSigns,
+    SignActivation,
+)
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops import Threshold
 
 
 def pack_modules(model: nn.Module) -> nn.Module:
-    """The model, which is changed: each committed layer packs its own input and gives floats."""
+    """The model in eval mode, which is changed: each committed layer packs its own input and gives floats.
+
+    Where a function of each value is all that reads them, and a packed layer all that reads its results, the first
+    layer gives the next one's words if the function's signs are one threshold of its sums.
+    """
     twins = {name: _twin(name, layer) for name, layer in model.named_modules() if isinstance(layer, BinaryLayer)}
-    swap_layers(model, {name: twin for name, twin in twins.items() if twin is not None})
+    packed = {name: twin for name, twin in twins.items() if twin is not None}
+    linear = [name for name, twin in packed.items() if isinstance(twin, PackedLinear)]
+    folded = [chain for chain in sign_chains(model, linear) if _fold(model, chain, packed)]
+    swap_layers(model, packed, folded)
+    owned = {module.input_activation for module in model.modules() if isinstance(module, BinaryLayer)}
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ProgressiveActivation) and module.committed and module not in owned:
+            model.set_submodule(name, SignActivation())
     return model.eval().requires_grad_(False)
 
 
-def swap_layers(model: nn.Module, twins: Mapping[str, PackedLayer]) -> None:
-    """Puts packed layers, which give floats, in the places of the model's layers of these names.
+@torch.no_grad()
+def _fold(model: nn.Module, chain: SignChain, twins: dict[str, PackedLayer]) -> bool:
+    """Gives the chain's layer thresholds that do its function's work, or says why not."""
+    layer, function = model.get_submodule(chain.layer), model.get_submodule(chain.function)
+    assert isinstance(layer, BinaryLayer)
+    affine, K = own_affine(layer), layer.weight[0].numel()
+    found = fold_function(function, affine, K)
+    if isinstance(found, Threshold):
+        twins[chain.layer] = packed_twin(layer, found, (chain.layer, chain.function))
+        return True
+    reach, middle = K * float(affine.scale[found].abs()), float(affine.bias[found])
+    twins[chain.layer].why_floats = (
+        f"only signs are read behind {type(function).__name__}, but those of channel {found}, whose sums reach "
+        f"{middle - reach:.3g} to {middle + reach:.3g}, are no single threshold"
+    )
+    return False
+
+
+def swap_layers(model: nn.Module, twins: Mapping[str, PackedLayer], folded: Sequence[SignChain] = ()) -> None:
+    """Puts packed layers in the places of the model's layers of these names.
 
     Layers that are children of one module share the packing where they are given the same tensor, as an attention's
     query, key and value are.
+
+    Args:
+        folded: chains whose layer writes the reader's words: nothing is left to their functions.
     """
+    readers = {chain.reader for chain in folded}
     names = {module: name for name, module in model.named_modules()}
     swapped: dict[str, nn.Module] = {}
     for parent in list(model.modules()):
@@ -34,9 +80,12 @@ def swap_layers(model: nn.Module, twins: Mapping[str, PackedLayer]) -> None:
                 continue
             if full_name not in swapped:
                 twin = twins[full_name]
+                reads_floats = not isinstance(twin, BinaryWeightLayer) and full_name not in readers
                 signs = shared[isinstance(twin, PackedConv2d)]
-                swapped[full_name] = twin if isinstance(twin, BinaryWeightLayer) else PackedOnFloats(twin, signs)
+                swapped[full_name] = PackedOnFloats(twin, signs) if reads_floats else twin
             setattr(parent, name, swapped[full_name])
+    for chain in folded:
+        model.set_submodule(chain.function, nn.Identity())
 
 
 def _twin(name: str, layer: BinaryLayer) -> PackedLayer | None:

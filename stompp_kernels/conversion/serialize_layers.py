@@ -29,6 +29,8 @@ def packed_to_json(module: PackedLayer) -> dict[str, Any]:
         "writes": module.writes,
         "fused": module.fused,
     }
+    if module.why_floats:
+        spec["why_floats"] = module.why_floats
     if isinstance(module, _PACKED_CONVS):
         spec |= {key: list(getattr(module, key)) for key in ("stride", "padding", "dilation")}
     if isinstance(module, PackedConv2d):
@@ -65,7 +67,9 @@ def packed_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: boo
         check_choice("padding_value", spec["padding_value"], (0, 1, -1))
         options["padding_value"] = spec["padding_value"]
     if not float_inputs:
-        return kind(weight, epilogue, **options)
+        layer = kind(weight, epilogue, **options)
+        layer.why_floats = str(spec.get("why_floats", ""))
+        return layer
     if not isinstance(epilogue, Affine) or epilogue.fused:
         raise ValueError(f"a {kind.__name__} has a scale and a bias only")
     return kind(weight, epilogue.scale, epilogue.bias, **options)

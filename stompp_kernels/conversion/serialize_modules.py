@@ -20,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from stompp_kernels.conversion.pack_modules import swap_layers
 from stompp_kernels.conversion.serialize_layers import packed_from_json, packed_to_json
-from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation
+from stompp_kernels.conversion.sign_chains import SignChain, sign_chains
+from stompp_kernels.conversion.split_activations import RELU_LIKE
+from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation, SignActivation
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import FLOATS, check_choice
 
@@ -49,14 +51,17 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
     Raises:
         ValueError: class and config do not give this model; the message names the first difference.
     """
-    structure = {"model": _model_to_json(packed), "layers": {}}
+    structure: dict[str, Any] = {"model": _model_to_json(packed), "layers": {}, "signs": []}
+    wrapped = {module.layer for module in packed.modules() if isinstance(module, PackedOnFloats)}
     for name, module in packed.named_modules():
         if isinstance(module, (BinaryLayer, ProgressiveActivation)):
             raise ValueError(f"module {name!r} of type {type(module).__name__} cannot be saved in a packed network")
         if isinstance(module, PackedOnFloats):
             structure["layers"][name] = packed_to_json(module.layer)
-        elif isinstance(module, BinaryWeightLayer):
+        elif isinstance(module, PackedLayer) and module not in wrapped:
             structure["layers"][name] = packed_to_json(module)
+        elif isinstance(module, SignActivation):
+            structure["signs"].append(name)
     words = {f"{key}.weight": m.weight.words() for key, m in packed.named_modules() if isinstance(m, PackedLayer)}
     # Buffers may be views of each other, which a file cannot tell.
     buffers = {name: buffer.clone() for name, buffer in packed.named_buffers()}
@@ -79,8 +84,14 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
     """
     model = _build_on_meta(structure["model"], tensors)
     unused = dict(tensors)
-    twins = {name: _twin_from_json(model, name, spec, unused, copy) for name, spec in structure["layers"].items()}
-    swap_layers(model, twins)
+    layers = structure["layers"]
+    chains = _folded_chains(model, layers)
+    bare = {chain.reader for chain in chains}
+    twins = {name: _twin_from_json(model, name, spec, name in bare, unused, copy) for name, spec in layers.items()}
+    for name in structure.get("signs", ()):
+        _check_is_relu_like(name, model.get_submodule(name))
+        model.set_submodule(name, SignActivation())
+    swap_layers(model, twins, chains)
     _fill(model, twins.values(), unused, copy)
     return model
 
@@ -229,17 +240,34 @@ class _FewTensors(TorchFunctionMode):
         return result
 
 
+def _folded_chains(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> list[SignChain]:
+    """The chains whose layer writes words, found again: the class that is installed may have another forward."""
+    folded = {name: tuple(spec["replaces"]) for name, spec in layers.items() if spec["writes"] != "floats"}
+    linear = [name for name, spec in layers.items() if spec["type"] == "PackedLinear"] if folded else []
+    chains = {chain.layer: chain for chain in sign_chains(model.eval(), linear)}
+    for name, replaces in folded.items():
+        if name not in chains or replaces != (name, chains[name].function):
+            raise ValueError(f"{name!r} writes {layers[name]['writes']}, which the model's forward does not allow")
+    return [chains[name] for name in folded]
+
+
+def _check_is_relu_like(name: str, module: nn.Module) -> None:
+    if not isinstance(module, RELU_LIKE):
+        raise ValueError(f"{name!r} of type {type(module).__name__} has no signs in its place")
+
+
 def _twin_from_json(
-    model: nn.Module, name: str, spec: Mapping[str, Any], unused: dict[str, Tensor], copy: bool
+    model: nn.Module, name: str, spec: Mapping[str, Any], bare: bool, unused: dict[str, Tensor], copy: bool
 ) -> PackedLayer:
-    """The packed layer for a layer of the model; its tensors are taken from ``unused``."""
+    """The packed layer for a layer of the model; its tensors are taken from ``unused``. ``bare``: it reads words."""
     layer = model.get_submodule(name)
     kind, shape = spec["type"], list(spec["shape"])
     of = nn.Linear if kind.endswith("Linear") else nn.Conv2d
     if type(layer) is not of or list(layer.weight.shape) != shape:
         raise ValueError(f"{name!r} of type {type(layer).__name__} has no packed twin {kind} of shape {shape}")
-    prefix = name if kind.startswith("BinaryWeight") else f"{name}.layer"
-    own = {key: unused.pop(f"{prefix}.{key}") for key in ("weight", "scale", "bias")}
+    prefix = name if bare or kind.startswith("BinaryWeight") else f"{name}.layer"
+    constants = ("thresholds", "flip_words") if spec["threshold_rows"] else ("scale", "bias")
+    own = {key: unused.pop(f"{prefix}.{key}") for key in ("weight", *constants)}
     return packed_from_json(dict(spec), own, copy)
 
 

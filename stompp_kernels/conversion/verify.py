@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation, float_simulation
+from stompp_kernels.nn import ProgressiveActivation, float_simulation
+from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.reference import bits_from_words
 from stompp_kernels.progression.example_run import as_arguments, undisturbed
 
-_Kinds = type[nn.Module] | tuple[type[nn.Module], ...]
 # Of the largest value: float modules see the same values in another memory format, which may group sums differently,
 # and so do kernels with binary weights.
 _TOLERANCE = 1e-4
@@ -24,7 +24,7 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
     """Runs both on the inputs and compares, layer by layer, then what they return.
 
     Of a graph the signs after each committed activation are compared, of a model converted layer by layer the outputs
-    of each.
+    of each, or the signs that it hands to the next.
 
     Args:
         model: the model that ``packed`` was made from, by ``sk.convert``.
@@ -36,8 +36,11 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
     args, kwargs = as_arguments(inputs)
     by_graph = isinstance(packed, fx.GraphModule)
     kept: dict[str, Tensor] = {}
-    kind = ProgressiveActivation if by_graph else BinaryLayer
-    with _outputs_of(model, kind, kept.__setitem__), undisturbed(model), float_simulation():
+    if by_graph:
+        names = {name for name, module in model.named_modules() if isinstance(module, ProgressiveActivation)}
+    else:
+        names = {name for layer in _packed_layers(packed).values() for name in layer.replaces}
+    with _outputs_of(model, names, kept.__setitem__), undisturbed(model), float_simulation():
         expected = model(*args, **kwargs)
     found = _run_graph(packed, kept, args, kwargs) if by_graph else _run_modules(packed, kept, args, kwargs)
     difference = _difference(found, expected)
@@ -45,15 +48,18 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
         raise ValueError(f"the packed network's output differs from the model's {difference}")
 
 
+def _packed_layers(packed: nn.Module) -> dict[str, PackedLayer]:
+    return {name: module for name, module in packed.named_modules() if isinstance(module, PackedLayer)}
+
+
 @contextmanager
-def _outputs_of(model: nn.Module, kind: _Kinds, note: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Calls note(name, output) for each module of these types that runs."""
+def _outputs_of(model: nn.Module, names: Collection[str], note: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Calls note(name, output) for each module of these names that runs."""
 
     def hook(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: note(name, output)
 
-    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules]
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
     try:
         yield
     finally:
@@ -74,13 +80,23 @@ def _difference(found: Any, expected: Any) -> str:
 
 
 def _run_modules(packed: nn.Module, kept: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    def compare(name: str, output: Tensor) -> None:
-        difference = _difference(output, kept[name])
-        if difference:
-            raise ValueError(f"the packed network differs at {name} {difference}")
+    layers = _packed_layers(packed)
 
-    with _outputs_of(packed, (PackedOnFloats, BinaryWeightLayer), compare), torch.no_grad():
+    def compare(name: str, output: Tensor) -> None:
+        replaces = layers[name].replaces
+        compared = _different_signs if layers[name].has_thresholds else _difference
+        difference = compared(output, kept[replaces[-1]])
+        if difference:
+            raise ValueError(f"the packed network differs at {replaces[0]} {difference}")
+
+    with _outputs_of(packed, layers, compare), torch.no_grad():
         return packed(*args, **kwargs)
+
+
+def _different_signs(words: Tensor, expected: Tensor) -> str:
+    """How many signs differ, if any, in words and floats whose channels come last."""
+    different = int((bits_from_words(words, expected.shape[-1]) != (expected < 0)).sum())
+    return f"in {different} of {expected.numel()} signs" if different else ""
 
 
 def _run_graph(
@@ -107,8 +123,7 @@ class _SignComparison(fx.Interpreter):
         result = super().run_node(node)
         if "signs_of" in node.meta and not self.difference:
             name, images = node.meta["signs_of"]
-            expected = self.kept[name].permute(0, 2, 3, 1) if images else self.kept[name]
-            different = int((bits_from_words(result, expected.shape[-1]) != (expected < 0)).sum())
-            if different:
-                self.difference = f"{name}: {different} of {expected.numel()} signs"
+            difference = _different_signs(result, self.kept[name].permute(0, 2, 3, 1) if images else self.kept[name])
+            if difference:
+                self.difference = f"{name} {difference}"
         return result

@@ -6,7 +6,7 @@ from stompp_kernels.nn.binary_weight import BinaryWeightConv2d, BinaryWeightLaye
 from stompp_kernels.nn.functional import float_simulation
 from stompp_kernels.nn.masked import Stage, copy_masks
 from stompp_kernels.nn.packed import MaxPoolSigns, PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
-from stompp_kernels.nn.packed_on_floats import PackedOnFloats, SharedSigns
+from stompp_kernels.nn.packed_on_floats import PackedOnFloats, SharedSigns, SignActivation
 from stompp_kernels.nn.prepacked import PrepackedConv2d
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "PrepackedConv2d",
     "ProgressiveActivation",
     "SharedSigns",
+    "SignActivation",
     "Stage",
     "UnpackSigns",
     "copy_masks",

@@ -114,7 +114,10 @@ class PackedLayer(nn.Module):
         writes: "floats", "bits", or "both", in that order.
         fused: of an affine epilogue, see :class:`stompp_kernels.ops.Affine`.
         replaces: names of the modules of the float network whose work it does, in order.
+        why_floats: why it writes floats though signs alone are read behind it; empty elsewhere.
     """
+
+    why_floats = ""
 
     def __init__(
         self, weight: PackedWeight, epilogue: Affine | AffineSigns | Threshold, replaces: tuple[str, ...] = ()

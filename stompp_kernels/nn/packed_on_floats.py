@@ -35,21 +35,28 @@ class SharedSigns(PackSigns):
 
 
 class PackedOnFloats(nn.Module):
-    """A packed layer that takes floats, whose signs it packs itself, and gives floats.
+    """A packed layer that takes floats, whose signs it packs itself, and gives floats or the next layer's words.
 
     Args:
-        layer: writes floats.
+        layer: writes floats, or words where a packed layer behind it is all that reads them.
         signs: packs the input; several layers may share one.
 
     Shape:
-        As the float layer: [..., K] to [..., N], or [B, C, H, W] to [B, O, OH, OW].
+        As the float layer: [..., K] to [..., N] or [..., ceil(N/32)], or [B, C, H, W] to [B, O, OH, OW].
     """
 
     def __init__(self, layer: PackedLayer, signs: PackSigns) -> None:
         super().__init__()
-        if layer.writes != "floats":
-            raise ValueError(f"layer must write floats, got one that writes {layer.writes}")
+        if layer.writes == "both":
+            raise ValueError(f"layer must write floats or bits, got one that writes {layer.writes}")
         self.signs, self.layer = signs, layer
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(self.signs(x))
+
+
+class SignActivation(nn.Module):
+    """A committed activation that stays where it is: floats to +-1 of the same type; 0 and NaN have the sign +1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x < 0, -1.0, 1.0).to(x.dtype)

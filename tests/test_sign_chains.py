@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import transformers
 from models_for_tests import seeded, set_stage
 from safetensors import safe_open
+from test_serialize_modules import rewrite
 from torch import nn
 from transformers.activations import ACT2FN
 
@@ -81,7 +82,7 @@ def test_signs_that_depend_on_the_layout_are_no_threshold():
         return x if x.is_contiguous() or x.t().is_contiguous() else x + 0.02
 
     def differs_without_a_library(x):
-        return x if x.is_contiguous() else x + 0.02
+        return x + 0.02 if x.t().is_contiguous() else x
 
     affine = affine_of([1.0, 0.01], [0.0, -0.01])
     for function in (differs_one_by_one, differs_without_a_library):
@@ -209,7 +210,7 @@ def hooked(name):
 class Scaled(nn.Module):
     def __init__(self):
         super().__init__()
-        self.register_buffer("scale", torch.ones(8))
+        self.register_buffer("scale", torch.ones(1))
 
     def forward(self, x):
         return x * self.scale
@@ -388,6 +389,27 @@ def test_files_in_which_nothing_was_folded_load(hidden_act, tmp_path, monkeypatc
     assert sum(isinstance(m, SignActivation) for m in loaded.modules()) == (2 if hidden_act == "relu" else 0)
     with torch.no_grad():
         assert torch.equal(loaded(**tokens()), packed(**tokens()))
+
+
+FORGED = {
+    "another function": (
+        lambda s: s["layers"][FIRST].update(replaces=[FIRST, "encoder.pooler.activation"]),
+        "writes bits, which the model's forward does not",
+    ),
+    "a reader less": (lambda s: s["layers"].pop(FIRST.replace("intermediate", "output")), "writes bits, which the"),
+    "signs of a layer": (lambda s: s["signs"].append("classifier"), "'classifier' of type Linear has no signs in its"),
+    "signs of nobody": (lambda s: s["signs"].append("nobody"), "nobody"),
+}
+FIRST = "encoder.encoder.layer.0.intermediate.dense"
+
+
+@pytest.mark.parametrize("change", FORGED)
+def test_files_whose_chains_do_not_fit_are_refused(change, tmp_path):
+    function, message = FORGED[change]
+    sk.save_packed(sk.convert(encoder()), tmp_path / "net")
+    path = rewrite(tmp_path / "net", tmp_path / "forged", lambda tensors, structure: function(structure))
+    with pytest.raises(ValueError, match=f"this package cannot build: .*{message}"):
+        sk.load_packed(path)
 
 
 def test_an_installed_class_that_reads_the_floats_refuses_the_file(tmp_path, monkeypatch):

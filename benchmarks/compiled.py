@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+FLAGS = ("-std=c++17", "-O3", "-DNDEBUG", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'csrc'}")
 
 
 def compile_program(name: str, folder: Path, core: bool = True, compiler: Sequence[str] = ()) -> Path:
@@ -23,6 +24,6 @@ def compile_program(name: str, folder: Path, core: bool = True, compiler: Sequen
     """
     program = folder / name
     sources = [ROOT / "benchmarks" / f"{name}.cpp", *(sorted(ROOT.glob("csrc/core/**/*.cpp")) if core else ())]
-    flags = ["-std=c++17", "-O3", "-DNDEBUG", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([*(compiler or os.environ.get("CXX", "c++").split()), *flags, *sources, "-o", program], check=True)
+    command = compiler or os.environ.get("CXX", "c++").split()
+    subprocess.run([*command, *FLAGS, *sources, "-o", program], check=True)
     return program

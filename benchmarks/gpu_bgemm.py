@@ -1,7 +1,8 @@
 """Binary products on a GPU against cuBLAS and cuDNN: `python -m benchmarks.gpu_bgemm`.
 
-Matrix products to int32 against torch's bf16 and int8 (torch._int_mm); 3x3 convolutions of ResNets, bits to bits
-through a threshold, against bf16 in channels_last without BatchNorm and activation; packing of signs against a copy.
+The peers are those that torch calls. Matrix products to int32: cuBLAS bf16, and int8 (torch._int_mm). 3x3 convolutions
+of ResNets, bits to bits through a threshold: cuDNN bf16 in channels_last, its fastest algorithm, without BatchNorm and
+activation. Packing of signs: a copy.
 Packing has rows of its own: a network packs its first input once. Results are checked before they are timed.
 
 A side's calls are captured in a CUDA graph, so that starting them from Python counts for nobody. Where one call is

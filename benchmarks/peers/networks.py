@@ -1,0 +1,126 @@
+"""A whole network: packed against torch's forms of it, and ONNX Runtime on the same float network exported."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.case import Call, Case, Sides
+from benchmarks.peers import onnx_runtime, torch_sides
+from benchmarks.peers.turns import in_turn
+from benchmarks.timing import using_threads
+from stompp_kernels.bench.sides import Side, check, folding, make_sides
+from stompp_kernels.bench.subjects import Subject
+
+OPSET = 17
+
+
+@torch.no_grad()
+def measure(
+    subject: Subject, threads: int, seconds: float, with_onnx_runtime: bool, compile: bool = True
+) -> dict[str, Any]:
+    """One image, in turns of two calls of which the second counts.
+
+    Args:
+        subject: of images, with a packed network.
+        compile: also let torch compile fp32, bf16 and packed, and take the faster.
+
+    Returns:
+        A row of the suite's fields; operations are those of all layers, whatever they are computed in.
+
+    Raises:
+        ValueError: a result is wrong; nothing was timed.
+    """
+    x = subject.inputs(1)
+    assert isinstance(x, Tensor)
+    assert subject.float_model is not None
+    with using_threads(threads), folding():
+        forms: dict[str, dict[str, Call]] = {}
+        left_out = [name.removeprefix("torch ") for name in torch_sides.missing()]
+        wanted = tuple(form for form in ("packed", "fp32", "bf16", "int8") if form not in left_out)
+        for side in make_sides(subject, x, wanted, compile):
+            name = "ours" if side.form == "packed" else f"torch {side.form}"
+            forms.setdefault(name, {})[side.how] = side.run
+        if with_onnx_runtime:
+            forms |= _onnx_runtime(subject.float_model, x, threads)
+        case = _case(subject, x)
+        return in_turn(case, forms.pop("ours"), forms, threads, seconds, in_a_row=2)
+
+
+def _case(subject: Subject, x: Tensor) -> Case:
+    assert subject.packed is not None
+    assert subject.float_model is not None
+    with FlopCounterMode(display=False) as counter:
+        result = subject.float_model(x)
+    nbytes = x.nbytes + result.nbytes + sum(t.nbytes for t in subject.packed.state_dict().values())
+    return Case(
+        *("network", "network", subject.name, (), _not_from_a_case),
+        *(counter.get_total_flops(), nbytes, "float and binary"),
+    )
+
+
+def _not_from_a_case() -> Sides:
+    raise TypeError("a network's sides are made and checked by stompp_kernels.bench")
+
+
+def _onnx_runtime(model: torch.nn.Module, x: Tensor, threads: int) -> dict[str, dict[str, Call]]:
+    """fp32, and what ONNX Runtime's static quantization makes of it, calibrated on ``x``, weights by channel."""
+    image, expected = x.contiguous().numpy(), model(x)
+    exported = export(model, x)
+    found = {}
+    for form, how, network in (("fp32", "exported", exported), ("int8", "quantize_static", quantized(exported, image))):
+        run, result = onnx_runtime.bound(
+            onnx_runtime.session(network, threads), image, list(expected.shape), np.float32
+        )
+
+        def checked(run: Call = run, result: Any = result) -> Tensor:
+            run()
+            return result()
+
+        check(Side(form, f"onnxruntime {how}", checked), expected)
+        found[f"onnxruntime {form}"] = {how: run}
+    return found
+
+
+def export(model: torch.nn.Module, x: Tensor) -> bytes:
+    """By torch's exporter for TorchScript, which needs no further package."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        torch.onnx.export(model, (x,), file, dynamo=False, opset_version=OPSET)
+    return file.getvalue()
+
+
+def quantized(network: bytes, image: onnx_runtime.Array) -> bytes:
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class OneImage(CalibrationDataReader):
+        def __init__(self, name: str) -> None:
+            self.left = [{name: image}]
+
+        def get_next(self) -> dict[str, Any] | None:
+            return self.left.pop() if self.left else None
+
+    name = onnx_runtime.session(network, 1).get_inputs()[0].name
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(network)
+        quantize_static(
+            source,
+            target,
+            OneImage(name),
+            per_channel=True,
+            reduce_range=False,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        return target.read_bytes()

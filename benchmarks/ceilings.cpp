@@ -38,6 +38,7 @@ constexpr int64_t kSmallest = 16 << 10;
 constexpr size_t kPage = 2 << 20;
 constexpr double kRepetition = 2e-4;  // short beside a time slice: that of most repetitions nobody else has a part of
 constexpr size_t kAtLeast = 5;
+constexpr int64_t kMostCalls = int64_t{1} << 30;  // where a compiler has left nothing to be timed
 
 double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -52,7 +53,7 @@ double seconds_of(const Calls& calls, int64_t count) {
 
 int64_t calls_of_a_repetition(const Calls& calls) {
   int64_t count = 1;
-  while (seconds_of(calls, count) < kRepetition) count *= 2;
+  while (seconds_of(calls, count) < kRepetition && count < kMostCalls) count *= 2;
   return count;
 }
 

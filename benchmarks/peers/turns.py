@@ -12,7 +12,8 @@ from benchmarks.peers.products import PeerCase
 from benchmarks.timing import row_of, using_threads
 from stompp_kernels.measure import clock_ms, compare, sample
 
-FEW_CALLS = 3
+CALLS = 7  # at least, of each side: slow ones take most of the seconds
+CANDIDATE_CALLS = 3
 
 
 def measure(case: PeerCase, threads: int, seconds: float, with_onnx_runtime: bool) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def in_turn(
         how[name] = fastest(runs, seconds / 10)
         sides[name] = runs[how[name]]
     clock = clock_ms()
-    samples = sample(sides, seconds, FEW_CALLS, in_a_row)
+    samples = sample(sides, seconds, CALLS, in_a_row)
     clock = max(clock, clock_ms())
     return {**row_of(replace(case, others=tuple(peers)), threads, samples, clock), "how": how}
 
@@ -62,5 +63,5 @@ def in_turn(
 def fastest(runs: Mapping[str, Callable[[], Any]], seconds: float) -> str:
     if len(runs) == 1:
         return next(iter(runs))
-    timings = compare(runs, seconds, FEW_CALLS)
+    timings = compare(runs, seconds, CANDIDATE_CALLS)
     return min(timings, key=lambda name: timings[name].median)

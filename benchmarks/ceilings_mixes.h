@@ -1,8 +1,8 @@
 // The instruction mixes of the product kernels, of the signed sums and of fp32 products, for each instruction set, with
 // all operands in registers: no loads, no preparation, no tails, no epilogue. And loops that read and copy memory.
 //
-// Operands that never change would let a compiler take instructions out of the loop. STOMPP_OPAQUE, which emits
-// nothing, makes it believe that a register has changed.
+// Operands that never change would let a compiler take instructions out of the loop, and constants let it choose
+// simpler ones. STOMPP_OPAQUE, which emits nothing, makes it believe that a register has changed.
 #pragma once
 
 #include <cstdint>
@@ -115,6 +115,8 @@ constexpr int kPanels = 4, kSums = 12;
 // See csrc/core/avx2/nibble_lookup.h: for 768 products three lookups, four additions and a shift.
 STOMPP_AVX2 inline void binary(int64_t turns) {
   __m256i all[kPanels] = {}, shifted[kPanels] = {}, tables[3] = {}, nibbles[3] = {};
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) STOMPP_OPAQUE(tables[i]);
   for (; turns > 0; --turns)
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
@@ -134,6 +136,7 @@ STOMPP_AVX2 inline void binary(int64_t turns) {
 // left out: rows share it.
 STOMPP_AVX2 inline void signed_sum(int64_t turns) {
   __m256 sums[kSums] = {}, table = _mm256_set1_ps(1.0f);
+  STOMPP_OPAQUE(table);
   __m256i bits = _mm256_setzero_si256();
   for (; turns > 0; --turns)
 #pragma GCC unroll 12
@@ -146,6 +149,7 @@ STOMPP_AVX2 inline void signed_sum(int64_t turns) {
 
 STOMPP_AVX2 inline void fp32(int64_t turns) {
   __m256 sums[kSums] = {}, x = _mm256_set1_ps(1.0f), y = _mm256_set1_ps(2.0f);
+  STOMPP_OPAQUE(x);  // a multiplication by 1 is none
   for (; turns > 0; --turns)
 #pragma GCC unroll 12
     for (int i = 0; i < kSums; ++i) {
@@ -184,6 +188,7 @@ STOMPP_AVX512 inline void binary(int64_t turns) {
 // See csrc/core/avx512/signed_sum.cpp: a lookup and an addition for 4 inputs of 16 outputs, without the shifts.
 STOMPP_AVX512 inline void signed_sum(int64_t turns) {
   __m512 sums[kSums] = {}, table = _mm512_set1_ps(1.0f);
+  STOMPP_OPAQUE(table);
   __m512i bits = _mm512_setzero_si512();
   for (; turns > 0; --turns)
 #pragma GCC unroll 16
@@ -196,6 +201,7 @@ STOMPP_AVX512 inline void signed_sum(int64_t turns) {
 
 STOMPP_AVX512 inline void fp32(int64_t turns) {
   __m512 sums[kSums] = {}, x = _mm512_set1_ps(1.0f), y = _mm512_set1_ps(2.0f);
+  STOMPP_OPAQUE(x);  // a multiplication by 1 is none
   for (; turns > 0; --turns)
 #pragma GCC unroll 16
     for (int i = 0; i < kSums; ++i) {
@@ -234,6 +240,7 @@ inline void binary(int64_t turns) {
 
 inline void fp32(int64_t turns) {
   float32x4_t sums[kSums] = {}, x = vdupq_n_f32(1.0f), y = vdupq_n_f32(2.0f);
+  STOMPP_OPAQUE(x);  // a multiplication by 1 is none
   for (; turns > 0; --turns)
 #pragma GCC unroll 16
     for (int i = 0; i < kSums; ++i) {

@@ -80,7 +80,7 @@ def assembly(compiler):
     source = ROOT / "benchmarks" / "ceilings.cpp"
     command = [*compiler, *FLAGS, "-S", source, "-o", "-"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    functions = re.findall(r"^(_ZN8ceilings\S+):\n(.*?)\.cfi_endproc", text, re.MULTILINE | re.DOTALL)
+    functions = re.findall(r"^(_ZN8ceilings[^:\s]+):[^\n]*\n(.*?)\.cfi_endproc", text, re.MULTILINE | re.DOTALL)
     return {name: re.findall(r"^\s+(\w+)\s", body, re.MULTILINE) for name, body in functions}
 
 

@@ -100,9 +100,9 @@ def turns(request: pytest.FixtureRequest, benchmark, threads: int):
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     suite = config.stash[SUITE]
     if suite.rows:
-        parts = [summary(suite.rows), scaling(suite.rows)]
-        parts += [f"measured while a core was slowed down: {key}" for key in slowed(suite.rows)]
-        terminalreporter.write_line("\n" + "\n\n".join(parts[:2]) + "\n" + "\n".join(parts[2:]))
+        terminalreporter.write_line(f"\n{summary(suite.rows)}\n\n{scaling(suite.rows)}\n")
+        slow = len(slowed(suite.rows))
+        terminalreporter.write_line(f"{slow} of {len(suite.rows)} were measured while a core was slowed down")
     for key in dict.fromkeys(suite.refused):
         terminalreporter.write_line(f"{key}: wrong result, not timed")
     folder = config.getoption("results")

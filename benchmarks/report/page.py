@@ -1,4 +1,4 @@
-"""The page: what was measured where, summaries, figures, and every case."""
+"""The page: figures, warnings, summaries, every case, and what was measured where."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def page(results: Results, pictures: Sequence[Picture]) -> str:
     """The whole page; it holds the pictures and loads nothing."""
     parts = [
         f"<h1>{escape(TITLE)}</h1>",
-        section("Measured", "Each result file, what made it and on which machine.", _machines(results)),
-        section("Warnings", "What to know before a figure is believed.", _list(_warnings(results))),
         *(section(picture.title, picture.text, image(picture.png, picture.title)) for picture in pictures),
+        section("Warnings", "What to know before a figure is believed.", _list(_warnings(results))),
         *_suites(results),
         *_peers(results),
         *_networks(results),
         *_ceilings(results),
         *_instructions(results),
         *_studies(results),
+        section("Measured", "Each result file, what made it and on which machine.", _machines(results)),
     ]
     return document(TITLE, parts)
 
@@ -42,9 +42,9 @@ def _machines(results: Results) -> str:
         machine = file.get("machine", {})
         held = " ".join(f"{key}={value}" for key, value in machine.items() if key.isupper())
         made = file.get("command") or results.command(name)
-        small = f"<small>{escape(f'{held} {made}'.strip())}</small>"
-        rows.append([f"{escape(name)}.json{small}", *(escape(str(machine.get(key, ""))) for key in MACHINE)])
-    return table(("file", *MACHINE), (), rows)
+        about = (*(str(machine.get(key, "")) for key in MACHINE), f"{held} {made}".strip())
+        rows.append([f"{escape(name)}.json", *map(escape, about)])
+    return table(("file", *MACHINE, "made by"), (), rows)
 
 
 def _warnings(results: Results) -> list[str]:
@@ -55,7 +55,8 @@ def _warnings(results: Results) -> list[str]:
             found += [f"{of}: {key}: refused, its result was wrong." for key in file.get("refused", ())]
             found += [f"{of}: {text}" for text in file.get("wrong", ())]
             timed = [row for row in file["rows"] if "clock_ms" in row]
-            found += [f"{of}: {key}: measured while the clock was slow." for key in slowed(timed)]
+            slow, many = len(slowed(timed)), len(timed)
+            found += [f"{of}: {slow} of {many} were measured while a core was slowed down."] if slow else []
     for name, file in results.by_implementation("networks").items():
         found += [
             f"networks, {title_of(name)}: {row['network']}: {row['wrong']}" for row in file["rows"] if "wrong" in row
@@ -76,7 +77,7 @@ def _suites(results: Results) -> list[str]:
     for name, file in results.by_implementation("suite").items():
         about = (
             "Median milliseconds and the 20th and 80th percentile; the other sides' time by ours, median over turns; "
-            "the bound by the measured ceilings, and the share of it that is reached."
+            "the bound by the measured ceilings, and the share of it that is reached; the core's clock, of its highest."
         )
         parts.append(section(f"Every case, {title_of(name)}", about, _cases(results, name, file["rows"])))
     return parts
@@ -107,6 +108,7 @@ def _mean(ratios: Sequence[float]) -> str:
 def _cases(results: Results, name: str, rows: Sequence[Row]) -> str:
     ceilings = results.ceilings(name)
     others = tuple(dict.fromkeys((*PLAIN, *(side for row in rows for side in row["ratios"]))))
+    clock = min((row["clock_ms"] for row in rows), default=1.0)
     cells = []
     for row in rows:
         bound = ceilings.bound(row)
@@ -124,9 +126,10 @@ def _cases(results: Results, name: str, rows: Sequence[Row]) -> str:
                 *(_ratio(row, side) for side in others),
                 f"{row['gops']:.0f} GOPS" if row["operations"] else f"{row['gbytes_per_s']:.1f} GB/s",
                 *limits,
+                f"{clock / row['clock_ms']:.2f}",
             ]
         )
-    numbers = ("threads", "ms", "p20 to p80", *others, "speed", "bound, ms", "bound by", "share")
+    numbers = ("threads", "ms", "p20 to p80", *others, "speed", "bound, ms", "bound by", "share", "clock")
     return table(("group", "case"), numbers, cells)
 
 

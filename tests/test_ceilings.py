@@ -78,7 +78,7 @@ ARM_MIXES = {
 def assembly(compiler):
     """Instructions of the functions of the compiled program, by their mangled names."""
     source = ROOT / "benchmarks" / "ceilings.cpp"
-    command = [*compiler, *FLAGS, "-S", source, "-o", "-"]
+    command = [*compiler, *FLAGS, f"-I{ROOT / 'csrc'}", "-S", source, "-o", "-"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     functions = re.findall(r"^(_ZN8ceilings[^:\s]+):[^\n]*\n(.*?)\.cfi_endproc", text, re.MULTILINE | re.DOTALL)
     return {name: re.findall(r"^\s+(\w+)\s", body, re.MULTILINE) for name, body in functions}

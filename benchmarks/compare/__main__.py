@@ -22,7 +22,7 @@ from benchmarks.compare import report
 from benchmarks.compare.counts import compare_counts
 from benchmarks.compare.decision import Plan
 from benchmarks.compare.side import Side, SideError
-from benchmarks.compare.trees import WORK_TREE, Tree, TreeError, locked, provide
+from benchmarks.compare.trees import WORK_TREE, Tree, TreeError, commit_of, locked, provide
 from benchmarks.compare.turns import BROKEN, IN_NEITHER, Row, compare, confirm
 from benchmarks.compiled import ROOT
 
@@ -135,6 +135,8 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments.cache = arguments.cache.resolve()
     try:
         times_of(arguments)
+        for name in {arguments.base, arguments.head} - {WORK_TREE}:
+            commit_of(name)  # before the other one is built for minutes
         with locked(arguments.cache):
             base, head = (provide(name, arguments.cache, arguments.jobs) for name in (arguments.base, arguments.head))
             return run(base, head, arguments)

@@ -279,7 +279,8 @@ def run_gate(tmp_path, modules, *arguments):
     return gate.run(tree, tree, parsed, modules), json.loads(output.read_text())
 
 
-def test_a_wrong_result_fails_the_gate(tmp_path, modules, capsys):
+def test_a_wrong_result_fails_the_gate(tmp_path, modules, capsys, monkeypatch):
+    monkeypatch.setattr(Side, "block", lambda self: 1.0)
     status, written = run_gate(tmp_path, modules)
     assert (status, written["failed"]) == (1, True)
     verdicts = {row["case"]: row["verdict"] for row in written["rows"]}

@@ -1,5 +1,6 @@
 # make demo     set everything up, then train, convert and time a binary network (DEMO_ARGS=...)
 # make test     set everything up, then run the tests (PYTEST_ARGS=...)
+# make bench    set everything up, then time every op against PyTorch and make a page of it (BENCH_OUT=folder)
 # make build    set everything up, or recompile what changed in csrc
 # make lint     ruff, clang-format and mypy, changing nothing; `make format` rewrites
 # make clean    remove what was built; `make distclean` the environment too
@@ -12,6 +13,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_ARGS ?=
+BENCH_OUT ?= build/bench
 # A file of tests a process, two at a time; PYTEST_ARGS="-x tests/test_pack.py" runs in one.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
@@ -24,7 +26,7 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build setup setup-dev setup-arm test demo lint format clean distclean
+.PHONY: build setup setup-dev setup-arm test demo bench lint format clean distclean
 
 build: setup
 
@@ -44,6 +46,12 @@ test: setup
 
 demo: setup
 	"$(VENV)/bin/stompp" demo $(DEMO_ARGS)
+
+bench: setup
+	mkdir -p "$(BENCH_OUT)"
+	$(RUN) pytest benchmarks --benchmark-only -q --results "$(BENCH_OUT)"
+	$(RUN) benchmarks.ceilings --output "$(BENCH_OUT)"
+	$(RUN) benchmarks.report --results "$(BENCH_OUT)" --output "$(BENCH_OUT)"
 
 lint: setup-dev
 	$(RUN) ruff check $(PYTHON_FILES)

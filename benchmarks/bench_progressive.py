@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.case import PLAIN, Case, Sides, in_turn, plain
+from benchmarks.case import PLAIN, Case, Sides, compiled, in_turn, plain
 from stompp_kernels import ops
-from stompp_kernels.measure import compile_options
 from stompp_kernels.ops import reference
 
 
@@ -34,7 +33,7 @@ def case(millions: int) -> Case:
         u, grad = torch.randn(n, requires_grad=True), torch.randn(n)
         mask = ops.pack_signs(torch.randn(n))
         frozen = reference.bits_from_words(mask, n)
-        compiled = torch.compile(Eager.apply, dynamic=False, options=compile_options())
+        fast = compiled(Eager.apply)
 
         def gradient(value: Tensor) -> Tensor:
             return torch.autograd.grad(value, u, grad)[0]
@@ -45,7 +44,7 @@ def case(millions: int) -> Case:
         def eager() -> Tensor:
             return gradient(Eager.apply(u, frozen))
 
-        return Sides(ours, {"eager": eager, "compiled": lambda: gradient(compiled(u, frozen))}, eager)
+        return Sides(ours, {"eager": eager, "compiled": lambda: gradient(fast(u, frozen))}, eager)
 
     # u, u', g and the gradient; mask and gate are bits.
     return Case("progressive", "progressive", f"forward + backward, {millions}M", PLAIN, build, 0, 16 * n + 3 * n // 8)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.case import PLAIN, Case, Sides, compiled, in_turn, plain
+from benchmarks.case import PLAIN, Case, Sides, in_turn, plain
 from stompp_kernels import ops
 from stompp_kernels.ops import reference
 
@@ -33,7 +33,7 @@ def case(millions: int) -> Case:
         u, grad = torch.randn(n, requires_grad=True), torch.randn(n)
         mask = ops.pack_signs(torch.randn(n))
         frozen = reference.bits_from_words(mask, n)
-        fast = compiled(Eager.apply)
+        fast = torch.compile(Eager.apply, dynamic=False)
 
         def gradient(value: Tensor) -> Tensor:
             return torch.autograd.grad(value, u, grad)[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import pytest
@@ -90,21 +89,8 @@ PLAIN = ("eager", "compiled")
 
 def plain(formula: Callable[..., Tensor], *operands: Tensor) -> dict[str, Call]:
     """What a PyTorch user writes, eager and under torch.compile."""
-    fast = compiled(formula)
+    fast = torch.compile(formula, dynamic=False)
     return {"eager": lambda: formula(*operands), "compiled": lambda: fast(*operands)}
-
-
-def compiled(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch.compile of a formula for the shapes of its first call."""
-
-    @cache
-    def made() -> Callable[..., Tensor]:
-        # Not above: benchmarks.compare runs our sides alone, with versions of the package that may not have this.
-        from stompp_kernels.measure import compile_options
-
-        return torch.compile(formula, dynamic=False, options=compile_options())
-
-    return lambda *operands: made()(*operands)
 
 
 def in_turn(cases: Iterable[Case]) -> pytest.MarkDecorator:

@@ -133,14 +133,6 @@ def clock_ms() -> float:
     return 1e3 * least
 
 
-def compile_options() -> dict[str, Any] | None:
-    """Options that hold torch.compile to AVX2 where torch is (``ATEN_CPU_CAPABILITY``).
-
-    Without them it takes from its cache what it made for wider registers, and computes half of the result.
-    """
-    return {"cpp.simdlen": 256} if torch.backends.cpu.get_cpu_capability() == "AVX2" else None
-
-
 # Variables that hold an implementation, torch or its libraries to an instruction set.
 _LIMITS = ("STOMPP_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 # What kernels choose by, in the words of Linux.

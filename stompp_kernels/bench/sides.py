@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.bench.subjects import Subject, call, device_of
-from stompp_kernels.measure import compile_options
 from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import float_simulation
 from stompp_kernels.ops.checks import check_choice
@@ -54,8 +53,11 @@ def folding() -> AbstractContextManager[Any]:
 def compiled(network: nn.Module) -> Callable[..., Any]:
     """``torch.compile``, to be called within :func:`folding`: BatchNorm goes into convolutions, weights into oneDNN's
     own order.
+
+    It is held to AVX2 where torch is (``ATEN_CPU_CAPABILITY``).
     """
-    return torch.compile(network, options=compile_options())
+    held = torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return torch.compile(network, options={"cpp.simdlen": 256} if held else None)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """`pytest benchmarks --benchmark-only`: every op of the suite, with plain PyTorch beside it.
 
-The sides of a case take turns, call by call, in the test of its first side; pytest-benchmark, which times one function
+The sides of a case take turns in the test of its first side; pytest-benchmark, which times one function
 after the other, is then told the samples of each.
 """
 

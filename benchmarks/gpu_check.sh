@@ -12,7 +12,7 @@ mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-python3}
 steps=${GPU_CHECK_STEPS:-build gpu_tests gpu_progressive gpu_bgemm gpu_rates gpu_tiles sanitizer products_memcheck
-  products_racecheck products_synccheck training_speed networks tune cpu_tests}
+  products_racecheck products_synccheck training_speed networks tune report cpu_tests}
 steps=" ${steps//[[:space:]]/ } "
 deadline=$((SECONDS + ${GPU_CHECK_SECONDS:-470}))
 export PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -61,6 +61,7 @@ step training_speed 90 "$python" -m benchmarks.training_speed --device cuda --se
 step networks 120 "$python" -m benchmarks.networks --device cuda --networks resnet18 --batch 1 64 256 \
   --forms fp32 bf16 packed --seconds 8 --output "$out"
 step tune 90 "$python" -m stompp_kernels.ops.triton.tune
+step report 60 "$python" -m benchmarks.report --results "$out" --output "$out"
 # Not what takes minutes and needs no GPU: builds, C++ tests under sanitizers, the demo.
 parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n 8")
 # shellcheck disable=SC2086

@@ -32,10 +32,12 @@ def using_threads(threads: int):
 
 
 def measure(case: Case, threads: int, seconds: float) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """Checks a case, then times its sides call by call in turn.
+    """Checks a case, then times its sides in turn, in turns of two calls of which the second counts.
+
+    The first finds the caches as another side left them: what a side takes must not depend on the others.
 
     Args:
-        seconds: to spend; each side is called at least three times.
+        seconds: to spend; each side has at least three turns.
 
     Returns:
         A row of a results file, and the milliseconds of every call, by side. A ratio is the median over turns of the
@@ -49,7 +51,7 @@ def measure(case: Case, threads: int, seconds: float) -> tuple[dict[str, Any], d
         sides = case.build()
         sides.check()
         clock = clock_ms()
-        samples = sample({"ours": sides.ours, **sides.others}, seconds, at_least=3)
+        samples = sample({"ours": sides.ours, **sides.others}, seconds, at_least=3, in_a_row=2)
         clock = max(clock, clock_ms())
     return row_of(case, threads, samples, clock), samples
 

@@ -80,6 +80,14 @@ DEPTH = [
     for regime in ("ste", "ste_free", "vanilla_ste")
     for layers in (4, 32)
 ]
+GPU_PRODUCTS = [
+    {"group": "cubes", "name": "8 x 8 x 8", "pops": 1.5, "ratios": {"bf16": 7.0}, "ms": {"ours": {"median": 0.25}}},
+    {"group": "packing", "name": "NHWC", "pops": 0.0, "ratios": {}, "ms": {"ours": {"median": 2.0}}, "of_copy": 0.9},
+]
+GPU_PASSES = [
+    {"group": "bf16", "name": "forward", "median": 0.5, "of_copy": 0.95},
+    {"group": "bf16", "name": "both ways: eager", "median": 3.0, "over_ours": 4.0, "kept_of_u": 1.5},
+]
 MADE_UP = {
     "suite_avx2": {"command": "pytest benchmarks", "machine": MACHINE, "refused": ["bgemm: <odd>"], "rows": SUITE},
     "ceilings_avx2": {"command": "ceilings", "machine": MACHINE, "rows": CEILINGS},
@@ -92,6 +100,9 @@ MADE_UP = {
         "rows": [{**suite_row("bgemm", "1 x 2 x 3", onnxruntime=7.25), "how": {"onnxruntime": "MatMul"}}],
     },
     "networks_avx2": {"command": "networks", "machine": MACHINE, "rows": NETWORKS, "bytes": []},
+    "gpu_bgemm": {"command": "gpu_bgemm", "machine": MACHINE, "rows": GPU_PRODUCTS},
+    "gpu_progressive": {"command": "gpu_progressive", "machine": MACHINE, "rows": GPU_PASSES},
+    "gpu_rates": {"command": "gpu_rates", "machine": MACHINE, "rows": [{"name": "mma", "operations_per_s": 9e15}]},
     "training_speed": {"command": "training_speed", "machine": MACHINE, "rows": TRAINING},
     "depth_digits/report": {"groups": DEPTH, "runs": []},
 }
@@ -223,6 +234,22 @@ def test_the_page_names_what_is_missing_refused_or_doubtful(page):
     assert {"larq is left out: no wheel for it", "onnxruntime 1.2"} <= set(items)
 
 
+def test_the_page_has_what_a_gpu_left(page):
+    products = [(row["bf16"], row["int8"], row["of a copy"], row["Pop/s"]) for row in page.rows("bf16")]
+    assert products == [("7.00x", "", "", "1.500"), ("", "", "90 %", "")]
+    assert [(row["of a copy"], row["of our time"]) for row in page.rows("of our time")] == [
+        ("95.0 %", ""),
+        ("", "4.00x"),
+    ]
+    assert [row["Pop/s"] for row in page.rows("instruction")] == ["9.000"]
+    assert not any(item.startswith("gpu_") for item in page.items)
+
+
+def test_without_any_result_of_a_gpu_one_line_says_what_makes_them(tmp_path):
+    files = {name: file for name, file in MADE_UP.items() if not name.startswith("gpu_")}
+    assert Results(put(tmp_path, files)).missing()["gpu_*.json"] == "bash benchmarks/gpu_check.sh OUT"
+
+
 def test_the_page_has_groups_peers_networks_ceilings_and_studies(page):
     groups = {(row["group"], row["against"]): row for row in page.rows("against")}
     assert groups["bgemm", "eager"]["mean, threads: 1"] == "8.00x"
@@ -252,7 +279,7 @@ def test_a_page_is_made_from_nothing(tmp_path):
     (tmp_path / "results").mkdir()
     write(Results(tmp_path / "results"), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    assert len(page.items) == len(FILES)
+    assert len(page.items) == len(FILES) + 1, "one for those of a GPU"
     assert page.pictures == []
 
 

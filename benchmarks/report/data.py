@@ -35,6 +35,8 @@ FILES = {
         for study in ("resnet20_cifar10_small", "depth_digits")
     },
 }
+GPU_FILES = ("gpu_bgemm", "gpu_progressive", "gpu_rates", "gpu_tiles", "training_speed_cuda")
+GPU_COMMAND = "bash benchmarks/gpu_check.sh OUT"
 PLAIN = ("eager", "compiled")
 PYTORCH = "PyTorch"  # the better of PLAIN
 
@@ -50,7 +52,7 @@ class Results:
         if not folder.is_dir():
             raise ValueError(f"results must be a folder, got {str(folder)!r}")
         self.folder = folder
-        names = dict.fromkeys(FILES)
+        names = dict.fromkeys((*FILES, *GPU_FILES))
         names |= dict.fromkeys(path.stem for family in FAMILIES for path in sorted(folder.glob(f"{family}_*.json")))
         self.files = {name: content for name in names if (content := _read(folder / f"{name}.json")) is not None}
 
@@ -70,6 +72,8 @@ class Results:
 
     def command(self, name: str) -> str:
         """What makes a file that is here or could be."""
+        if name in GPU_FILES:
+            return GPU_COMMAND
         return FILES.get(name) or FAMILIES[name.partition("_")[0]]
 
     def by_implementation(self, family: str) -> dict[str, dict[str, Any]]:
@@ -82,8 +86,11 @@ class Results:
         return Ceilings((self.get(f"ceilings_{implementation}") or {"rows": ()})["rows"])
 
     def missing(self) -> dict[str, str]:
-        """Files that are not there, with the command that makes them."""
-        return {f"{name}.json": command for name, command in FILES.items() if name not in self.files}
+        """Files that are not there, with the command that makes them; those of a GPU only where none is."""
+        found = {f"{name}.json": command for name, command in FILES.items() if name not in self.files}
+        if not any(name in self.files for name in GPU_FILES):
+            found["gpu_*.json"] = GPU_COMMAND
+        return found
 
 
 def _read(path: Path) -> dict[str, Any] | None:

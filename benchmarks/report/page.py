@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.report import gpu
 from benchmarks.report.data import PLAIN, Results, Row, grouped, threads_of, title_of
 from benchmarks.roofline import BANDWIDTHS
 from benchmarks.timing import slowed
@@ -28,6 +29,7 @@ def page(results: Results, pictures: Sequence[Picture]) -> str:
         *_suites(results),
         *_peers(results),
         *_networks(results),
+        *gpu.sections(results),
         *_ceilings(results),
         *_instructions(results),
         *_studies(results),

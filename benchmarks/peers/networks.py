@@ -53,7 +53,7 @@ def measure(
         if with_onnx_runtime:
             forms |= _onnx_runtime(subject.float_model, x, threads)
         case = _case(subject, x)
-        return in_turn(case, forms.pop("ours"), forms, threads, seconds, in_a_row=2)
+        return in_turn(case, forms.pop("ours"), forms, threads, seconds)
 
 
 def _case(subject: Subject, x: Tensor) -> Case:

@@ -1,4 +1,4 @@
-r"""Whole networks, packed, against PyTorch: `python -m benchmarks.networks`.
+"""Whole networks, packed, against PyTorch: `python -m benchmarks.networks`.
 
 Random weights; ImageNet's shapes, or 128 tokens. Before anything is timed, the packed network's output must equal the
 float simulation's, the compiled fp32 network's the eager one's. Then the forms take turns in one process, with the
@@ -9,8 +9,7 @@ and compiled, the better.
 Beside each stands its bound: the time of the layers that stay in float, alone, and its binary operations at the speed
 of a large `bgemm`, both measured in the same run. To see an AVX2 machine's figures on one with AVX-512:
 
-    STOMPP_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
-        python -m benchmarks.networks
+    bash benchmarks/avx2.sh python -m benchmarks.networks
 """
 
 from __future__ import annotations

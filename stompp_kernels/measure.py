@@ -134,7 +134,10 @@ def clock_ms() -> float:
 
 
 # Variables that hold an implementation, torch or its libraries to an instruction set.
-_LIMITS = ("STOMPP_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+_LIMITS = (
+    *("STOMPP_CPU", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"),
+    "FBGEMM_ENABLE_INSTRUCTIONS",
+)
 # What kernels choose by, in the words of Linux.
 _FEATURES = (
     *("avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vpopcntdq", "avx512_vnni", "avx512_bf16", "amx_int8"),

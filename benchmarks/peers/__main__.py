@@ -10,7 +10,7 @@ Larq Compute Engine is measured with `--larq FOLDER`, a virtual environment of i
 PyPI, with a Python 3.9 to 3.11 (`--larq-python`). See larq.py.
 
 A peer that is not there is listed in the results file under "missing", with the reason. To hold torch and ours to AVX2
-on a machine with AVX-512, see benchmarks/networks.py; ONNX Runtime cannot be held to it, which the file says then.
+on a machine with AVX-512, see benchmarks/avx2.sh; ONNX Runtime cannot be held to it, which the file says then.
 """
 
 from __future__ import annotations

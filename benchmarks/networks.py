@@ -23,14 +23,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import RESULTS
+from benchmarks.timing import RESULTS, about
 from stompp_kernels import native
 from stompp_kernels.bench import report
 from stompp_kernels.bench.network import measure, sizes
 from stompp_kernels.bench.sides import FORMS
 from stompp_kernels.bench.subjects import Subject, untrained
 from stompp_kernels.files import write_json
-from stompp_kernels.measure import machine
 
 NETWORKS = ("resnet18", "resnet50", "bireal18", "bert", "mobilenet_v2")
 
@@ -119,7 +118,7 @@ def main() -> int:
     if bytes_rows:
         print("\n" + report.size_table(bytes_rows))
     command = "python -m benchmarks.networks " + " ".join(sys.argv[1:])
-    write_json(path, {"command": command.strip(), "machine": machine(), "rows": rows, "bytes": bytes_rows})
+    write_json(path, {"command": command.strip(), "machine": about(), "rows": rows, "bytes": bytes_rows})
     print(path)
     return int(any("wrong" in row for row in rows))
 

@@ -160,8 +160,13 @@ def commit() -> str:
     return name.stdout.strip() + ("-changed" if dirty.stdout.strip() else "")
 
 
+def about() -> dict[str, str | int]:
+    """What a results file must be read with."""
+    return {"commit": commit(), **machine()}
+
+
 def save(name: str, command: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more: Any) -> Path:
     """Writes rows with what they must be read with; returns the file."""
     path = folder / f"{name}.json"
-    write_json(path, {"command": command, "machine": {"commit": commit(), **machine()}, **more, "rows": rows})
+    write_json(path, {"command": command, "machine": about(), **more, "rows": rows})
     return path

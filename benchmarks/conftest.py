@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from benchmarks.case import Case
-from benchmarks.timing import measure, save, scaling, slowed, summary, using_threads
+from benchmarks.timing import measure, save, scaling, slowed, summary
 from stompp_kernels import native
+from stompp_kernels.measure import using_threads
 
 
 class Replay:
@@ -101,7 +102,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     suite = config.stash[SUITE]
     if suite.rows:
         terminalreporter.write_line(f"\n{summary(suite.rows)}\n\n{scaling(suite.rows)}\n")
-        slow = len(slowed(suite.rows))
+        slow = slowed(suite.rows)
         terminalreporter.write_line(f"{slow} of {len(suite.rows)} were measured while a core was slowed down")
     for key in dict.fromkeys(suite.refused):
         terminalreporter.write_line(f"{key}: wrong result, not timed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,11 @@ import torch
 
 from benchmarks.case import Case
 from stompp_kernels.files import write_json
-from stompp_kernels.measure import clock_ms, machine, sample, timing_of
+from stompp_kernels.measure import clock_ms, machine, sample, timing_of, using_threads
 from stompp_kernels.table import table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-
-
-@contextmanager
-def using_threads(threads: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def measure(case: Case, threads: int, seconds: float) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -139,12 +128,10 @@ def scaling(rows: list[dict[str, Any]]) -> str:
 SLOWED = 1.25  # less is in the noise of a chain of some microseconds
 
 
-def slowed(rows: list[dict[str, Any]]) -> list[str]:
+def slowed(rows: list[dict[str, Any]]) -> int:
     """Cases before or after which a core took a quarter longer for a fixed chain of additions than at its best."""
     best = min((row["clock_ms"] for row in rows), default=0.0)
-    return [
-        f"{row['group']}: {row['name']}, {row['threads']} threads" for row in rows if row["clock_ms"] > SLOWED * best
-    ]
+    return sum(row["clock_ms"] > SLOWED * best for row in rows)
 
 
 def commit() -> str:

@@ -6,7 +6,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +44,17 @@ class Percentiles:
         """Of at least two samples."""
         points = statistics.quantiles(samples, n=100, method="inclusive")
         return Percentiles(min(samples), points[19], points[49], points[89], points[98], len(samples))
+
+
+@contextmanager
+def using_threads(threads: int) -> Iterator[None]:
+    """torch uses this many threads inside, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compare(sides: Mapping[str, Callable[[], Any]], seconds: float = 0.5, at_least: int = 5) -> dict[str, Timing]:
@@ -147,10 +159,11 @@ _FEATURES = (
 
 def machine() -> dict[str, str | int]:
     """What a figure must be read with."""
+    flags = _cpu_line("flags", "Features").split()
     return {
         **{name: os.environ[name] for name in _LIMITS if name in os.environ},
         "processor": _processor(),
-        "features": " ".join(name for name in _FEATURES if name in _cpu_line("flags", "Features").split()),
+        "features": " ".join(name for name in _FEATURES if name in flags),
         "implementation": native.active_implementation(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         **_gpu(),

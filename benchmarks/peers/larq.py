@@ -28,9 +28,9 @@ from torch import Tensor
 
 from benchmarks.case import Case, Sides, signs
 from benchmarks.shapes import CONVS, Conv
-from benchmarks.timing import row_of, using_threads
+from benchmarks.timing import row_of
 from stompp_kernels import ops
-from stompp_kernels.measure import clock_ms, sample
+from stompp_kernels.measure import clock_ms, sample, using_threads
 from stompp_kernels.ops import reference
 
 PEER = "larq compute engine"

@@ -57,7 +57,7 @@ def _warnings(results: Results) -> list[str]:
             found += [f"{of}: {key}: refused, its result was wrong." for key in file.get("refused", ())]
             found += [f"{of}: {text}" for text in file.get("wrong", ())]
             timed = [row for row in file["rows"] if "clock_ms" in row]
-            slow, many = len(slowed(timed)), len(timed)
+            slow, many = slowed(timed), len(timed)
             found += [f"{of}: {slow} of {many} were measured while a core was slowed down."] if slow else []
     for name, file in results.by_implementation("networks").items():
         found += [

@@ -13,7 +13,7 @@ from stompp_kernels.bench.memory import binarized_bytes, file_bytes, peak_bytes
 from stompp_kernels.bench.sides import FORMS, FORMS_ON_GPU, Side, folding, make_sides
 from stompp_kernels.bench.subjects import Subject, device_of
 from stompp_kernels.conversion.profile import LayerTime, profile
-from stompp_kernels.measure import Percentiles, clock_ms, sample_on
+from stompp_kernels.measure import Percentiles, clock_ms, sample_on, using_threads
 
 
 def measure(
@@ -52,14 +52,9 @@ def measure(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not seconds > 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with folding(), torch.no_grad():
-            row = {"network": subject.name, "batch": batch, "threads": threads}
-            return row | _measure(subject, batch, forms, compile, seconds, at_least)
-    finally:
-        torch.set_num_threads(before)
+    with using_threads(threads), folding(), torch.no_grad():
+        row = {"network": subject.name, "batch": batch, "threads": threads}
+        return row | _measure(subject, batch, forms, compile, seconds, at_least)
 
 
 def _measure(

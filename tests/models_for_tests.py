@@ -1,6 +1,8 @@
 """Small networks and the steps that several test files take with them."""
 
+import contextlib
 import copy
+from unittest import mock
 
 import torch
 from torch import nn
@@ -191,6 +193,14 @@ def committed(name, seed=0, **options):
     randomize_norms(model, g)
     set_stage(model, sk.nn.Stage.BINARY)
     return model.eval(), torch.randn((16, *x.shape[1:]), generator=g)
+
+
+@contextlib.contextmanager
+def float_convs_of(torch_s):
+    """The float convolutions of what is converted inside are torch's, or this package's, whatever bits torch gives."""
+    float_convs = sk.conversion.float_convs
+    with mock.patch.object(float_convs, "_gives_the_same_bits", return_value=not torch_s):
+        yield
 
 
 def train_steps(model, optimizer, progression, steps, start=0, shape=IMAGES):

@@ -6,7 +6,16 @@ import weakref
 import pytest
 import torch
 from helpers import assert_same_bits
-from models_for_tests import BasicBlock, binary_layers, committed, make, randomize_norms, set_stage, snapshot
+from models_for_tests import (
+    BasicBlock,
+    binary_layers,
+    committed,
+    float_convs_of,
+    make,
+    randomize_norms,
+    set_stage,
+    snapshot,
+)
 from torch import fx, nn
 
 import stompp_kernels as sk
@@ -243,7 +252,8 @@ def test_a_committed_block_runs_on_bits_alone():
     randomize_norms(model, torch.Generator().manual_seed(0))
     set_stage(model, Stage.BINARY).eval()
     # The last ReLU feeds the float head: it stays, and so does the addition before it.
-    packed = check(model, x, ["2.relu1", "2.relu2", "3.relu1"])
+    with float_convs_of(torch_s=True):
+        packed = check(model, x, ["2.relu1", "2.relu2", "3.relu1"])
     kinds = [type(packed.get_submodule(n.target)).__name__ for n in packed.graph.nodes if n.op == "call_module"]
     assert kinds[:4] == ["PrepackedConv2d", "PackSigns", "PackedConv2d", "PackedConv2d"]
     assert sorted(kinds[4:7]) == ["PackedConv2d", "PackedConv2d", "UnpackSigns"]

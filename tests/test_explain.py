@@ -1,7 +1,7 @@
 """explain: one row per module call of a packed network."""
 
 import torch
-from models_for_tests import committed
+from models_for_tests import committed, float_convs_of
 from torch import nn
 
 import stompp_kernels as sk
@@ -10,7 +10,8 @@ from stompp_kernels.nn import PackedConv2d, PackSigns
 
 
 def explained(name="residual"):
-    packed = sk.convert(committed(name)[0])
+    with float_convs_of(torch_s=True):
+        packed = sk.convert(committed(name)[0])
     return packed, {row.name: row for row in sk.explain(packed).rows}
 
 
@@ -94,7 +95,8 @@ def test_the_table_has_a_line_per_row():
 
 def test_inputs_add_operations_and_time():
     model, x = committed("residual")
-    packed = sk.convert(model)
+    with float_convs_of(torch_s=True):
+        packed = sk.convert(model)
     explanation = sk.explain(packed, x, seconds=0.05)
     rows = {row.name: row for row in explanation.rows}
     assert list(rows) == [str(n.target) for n in packed.graph.nodes if n.op == "call_module"]

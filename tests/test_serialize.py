@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 import torch.nn.functional as F
-from models_for_tests import NETS, committed, set_stage
+from models_for_tests import NETS, committed, float_convs_of, set_stage
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -21,7 +21,8 @@ from stompp_kernels.nn import BinaryWeightLayer, Stage
 def saved(tmp_path_factory):
     """A packed residual network, its file and an input."""
     model, x = committed("residual", 3)
-    packed = sk.convert(model)
+    with float_convs_of(torch_s=True):
+        packed = sk.convert(model)
     path = tmp_path_factory.mktemp("packed") / "net.safetensors"
     sk.save_packed(packed, path)
     return packed, path, x

@@ -3,12 +3,19 @@
 import pytest
 import torch
 from helpers import assert_same_bits, generator, grid, random_floats
-from models_for_tests import randomize_norms, set_stage
+from models_for_tests import float_convs_of, randomize_norms, set_stage
 from torch import nn
 
 import stompp_kernels as sk
 from stompp_kernels.conversion import pack_graph
 from stompp_kernels.nn import Stage, UnpackSigns
+
+
+@pytest.fixture(autouse=True)
+def torchs_convolutions():
+    """This package's read the bits as they are."""
+    with float_convs_of(torch_s=True):
+        yield
 
 
 class Downsampling(nn.Module):

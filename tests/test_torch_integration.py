@@ -25,6 +25,7 @@ from stompp_kernels.ops import (
     max_pool2d_signs,
     pack_binary_weight,
     pack_conv_weight,
+    pack_float_weight,
     pack_signs,
     pack_weight,
     progressive,
@@ -71,6 +72,22 @@ def binary_weight_arguments(g):
             (image.bfloat16().to(memory_format=torch.channels_last), *conv, scale[:10], None),
             (image, *small, torch.rand(40, generator=g), None),
         ],
+    }
+
+
+def float_conv_arguments(g):
+    """Small integers, whose sums are exact in any order."""
+    image, weight = (torch.randint(-9, 10, shape, generator=g).float() for shape in ((2, 40, 5, 6), (34, 40, 3, 2)))
+    scale, bias = torch.rand(34, generator=g), torch.rand(34, generator=g)
+    geometry = pack_float_weight(weight).data, [34, 40, 3, 2], [1, 2], [1, 0], [1, 1]
+    words = random_words((2, 5, 6), 40, g)
+    return {
+        "conv2d_float": [
+            (image, *geometry, None, None, False),
+            (image.to(memory_format=torch.channels_last), *geometry, scale, bias, True),
+            (words, *geometry, scale, bias, False),
+        ],
+        "conv2d_float_signs": [(image, *geometry, -scale, bias), (words, *geometry, bias, scale)],
     }
 
 
@@ -125,6 +142,7 @@ def sample_arguments(g):
             (random_words((1, 9, 8), 40, g).transpose(1, 2), [2, 3], [2, 2], [0, 0], [2, 1], True),
         ],
         **binary_weight_arguments(g),
+        **float_conv_arguments(g),
         "progressive": [
             (u.clone().requires_grad_(), mask, "clip", False),
             (u.half(), None, "none", False),

@@ -6,6 +6,7 @@
 
 #include "core/bit_planes.h"
 #include "core/epilogue.h"
+#include "core/float_tile.h"
 #include "core/float_types.h"
 #include "core/pack.h"
 #include "core/packed_weight.h"
@@ -107,6 +108,9 @@ struct Implementation {
 
   // Float activations with binary weights.
   BinaryWeightKernels binary_weight;
+
+  // Floats with float weights.
+  FloatTileKernel float_tiles;
 };
 
 }  // namespace stompp

@@ -44,6 +44,12 @@ STABLE_TORCH_LIBRARY(stompp, m) {
   m.def(
       "conv2d_binary_weight(Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
       "int[2] dilation, int groups, Tensor scale, Tensor? bias) -> Tensor");
+  m.def(
+      "conv2d_float(Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, "
+      "Tensor? scale, Tensor? bias, bool fused) -> Tensor");
+  m.def(
+      "conv2d_float_signs(Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
+      "int[2] dilation, Tensor low, Tensor high) -> Tensor");
   m.def("progressive(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor");
   m.def("progressive_gated(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> (Tensor, Tensor)");
   m.def("progressive_drawn(Tensor u, Tensor draw, str surrogate) -> (Tensor, Tensor)");

@@ -20,10 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from stompp_kernels.bench.sides import compiled, folding, on_device
 from stompp_kernels.bench.subjects import call, device_of
+from stompp_kernels.conversion.float_convs import has_kernel
 from stompp_kernels.conversion.profile import is_leaf, operations_of
 from stompp_kernels.measure import sample_on
 from stompp_kernels.models.registry import Inputs
-from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, float_simulation
+from stompp_kernels.nn import BinaryLayer, FloatConv2d, ProgressiveActivation, float_simulation
 from stompp_kernels.ops import bgemm, pack_signs, pack_weight
 
 # Folded into a product before or after them, or nothing at all in eval mode.
@@ -40,7 +41,8 @@ class Bound:
 
     Attributes:
         float_layers: names of the layers and functions that stay in float.
-        float_ms: their time, each alone at its shape, in torch's faster form of eager and compiled.
+        float_ms: their time, each alone at its shape, in the fastest of torch's eager, torch's compiled, and eager with
+            this package's convolutions.
         binary_operations: multiplications and additions of the binary layers.
         bgemm_gops: speed of ``bgemm`` on a large product, in operations a nanosecond.
         packed_ms: time of the packed network, measured in turn with the float layers and that product.
@@ -113,10 +115,11 @@ def bound(
         compile: also try the float layers compiled.
     """
     found = _leftovers(model, inputs)
-    device = device_of(inputs)
+    device, ours = device_of(inputs), _with_our_convolutions(found)
     sides: dict[str, Callable[[], Any]] = {"packed": packed, "bgemm": _large_product(device)}
     if found.names:
         sides["float"] = on_device(lambda: found.run(found), device)
+        sides["float, our convolutions"] = on_device(lambda: found.run(ours), device)
     with folding():
         if found.names and compile:
             fast = compiled(found)
@@ -145,6 +148,15 @@ def _leftovers(model: nn.Module, inputs: Inputs) -> _Leftovers:
     with float_simulation(), _noting(model, found, functions), functions:
         call(model, inputs)
     return found.eval()
+
+
+def _with_our_convolutions(found: _Leftovers) -> _Leftovers:
+    """The same layers, those swapped that a packed network may swap."""
+    ours = _Leftovers()
+    ours.functions = found.functions
+    for layer in found.layers:
+        ours.layers.append(FloatConv2d.of(layer) if type(layer) is nn.Conv2d and has_kernel(layer) else layer)
+    return ours.eval()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from stompp_kernels.files import write_json
 from stompp_kernels.measure import machine
 from stompp_kernels.models.bert import EncoderClassifier, tokens
 from stompp_kernels.models.registry import list_models
+from stompp_kernels.nn import FloatConv2d
 from stompp_kernels.nn.packed import PackedLayer
 
 _TOKENS = 128  # of a sequence, where neither file nor option says how many
@@ -135,8 +136,8 @@ def _shape_of(packed: nn.Module, shape: Sequence[int] | None) -> Sequence[int]:
         if not shape or min(shape) < 1:
             raise ValueError(f"shape must be sizes of at least 1, got {list(shape)}")
         return shape
-    first = next((m for m in packed.modules() if isinstance(m, (nn.Conv2d, nn.Linear, PackedLayer))), None)
+    first = next((m for m in packed.modules() if isinstance(m, (nn.Conv2d, FloatConv2d, nn.Linear, PackedLayer))), None)
     if isinstance(first, nn.Linear):
         return (first.in_features,)
-    channels = first.weight.shape[1] if first is not None and isinstance(first.weight, Tensor) else "C"
+    channels = "C" if first is None or isinstance(first, PackedLayer) else first.weight.shape[1]
     raise ValueError(f"shape must be given for a packed file: the sizes of one sample, as --shape {channels} 224 224")

@@ -13,6 +13,7 @@ from stompp_kernels.native import implementation_of
 from stompp_kernels.nn import (
     BinaryWeightConv2d,
     BinaryWeightLayer,
+    FloatConv2d,
     MaxPoolSigns,
     PackBatchNorm,
     PackedConv2d,
@@ -141,6 +142,17 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
                 "both": "BatchNorm and float shortcut folded, read as signs and as floats",
             }[module.writes]
         return row(op, epilogue, module.nbytes, _float_nbytes(module), reason)
+    if isinstance(module, FloatConv2d):
+        reason = "kept in float by prepare; torch's convolution to the last bit"
+        if module.writes == "bits":
+            reason += ", BatchNorm and sign folded to one comparison"
+        elif module.writes == "affine":
+            reason += ", BatchNorm or bias folded"
+        op = "conv2d_float_signs" if module.writes == "bits" else "conv2d_float"
+        epilogue = " + affine" if module.writes == "affine" else ""
+        K = module.panels.shape[1]
+        constants = module.nbytes - module.weight.nbytes
+        return row(op, epilogue, module.nbytes, 4 * module.out_channels * K + 2 * constants, reason)
     if isinstance(module, MaxPoolSigns):
         return row("max_pool2d_signs", "", 0, 0, "the largest of signs is their AND")
     if isinstance(module, PackSigns):

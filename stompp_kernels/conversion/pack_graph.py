@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
+from stompp_kernels.conversion.float_convs import pack_float_convs
 from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_norm, fold_threshold
 from stompp_kernels.conversion.nodes import (
     BATCH_NORMS,
@@ -105,6 +106,7 @@ class _Packer:
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.module.delete_all_unused_submodules()
+        pack_float_convs(self.module)
         move_strides_to_unpacking(self.module)
         for name, module in list(self.module.named_modules()):
             if type(module) is nn.Conv2d:
@@ -176,6 +178,7 @@ class _Packer:
             self.signs[node] = _Signs(images, activation.mask_shape)
             words = self._threshold(chain, node, layer)
         words.meta["signs_of"] = str(node.target), images
+        self._note_pixels(words, node)
         self.bits[node, images] = words
 
     def _pool_signs(self, node: fx.Node, module: nn.Module | None) -> None:
@@ -195,7 +198,14 @@ class _Packer:
         )
         pixels = tuple(max_pool2d_out_size(*size, settings["ceil_mode"]) for size in sizes)
         self.signs[node] = _Signs(True, (signs.shape[0], *pixels))
-        self.bits[node, True] = self._add(node, f"{flat_name(node)}_signs", pooler, self.bits[source, True])
+        words = self.bits[node, True] = self._add(node, f"{flat_name(node)}_signs", pooler, self.bits[source, True])
+        self._note_pixels(words, node)
+
+    def _note_pixels(self, to: fx.Node, signs_of: fx.Node) -> None:
+        """Keeps height and width of signs for float_convs.py."""
+        signs = self.signs[signs_of]
+        if signs.images:
+            to.meta["pixels"] = signs.shape[1], signs.shape[2]
 
     def _unpack_for_float_users(self, node: fx.Node) -> None:
         signs = self.signs[node]
@@ -204,6 +214,7 @@ class _Packer:
         if users:
             channels = signs.shape[0 if signs.images else -1]
             floats = self._add(node, f"{flat_name(node)}_unpack", UnpackSigns(channels, signs.images), words)
+            self._note_pixels(floats, node)
             node.replace_all_uses_with(floats, delete_user_cb=lambda user: user is not words)
 
     # Layers

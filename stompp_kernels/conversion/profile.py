@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from stompp_kernels.measure import sample
-from stompp_kernels.nn import BinaryLayer
+from stompp_kernels.nn import BinaryLayer, FloatConv2d
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops import PackedWeight
+from stompp_kernels.ops import FloatWeight, PackedWeight
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.progression.example_run import as_arguments
 
@@ -59,13 +59,15 @@ def operations_of(module: nn.Module, output: Any) -> int:
     weight = getattr(module, "weight", None)
     if isinstance(weight, PackedWeight):
         N, K = weight.shape[0], weight.unpacked_row_numel
+    elif isinstance(module, FloatConv2d):
+        N, K = module.out_channels, module.panels.shape[1]
     elif isinstance(module, (nn.Conv2d, nn.Linear, BinaryLayer)):
         assert isinstance(module.weight, Tensor)
         N, K = module.weight.shape[0], module.weight[0].numel()
     else:
         return 0
     output = output[0] if isinstance(output, tuple) else output  # floats and words
-    outputs_in_words = output.dtype == torch.int32 and isinstance(weight, PackedWeight)
+    outputs_in_words = output.dtype == torch.int32 and isinstance(weight, (PackedWeight, FloatWeight))
     return 2 * K * (output.numel() // words_for(N) * N if outputs_in_words else output.numel())
 
 

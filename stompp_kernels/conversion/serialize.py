@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 from stompp_kernels.conversion.serialize_layers import PACKED_NAMES, check_tensors, packed_from_json, packed_to_json
 from stompp_kernels.conversion.serialize_modules import is_packed_by_layer, modules_from_json, modules_to_json
 from stompp_kernels.files import replacing
-from stompp_kernels.nn import MaxPoolSigns, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
+from stompp_kernels.nn import FloatConv2d, MaxPoolSigns, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import FLOATS
 
@@ -69,6 +69,10 @@ _FLOAT_MODULES: dict[type[nn.Module], tuple[str, ...]] = {
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode"),
     nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: ("output_size",),
+    FloatConv2d: (
+        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"),
+        *("reads", "writes", "fused"),
+    ),
     MaxPoolSigns: ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
     PackBatchNorm: ("channels", "images"),
     PackSigns: ("images",),
@@ -251,7 +255,7 @@ def _module_from_json(spec: dict[str, Any], tensors: dict[str, Tensor], copy: bo
     # No memory is taken for a shape that the file gives: its own tensors take the place of these.
     with torch.device("meta"):
         module = kind(**arguments)
-    check_tensors(name, module.state_dict(), tensors, () if kind is PackBatchNorm else FLOATS)
+    check_tensors(name, module.state_dict(), tensors, () if kind in (PackBatchNorm, FloatConv2d) else FLOATS)
     own = {key: t.clone() for key, t in tensors.items()} if copy else tensors
     module.load_state_dict(own, assign=True)
     return module

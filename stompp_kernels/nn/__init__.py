@@ -3,6 +3,7 @@
 from stompp_kernels.nn.activation import ProgressiveActivation
 from stompp_kernels.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear
 from stompp_kernels.nn.binary_weight import BinaryWeightConv2d, BinaryWeightLayer, BinaryWeightLinear
+from stompp_kernels.nn.conv2d_float import FloatConv2d
 from stompp_kernels.nn.functional import float_simulation
 from stompp_kernels.nn.masked import Stage, copy_masks
 from stompp_kernels.nn.packed import MaxPoolSigns, PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
@@ -16,6 +17,7 @@ __all__ = [
     "BinaryWeightConv2d",
     "BinaryWeightLayer",
     "BinaryWeightLinear",
+    "FloatConv2d",
     "MaxPoolSigns",
     "PackBatchNorm",
     "PackSigns",

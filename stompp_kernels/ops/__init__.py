@@ -9,6 +9,7 @@ from stompp_kernels.ops.binary_weight import (
     linear_binary_weight,
     pack_binary_weight,
 )
+from stompp_kernels.ops.conv2d_float import FloatWeight, Limits, conv2d_float, pack_float_weight
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Threshold
 from stompp_kernels.ops.pack import PackedWeight, pack_conv_weight, pack_outside, pack_signs, pack_weight, unpack_signs
 from stompp_kernels.ops.pool import max_pool2d_signs
@@ -19,11 +20,14 @@ __all__ = [
     "Affine",
     "AffineSigns",
     "BinaryWeight",
+    "FloatWeight",
+    "Limits",
     "PackedWeight",
     "Threshold",
     "bconv2d",
     "bgemm",
     "conv2d_binary_weight",
+    "conv2d_float",
     "count_frozen",
     "draw_state",
     "full_mask",
@@ -31,6 +35,7 @@ __all__ = [
     "max_pool2d_signs",
     "pack_binary_weight",
     "pack_conv_weight",
+    "pack_float_weight",
     "pack_outside",
     "pack_signs",
     "pack_weight",

@@ -138,6 +138,23 @@ def conv2d_out_size(size: int, kernel: int, stride: int, padding: int, dilation:
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
+def check_conv2d_input(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> None:
+    """That a kernel fits an input of this height and width."""
+    stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    fits = (conv2d_out_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) >= 1 for i in (0, 1))
+    if min(size) < 1 or not all(fits):
+        raise ValueError(
+            f"the kernel {kernel[0]}x{kernel[1]} with dilation {dilation} reaches beyond the {size[0]}x{size[1]} input "
+            f"padded by {padding}"
+        )
+
+
 def _check_scale_and_bias(N: int, scale: Any, bias: Any) -> None:
     for name, values in (("scale", scale), ("bias", bias)):
         if name == "scale" or values is not None:
@@ -169,14 +186,7 @@ def check_binary_weight_conv2d(
     check_tensor("x", x, SHORT_FLOATS)
     if x.dim() != 4 or x.shape[1] != I * groups or min(x.shape[2:]) < 1:
         raise ValueError(f"x must be [N, {I * groups}, H, W] with H and W of at least 1, got shape {list(x.shape)}")
-    stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    H, W = x.shape[2:]
-    OH = conv2d_out_size(H, kh, stride[0], padding[0], dilation[0])
-    OW = conv2d_out_size(W, kw, stride[1], padding[1], dilation[1])
-    if OH < 1 or OW < 1:
-        raise ValueError(
-            f"the kernel {kh}x{kw} with dilation {dilation} reaches beyond the {H}x{W} input padded by {padding}"
-        )
+    check_conv2d_input(x.shape[2:], (kh, kw), stride, padding, dilation)
     _check_scale_and_bias(O, scale, bias)
 
 

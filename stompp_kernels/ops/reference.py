@@ -111,6 +111,9 @@ def fused_multiply_add(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return torch.where(even & (lost != 0) & total.isfinite(), odd, total).float()
 
 
+FLOAT_PANEL = 32  # outputs of a panel of float weights
+
+
 def multiply_add(x: Tensor, scale: Tensor, bias: Tensor, fused: bool) -> Tensor:
     """x * scale + bias per last dimension, in float32, each operation rounded on its own or fused."""
     x = x.to(torch.float32)
@@ -321,6 +324,42 @@ def conv2d_binary_weight(
     sums = F.conv2d(x.to(torch.float32), w, None, tuple(stride), tuple(padding), tuple(dilation), groups)
     y = _scaled(sums.permute(0, 2, 3, 1), scale, bias, x.dtype)
     return y.contiguous().permute(0, 3, 1, 2)
+
+
+def conv2d_float(
+    x: Tensor,
+    weight: Tensor,
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    scale: Tensor | None,
+    bias: Tensor | None,
+    fused: bool,
+) -> Tensor:
+    """x: floats or words; weight: [panels, kh * kw * I, 32]. The sums may be done in another order."""
+    O, I, kh, kw = weight_shape
+    if x.dtype is torch.int32:
+        x = unpack_signs(x, I, torch.float32).permute(0, 3, 1, 2)
+    w = weight.transpose(1, 2).reshape(-1, kh, kw, I)[:O].permute(0, 3, 1, 2)
+    y = F.conv2d(x, w, None, tuple(stride), tuple(padding), tuple(dilation)).permute(0, 2, 3, 1)
+    if scale is not None and bias is not None:
+        y = multiply_add(y, scale, bias, fused)
+    return y.contiguous().permute(0, 3, 1, 2)
+
+
+def conv2d_float_signs(
+    x: Tensor,
+    weight: Tensor,
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    low: Tensor,
+    high: Tensor,
+) -> Tensor:
+    y = conv2d_float(x, weight, weight_shape, stride, padding, dilation, None, None, False)
+    return pack_outside(y.permute(0, 2, 3, 1), low, high)
 
 
 def _frozen(u: Tensor, mask_words: Tensor | None, batch_shared: bool) -> Tensor:

@@ -20,6 +20,7 @@ _CONV = (
     "Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, int groups, "
     "int padding_value"
 )
+_FLOAT_CONV = "Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation"
 _GEMM = "Tensor a_words, Tensor weight, int N, int K"
 _AFFINE = "Tensor scale, Tensor bias, Tensor? residual, Tensor? residual_scale, Tensor? residual_bias, bool fused"
 _THRESHOLD = "Tensor thresholds, Tensor flip_words, Tensor? residual_words"
@@ -50,6 +51,8 @@ SCHEMAS = {
         "(Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, int groups, "
         "Tensor scale, Tensor? bias) -> Tensor"
     ),
+    "conv2d_float": f"({_FLOAT_CONV}, Tensor? scale, Tensor? bias, bool fused) -> Tensor",
+    "conv2d_float_signs": f"({_FLOAT_CONV}, Tensor low, Tensor high) -> Tensor",
     "progressive": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor",
     "progressive_gated": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> (Tensor, Tensor)",
     "progressive_drawn": "(Tensor u, Tensor draw, str surrogate) -> (Tensor, Tensor)",

@@ -41,6 +41,10 @@ constexpr int64_t kSumWordFloats = 88;
 void prepare_sums(const float* x, int64_t inputs, int64_t turns, float* prepared);
 void add_up(const SignedSumBlock& block);
 
+constexpr int kTilePixels = 3;
+void multiply_tile(const FloatTile& tile, const FloatTileOut& out);
+void compare_tile(const FloatTile& tile, const FloatTileBits& out);
+
 }  // namespace avx2
 }  // namespace stompp
 

@@ -60,6 +60,7 @@ const Implementation kImplementation = {
      {kMaxSumRows, kWordBits, prepare_channels, add_up_channels},
      widen,
      scale_sums},
+    {kTilePixels, multiply_tile, compare_tile},
 };
 
 }  // namespace avx2

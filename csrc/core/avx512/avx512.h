@@ -27,6 +27,10 @@ constexpr int64_t kSumWordFloats = 128;
 void prepare_sums(const float* x, int64_t inputs, int64_t turns, float* prepared);
 void add_up(const SignedSumBlock& block);
 
+constexpr int kTilePixels = 12;
+void multiply_tile(const FloatTile& tile, const FloatTileOut& out);
+void compare_tile(const FloatTile& tile, const FloatTileBits& out);
+
 }  // namespace avx512
 }  // namespace stompp
 

@@ -12,6 +12,10 @@ extern const Implementation kImplementation;
 
 void multiply_block(const ProductBlock& block, const DotsOut& out);
 
+constexpr int kTilePixels = 3;
+void multiply_tile(const FloatTile& tile, const FloatTileOut& out);
+void compare_tile(const FloatTile& tile, const FloatTileBits& out);
+
 }  // namespace neon
 }  // namespace stompp
 

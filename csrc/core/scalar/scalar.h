@@ -8,5 +8,9 @@ namespace scalar {
 
 extern const Implementation kImplementation;
 
+constexpr int kTilePixels = 1;
+void multiply_tile(const FloatTile& tile, const FloatTileOut& out);
+void compare_tile(const FloatTile& tile, const FloatTileBits& out);
+
 }  // namespace scalar
 }  // namespace stompp

@@ -1,0 +1,101 @@
+// The kernels of float_tile.h, once for all instruction sets: included by each in a namespace of its own, after
+//
+//   STOMPP_TILE          what its functions are declared with: the target
+//   STOMPP_TILE_INLINE   the same for what is inlined into them
+//   struct Lanes         kPixels, kVectors of a panel, and operations on a Vector
+//
+// No include guard, and no includes: see above.
+
+// Sums of kPixels pixels, all in registers. Loops over them are unrolled before gcc looks for arrays to keep there.
+template <int kPixels>
+struct TileSums {
+  Lanes::Vector of[kPixels][Lanes::kVectors];
+
+  STOMPP_TILE_INLINE void add_up(const FloatTile& tile) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p)
+#pragma GCC unroll 32
+      for (int v = 0; v < Lanes::kVectors; ++v) of[p][v] = Lanes::zero();
+    const float* weights = tile.weights;
+    for (int64_t run = 0; run < tile.run_count; ++run) {
+      const float* x = tile.runs[run];
+      for (int64_t k = 0; k < tile.run_floats; ++k, weights += kPanelOutputs) add_products(x + k, tile.step, weights);
+    }
+  }
+
+  // Of pixels and vectors, those that are fewer stay in registers for the others.
+  STOMPP_TILE_INLINE void add_products(const float* x, int64_t step, const float* weights) {
+    if constexpr (kPixels <= Lanes::kVectors) {
+      Lanes::Vector same[kPixels];
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) same[p] = Lanes::broadcast(x + p * step);
+#pragma GCC unroll 32
+      for (int v = 0; v < Lanes::kVectors; ++v) {
+        const Lanes::Vector w = Lanes::load(weights + v * Lanes::kFloats);
+#pragma GCC unroll 16
+        for (int p = 0; p < kPixels; ++p) of[p][v] = Lanes::multiply_add(same[p], w, of[p][v]);
+      }
+    } else {
+      Lanes::Vector w[Lanes::kVectors];
+#pragma GCC unroll 32
+      for (int v = 0; v < Lanes::kVectors; ++v) w[v] = Lanes::load(weights + v * Lanes::kFloats);
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        const Lanes::Vector same = Lanes::broadcast(x + p * step);
+#pragma GCC unroll 32
+        for (int v = 0; v < Lanes::kVectors; ++v) of[p][v] = Lanes::multiply_add(same, w[v], of[p][v]);
+      }
+    }
+  }
+
+  STOMPP_TILE_INLINE void write(const FloatTileOut& out) const {
+#pragma GCC unroll 32
+    for (int v = 0; v < Lanes::kVectors; ++v) {
+      const int64_t n = v * Lanes::kFloats;
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        Lanes::Vector y = of[p][v];
+        if (out.scale != nullptr) {
+          const Lanes::Vector scale = Lanes::load(out.scale + n), bias = Lanes::load(out.bias + n);
+          y = out.fused ? Lanes::multiply_add(y, scale, bias) : Lanes::add(Lanes::multiply(y, scale), bias);
+        }
+        Lanes::store(out.out + p * out.stride + n, y);
+      }
+    }
+  }
+
+  STOMPP_TILE_INLINE void write(const FloatTileBits& out) const {
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+      uint32_t word = 0;
+#pragma GCC unroll 32
+      for (int v = 0; v < Lanes::kVectors; ++v) {
+        const int64_t n = v * Lanes::kFloats;
+        word |= Lanes::outside(of[p][v], Lanes::load(out.low + n), Lanes::load(out.high + n)) << n;
+      }
+      out.words[p * out.stride] = word;
+    }
+  }
+};
+
+template <int kPixels, class Out>
+STOMPP_TILE void run_tile(const FloatTile& tile, const Out& out) {
+  TileSums<kPixels> sums;
+  sums.add_up(tile);
+  sums.write(out);
+}
+
+template <class Out, int... kPixelsBefore>
+STOMPP_TILE void run_tile_of(const FloatTile& tile, const Out& out, std::integer_sequence<int, kPixelsBefore...>) {
+  using Run = void (*)(const FloatTile&, const Out&);
+  static constexpr Run kRuns[] = {run_tile<kPixelsBefore + 1, Out>...};
+  kRuns[tile.pixels - 1](tile, out);
+}
+
+STOMPP_TILE void multiply_tile(const FloatTile& tile, const FloatTileOut& out) {
+  run_tile_of(tile, out, std::make_integer_sequence<int, Lanes::kPixels>());
+}
+
+STOMPP_TILE void compare_tile(const FloatTile& tile, const FloatTileBits& out) {
+  run_tile_of(tile, out, std::make_integer_sequence<int, Lanes::kPixels>());
+}

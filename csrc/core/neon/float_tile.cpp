@@ -1,0 +1,40 @@
+// 3 pixels and 32 outputs: 24 sums, the 3 pixels' floats and a vector of weights, of 32 registers.
+#include "core/neon/neon.h"
+
+#if defined(__aarch64__)
+
+#include <arm_neon.h>
+
+#include <utility>
+
+#include "core/packed_weight.h"
+
+#define STOMPP_TILE
+#define STOMPP_TILE_INLINE __attribute__((always_inline)) inline
+
+namespace stompp {
+namespace neon {
+constexpr uint32_t kLaneBits[4] = {1, 2, 4, 8};
+
+struct Lanes {
+  using Vector = float32x4_t;
+  static constexpr int kPixels = kTilePixels, kFloats = 4, kVectors = kPanelOutputs / kFloats;
+
+  static Vector zero() { return vdupq_n_f32(0.0f); }
+  static Vector load(const float* p) { return vld1q_f32(p); }
+  static Vector broadcast(const float* p) { return vld1q_dup_f32(p); }
+  static void store(float* p, Vector v) { vst1q_f32(p, v); }
+  static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
+  static Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
+  static Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+  static uint32_t outside(Vector x, Vector low, Vector high) {
+    return vaddvq_u32(vandq_u32(vorrq_u32(vcltq_f32(x, low), vcgtq_f32(x, high)), vld1q_u32(kLaneBits)));
+  }
+};
+
+#include "core/float_tile_body.h"
+
+}  // namespace neon
+}  // namespace stompp
+
+#endif

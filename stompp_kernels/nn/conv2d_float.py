@@ -1,0 +1,133 @@
+"""The float convolutions of a packed network, with what follows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stompp_kernels.ops import Affine, FloatWeight, Limits, conv2d_float, pack_float_weight, pack_outside, unpack_signs
+from stompp_kernels.ops.checks import check_choice, pair
+from stompp_kernels.ops.reference import FLOAT_PANEL, multiply_add
+
+
+class FloatConv2d(nn.Module):
+    """A convolution with float weights that reads floats or bits, and writes floats or bits. For inference.
+
+    Floats [B, C, H, W] or words [B, H, W, ceil(C/32)] become float32 [B, O, OH, OW], or words [B, OH, OW, ceil(O/32)].
+
+    Buffers: ``panels``, the weights as :class:`stompp_kernels.ops.FloatWeight` holds them; ``scale`` and ``bias``
+    float32 [O] where floats are scaled and shifted, as by a BatchNorm; ``low`` and ``high`` float32 [O] where bits are
+    written, see :func:`stompp_kernels.ops.pack_outside`.
+
+    Args:
+        kernel_size, stride, padding, dilation: as nn.Conv2d's; zeros are padded with.
+        reads: "floats" or "bits".
+        writes: "floats", "affine" (floats, scaled and shifted), or "bits".
+        fused: of scale and bias, see :class:`stompp_kernels.ops.Affine`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        reads: str = "floats",
+        writes: str = "floats",
+        fused: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice("reads", reads, ("floats", "bits"))
+        check_choice("writes", writes, ("floats", "affine", "bits"))
+        self.in_channels, self.out_channels, self.reads, self.writes = in_channels, out_channels, reads, writes
+        self.kernel_size, self.stride = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1)
+        self.padding, self.dilation, self.fused = pair("padding", padding, 0), pair("dilation", dilation, 1), fused
+        K = in_channels * self.kernel_size[0] * self.kernel_size[1]
+        self.register_buffer("panels", torch.zeros(-(-out_channels // FLOAT_PANEL), K, FLOAT_PANEL))
+        for name, of, value in (
+            ("scale", "affine", 1.0),
+            ("bias", "affine", 0.0),
+            ("low", "bits", 0.0),
+            ("high", "bits", torch.inf),
+        ):
+            self.register_buffer(name, torch.full((out_channels,), value) if writes == of else None)
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, reads: str = "floats", epilogue: Affine | Limits | None = None) -> FloatConv2d:
+        """The same convolution, of one group and padded with zeros, and what follows it.
+
+        Args:
+            epilogue: of the bare sums; None adds the convolution's own bias.
+        """
+        if epilogue is None and conv.bias is not None:  # to multiply by 1 rounds nothing
+            epilogue = Affine(torch.ones_like(conv.bias), conv.bias.detach(), fused=True)
+        writes = "bits" if isinstance(epilogue, Limits) else "floats" if epilogue is None else "affine"
+        fused = isinstance(epilogue, Affine) and epilogue.fused
+        with torch.device("meta"):
+            geometry = conv.kernel_size, conv.stride, conv.padding, conv.dilation
+            twin = cls(conv.in_channels, conv.out_channels, *geometry, reads, writes, fused)
+        twin.panels = pack_float_weight(conv.weight.detach()).data
+        if isinstance(epilogue, Affine):
+            twin.scale, twin.bias = epilogue.scale, epilogue.bias
+        elif epilogue is not None:
+            twin.low, twin.high = epilogue.low, epilogue.high
+        return twin
+
+    @property
+    def weight(self) -> FloatWeight:
+        return FloatWeight(self.panels, (self.out_channels, self.in_channels, *self.kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_floating_point() and x.dtype is not torch.float32:
+            x = x.to(torch.float32)
+        if x.device.type != "cpu":
+            return self._by_torch(x)
+        return conv2d_float(x, self.weight, self.stride, self.padding, self.dilation, self._epilogue())
+
+    def _epilogue(self) -> Affine | Limits | None:
+        if self.writes == "bits":
+            return Limits(self.low, self.high)
+        return Affine(self.scale, self.bias, fused=self.fused) if self.writes == "affine" else None
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        """On other devices torch's convolution is as good as any."""
+        if self.reads == "bits":
+            x = unpack_signs(x, self.in_channels).permute(0, 3, 1, 2)
+        y = F.conv2d(x, self._dense_weight(), None, self.stride, self.padding, self.dilation).permute(0, 2, 3, 1)
+        if self.writes == "bits":
+            return pack_outside(y, self.low, self.high)
+        if self.writes == "affine":
+            y = multiply_add(y, self.scale, self.bias, self.fused)
+        return y.permute(0, 3, 1, 2)
+
+    _dense: tuple[Tensor, Tensor] | None = None  # (panels, the weights that they hold)
+
+    def _dense_weight(self) -> Tensor:
+        if self._dense is None or self._dense[0] is not self.panels:
+            self._dense = self.panels, self.weight.unpacked().contiguous(memory_format=torch.channels_last)
+        return self._dense[1]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FloatConv2d:
+        """Moves to a device; buffers stay float32, whatever type the rest of a network is cast to."""
+        device = fn(torch.empty(0)).device
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = None if buffer is None else buffer.to(device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_dense": None}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights and constants in memory."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+
+    def extra_repr(self) -> str:
+        geometry = f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}"
+        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, {geometry}"
+        return f"{sizes}, reads {self.reads}, writes {self.writes}"

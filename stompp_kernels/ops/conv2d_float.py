@@ -1,0 +1,171 @@
+"""Convolution with float weights: the layers of a packed network that stay in float, and what follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stompp_kernels import native
+from stompp_kernels.ops.checks import check_conv2d_input, check_shape, check_tensor, conv2d_out_size
+from stompp_kernels.ops.epilogue import Affine
+from stompp_kernels.ops.reference import FLOAT_PANEL, words_for
+
+_ops = torch.ops.stompp
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """Packed bits that say where a sum is below ``low`` or above ``high``: BatchNorm and sign, as in `pack_outside`.
+
+    Attributes:
+        low, high: float32 [O].
+    """
+
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class FloatWeight:
+    """Float weights in the order that the kernels read, the same on every machine.
+
+    Attributes:
+        data: float32 [ceil(O/32), kh * kw * I, 32], zeros behind the last output.
+        shape: [O, I, kh, kw].
+    """
+
+    data: Tensor
+    shape: tuple[int, int, int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.data.numel() * self.data.element_size()
+
+    def unpacked(self) -> Tensor:
+        """The weights, float32 [O, I, kh, kw]."""
+        O, I, kh, kw = self.shape
+        rows = self.data.transpose(1, 2).reshape(-1, kh, kw, I)
+        return rows[:O].permute(0, 3, 1, 2)
+
+
+def pack_float_weight(w: Tensor) -> FloatWeight:
+    """Weights in the order that :func:`conv2d_float` reads.
+
+    Args:
+        w: float32 [O, I, kh, kw].
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    check_tensor("w", w, (torch.float32,))
+    if w.dim() != 4 or w.numel() == 0:
+        raise ValueError(f"w must be [O, I, kh, kw], each at least 1, got shape {list(w.shape)}")
+    O, I, kh, kw = w.shape
+    rows = F.pad(w.permute(0, 2, 3, 1).reshape(O, -1), (0, 0, 0, -O % FLOAT_PANEL))
+    return FloatWeight(rows.reshape(-1, FLOAT_PANEL, rows.shape[1]).transpose(1, 2).contiguous(), (O, I, kh, kw))
+
+
+def conv2d_float(
+    x: Tensor,
+    weight: FloatWeight,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    epilogue: Affine | Limits | None = None,
+) -> Tensor:
+    """Convolution of float32, or of +-1 packed as bits, with float weights, zero padding. For inference.
+
+    On the CPU a sum is one chain of fused multiply-adds over the kernel's rows, its columns and channels, in that
+    order: the same bits on every processor and with any number of threads. oneDNN adds in that order too for most
+    channels_last images, so these are mostly the bits of torch's convolution. Elsewhere it is torch's convolution.
+
+    Args:
+        x: float32 [N, C, H, W]; channels_last is read as it lies, other strides are copied. Or words of signs, int32
+            [N, H, W, ceil(C/32)].
+        weight: [O, C, kh, kw], made by :func:`pack_float_weight`.
+        stride, padding, dilation: an int or (height, width), in pixels.
+        epilogue: None gives the sums, Affine (fp32, without a residual) scales and shifts them, Limits gives words.
+
+    Returns:
+        float32 [N, O, OH, OW], channels_last, or int32 words [N, OH, OW, ceil(O/32)].
+
+    Raises:
+        TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
+            larger than the padded input.
+    """
+    geometry = stride, padding, dilation
+    if not native.kernels_check(x) or not isinstance(weight, FloatWeight) or isinstance(epilogue, Affine):
+        _check(x, weight, *geometry, epilogue)
+    try:
+        if isinstance(epilogue, Limits):
+            limits = epilogue.low, epilogue.high
+            return _ops.conv2d_float_signs.default(x, weight.data, weight.shape, *geometry, *limits)
+        scale, bias, fused = (
+            (None, None, False) if epilogue is None else (epilogue.scale, epilogue.bias, epilogue.fused)
+        )
+        return _ops.conv2d_float.default(x, weight.data, weight.shape, *geometry, scale, bias, fused)
+    except Exception:
+        _check(x, weight, *geometry, epilogue)  # says in this function's terms what the kernel refused
+        raise
+
+
+def _check(
+    x: Tensor,
+    weight: FloatWeight,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    epilogue: Affine | Limits | None,
+) -> None:
+    if not isinstance(weight, FloatWeight):
+        raise TypeError(f"weight must be a FloatWeight made by pack_float_weight, got {type(weight).__name__}")
+    O, I, kh, kw = weight.shape
+    check_tensor("weight.data", weight.data, (torch.float32,))
+    check_shape("weight.data", weight.data, (-(-O // FLOAT_PANEL), kh * kw * I, FLOAT_PANEL))
+    check_tensor("x", x, (torch.float32, torch.int32))
+    words = x.dtype is torch.int32
+    channels = words_for(I) if words else I
+    if x.dim() != 4 or x.shape[3 if words else 1] != channels:
+        form = f"int32 [N, H, W, {channels}]" if words else f"[N, {channels}, H, W]"
+        raise ValueError(f"x must be {form} for weights of {I} channels, got shape {list(x.shape)}")
+    check_conv2d_input(x.shape[1:3] if words else x.shape[2:], (kh, kw), stride, padding, dilation)
+    if isinstance(epilogue, Limits):
+        for name, values in (("low", epilogue.low), ("high", epilogue.high)):
+            check_tensor(name, values, (torch.float32,))
+            check_shape(name, values, (O,))
+    elif isinstance(epilogue, Affine):
+        epilogue.check((O,))
+        if epilogue.residual is not None or epilogue.dtype is not torch.float32:
+            raise ValueError("epilogue must be without a residual and of float32 for conv2d_float")
+    elif epilogue is not None:
+        raise TypeError(f"epilogue must be None, Affine or Limits, got {type(epilogue).__name__}")
+
+
+def _out_shape(
+    x: Tensor,
+    weight_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, ...]:
+    """[N, OH, OW, O]."""
+    sizes = x.shape[1:3] if x.dtype is torch.int32 else x.shape[2:]
+    OH, OW = (conv2d_out_size(sizes[i], weight_shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
+    return x.shape[0], OH, OW, weight_shape[0]
+
+
+@torch.library.register_fake("stompp::conv2d_float")
+def _(x, weight, weight_shape, stride, padding, dilation, scale, bias, fused):
+    shape = _out_shape(x, weight_shape, stride, padding, dilation)
+    return x.new_empty(shape, dtype=torch.float32).permute(0, 3, 1, 2)
+
+
+@torch.library.register_fake("stompp::conv2d_float_signs")
+def _(x, weight, weight_shape, stride, padding, dilation, low, high):
+    *pixels, O = _out_shape(x, weight_shape, stride, padding, dilation)
+    return x.new_empty((*pixels, words_for(O)), dtype=torch.int32)

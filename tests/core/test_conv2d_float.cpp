@@ -1,0 +1,150 @@
+// Float convolutions against plain loops of std::fma, to the bit.
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "check.h"
+#include "core/conv2d_float.h"
+
+namespace stompp {
+namespace {
+
+using test::Buffer;
+using test::Random;
+
+Parallel pool(int threads) {
+  return {[](int64_t count, int64_t grain, Parallel::Body body, void* context) {
+            for (int64_t begin = 0; begin < count; begin += grain)
+              body(begin, begin + grain < count ? begin + grain : count, context);
+          },
+          threads};
+}
+
+struct Convolution {
+  Convolution(const Conv2dShape& conv, const WeightShape& weight)
+      : shape(conv),
+        w(weight),
+        OH(conv.out_height(weight)),
+        OW(conv.out_width(weight)),
+        x(conv.batch * conv.height * conv.width * conv.channels),
+        words(conv.batch * conv.height * conv.width * words_for(conv.channels)),
+        weights(ceil_div(weight.out_channels, kPanelOutputs) * weight.K() * kPanelOutputs),
+        first(weight.out_channels),
+        second(weight.out_channels),
+        sums(conv.batch * OH * OW * weight.out_channels) {}
+
+  void fill(Random& random, bool bits) {
+    for (int64_t i = 0; i < x.size; ++i) {
+      x[i] = bits ? random.sign() : random.uniform();
+      const int64_t pixel = i / shape.channels, channel = i % shape.channels;
+      if (bits && x[i] < 0)
+        words[pixel * words_for(shape.channels) + channel / kWordBits] |= 1u << (channel % kWordBits);
+    }
+    for (int64_t i = 0; i < weights.size; ++i)
+      weights[i] =
+          i / (w.K() * kPanelOutputs) * kPanelOutputs + i % kPanelOutputs < w.out_channels ? random.uniform() : 0.0f;
+    for (int64_t i = 0; i < w.out_channels; ++i) first[i] = random.uniform(), second[i] = random.uniform();
+    for (int64_t i = 0; i < sums.size; ++i)
+      sums[i] = expected(i / w.out_channels / OW / OH, i / w.out_channels / OW % OH, i / w.out_channels % OW,
+                         i % w.out_channels);
+  }
+
+  float expected(int64_t n, int64_t oh, int64_t ow, int64_t o) {
+    float sum = 0;
+    for (int64_t kh = 0; kh < w.kernel_h; ++kh)
+      for (int64_t kw = 0; kw < w.kernel_w; ++kw) {
+        const int64_t h = oh * shape.stride_h - shape.padding_h + kh * shape.dilation_h;
+        const int64_t v = ow * shape.stride_w - shape.padding_w + kw * shape.dilation_w;
+        if (h < 0 || h >= shape.height || v < 0 || v >= shape.width) continue;
+        for (int64_t c = 0; c < w.in_channels; ++c) {
+          const int64_t k = (kh * w.kernel_w + kw) * w.in_channels + c;
+          const int64_t at = (o / kPanelOutputs * w.K() + k) * kPanelOutputs + o % kPanelOutputs;
+          sum = std::fma(x[((n * shape.height + h) * shape.width + v) * shape.channels + c], weights[at], sum);
+        }
+      }
+    return sum;
+  }
+
+  FloatConv conv(bool bits) {
+    FloatConv result = {};
+    result.x = bits ? nullptr : x.get();
+    result.words = bits ? words.get() : nullptr;
+    result.weights = weights.get();
+    return result;
+  }
+
+  void check_floats(bool bits, bool scaled, bool fused, int threads, const std::string& name) {
+    Buffer<float> out(sums.size);
+    FloatConv arguments = conv(bits);
+    arguments.out = out.get();
+    arguments.fused = fused;
+    if (scaled) arguments.scale = first.get(), arguments.bias = second.get();
+    const Status status = conv2d_float(arguments, shape, w, pool(threads));
+    CHECK(status.is_ok(), status.message());
+    for (int64_t i = 0; i < out.size; ++i) {
+      const int64_t o = i % w.out_channels;
+      float wanted = sums[i];
+      if (scaled && fused) wanted = std::fma(wanted, first[o], second[o]);
+      if (scaled && !fused) {
+        wanted = wanted * first[o];
+        wanted = wanted + second[o];
+      }
+      CHECK(out[i] == wanted, name + ", output " + std::to_string(i));
+    }
+  }
+
+  void check_bits(bool bits, int threads, const std::string& name) {
+    const int64_t row = words_for(w.out_channels);
+    Buffer<uint32_t> out(shape.batch * OH * OW * row);
+    FloatConv arguments = conv(bits);
+    arguments.limits = {first.get(), second.get()};
+    arguments.out_words = out.get();
+    const Status status = conv2d_float(arguments, shape, w, pool(threads));
+    CHECK(status.is_ok(), status.message());
+    for (int64_t i = 0; i < out.size * kWordBits; ++i) {
+      const int64_t pixel = i / (row * kWordBits), o = i % (row * kWordBits);
+      const float sum = o < w.out_channels ? sums[pixel * w.out_channels + o] : 0.0f;
+      const bool wanted = o < w.out_channels && (sum < first[o] || sum > second[o]);
+      CHECK((out[i / kWordBits] >> (i % kWordBits) & 1u) == (wanted ? 1u : 0u), name + ", bit " + std::to_string(i));
+    }
+  }
+
+  Conv2dShape shape;
+  WeightShape w;
+  int64_t OH, OW;
+  Buffer<float> x;
+  Buffer<uint32_t> words;
+  Buffer<float> weights, first, second, sums;
+};
+
+TEST(float_convolutions_are_chains_of_fused_multiply_adds) {
+  Random random(77);
+  int done = 0;
+  for (int round = 0; round < 300; ++round) {
+    const auto some = [&](int64_t low, int64_t high) { return random.between(low, high); };
+    const bool single = some(0, 2) == 0;
+    const WeightShape w = {some(1, 70), some(1, 40), single ? 1 : some(1, 4), single ? 1 : some(1, 4), 1};
+    const Conv2dShape shape = {some(1, 2), some(1, 7), some(1, 20), w.in_channels, some(1, 3), some(1, 3),
+                               some(0, 2), some(0, 2), some(1, 2),  some(1, 2),    0};
+    if (!check_conv2d(shape, w).is_ok()) continue;
+    ++done;
+    const bool bits = some(0, 1) == 1;
+    Convolution convolution(shape, w);
+    convolution.fill(random, bits);
+    const std::string name = "round " + std::to_string(round);
+    const int threads = static_cast<int>(some(1, 3));
+    convolution.check_floats(bits, false, false, threads, name);
+    convolution.check_floats(bits, true, some(0, 1) == 1, threads, name + ", scaled");
+    convolution.check_bits(bits, threads, name);
+  }
+  CHECK(done > 100, "shapes that fit");
+}
+
+TEST(float_convolutions_refuse_groups) {
+  const WeightShape w = {4, 2, 1, 1, 2};
+  const Status status = conv2d_float({}, {1, 1, 1, 4, 1, 1, 0, 0, 1, 1, 0}, w, pool(1));
+  CHECK(!status.is_ok(), "two groups");
+}
+
+}  // namespace
+}  // namespace stompp

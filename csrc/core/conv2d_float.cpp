@@ -87,6 +87,8 @@ class Worker {
   std::unique_ptr<float[]> lines_;
   std::unique_ptr<const float*[]> runs_;
   int64_t image_ = 0, first_line_ = 0, line_count_ = 0;  // of output
+  const float* ahead_ = nullptr;  // what is left of the next panel, which the tiles of this one fetch in equal shares
+  int64_t ahead_left_ = 0, ahead_share_ = 0;
 };
 
 void Worker::run(int64_t task) {
@@ -99,7 +101,12 @@ void Worker::run(int64_t task) {
   prepare_lines();
   const int64_t first_panel = task % grid.panel_chunks * grid.panel_count;
   const int64_t end = std::min(first_panel + grid.panel_count, panels);
+  const int64_t tiles = line_count_ * ceil_div(width, j_.implementation.float_tiles.pixels);
+  const int64_t panel_floats = j_.weight.K() * kPanelOutputs;
+  ahead_share_ = ceil_div(panel_floats, tiles);
   for (int64_t panel = first_panel; panel < end; ++panel) {
+    ahead_ = j_.conv.weights + (panel + 1) * panel_floats;
+    ahead_left_ = panel + 1 < end ? panel_floats : 0;
     if (j_.weight.taps() == 1) {  // the pixels of all lines are the rows of one matrix
       run_line(first_line_, line_count_ * width, panel);
       continue;
@@ -158,7 +165,7 @@ void Worker::run_line(int64_t oh, int64_t pixels, int64_t panel) {
   if (!single) clip_taps(top, s.dilation_h, w.kernel_h, s.height, &begin, &end);
   const float* line = lines_.get() + (single ? 0 : (oh - first_line_) * s.stride_h * j_.grid.line_floats);
   const float* weights = j_.conv.weights + (panel * w.K() + begin * w.kernel_w * s.channels) * kPanelOutputs;
-  FloatTile tile = {runs_.get(), (end - begin) * runs_in_line_, run_floats_, step, 0, weights};
+  FloatTile tile = {runs_.get(), (end - begin) * runs_in_line_, run_floats_, step, 0, weights, nullptr, 0};
 
   const float** run = runs_.get();
   for (int64_t h = begin; h < end; ++h)
@@ -169,6 +176,10 @@ void Worker::run_line(int64_t oh, int64_t pixels, int64_t panel) {
   const int64_t out_pixel = (image_ * s.out_height(w) + oh) * s.out_width(w);
   for (int64_t t = 0, pixel = 0; t < tiles; ++t, pixel += tile.pixels) {
     tile.pixels = pixels * (t + 1) / tiles - pixel;
+    tile.ahead = ahead_;
+    tile.ahead_floats = std::min(ahead_share_, ahead_left_);
+    ahead_ += tile.ahead_floats;
+    ahead_left_ -= tile.ahead_floats;
     run_tile(tile, out_pixel + pixel, panel);
     for (int64_t i = 0; i < tile.run_count; ++i) runs_[i] += tile.pixels * step;
   }

@@ -11,6 +11,8 @@ struct FloatTile {
   int64_t step;          // floats from what a pixel reads to what the next one does
   int64_t pixels;        // 1 .. FloatTileKernel::pixels
   const float* weights;  // [run_count * run_floats][32]
+  const float* ahead;    // weights that a later tile reads first, to be fetched meanwhile
+  int64_t ahead_floats;
 };
 
 struct FloatTileOut {

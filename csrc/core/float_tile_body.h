@@ -6,6 +6,9 @@
 //
 // No include guard, and no includes: see above.
 
+constexpr int64_t kLineFloats = 16;  // of a cache line
+constexpr int64_t kStepsAFetch = 8;
+
 // Sums of kPixels pixels, all in registers. Loops over them are unrolled before gcc looks for arrays to keep there.
 template <int kPixels>
 struct TileSums {
@@ -16,10 +19,17 @@ struct TileSums {
     for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 32
       for (int v = 0; v < Lanes::kVectors; ++v) of[p][v] = Lanes::zero();
-    const float* weights = tile.weights;
+    const float *weights = tile.weights, *ahead = tile.ahead, *ahead_end = ahead + tile.ahead_floats;
     for (int64_t run = 0; run < tile.run_count; ++run) {
       const float* x = tile.runs[run];
-      for (int64_t k = 0; k < tile.run_floats; ++k, weights += kPanelOutputs) add_products(x + k, tile.step, weights);
+      for (int64_t k = 0; k < tile.run_floats;) {
+        if (ahead < ahead_end) {
+          __builtin_prefetch(ahead, 0, 2);
+          ahead += kLineFloats;
+        }
+        const int64_t end = k + kStepsAFetch < tile.run_floats ? k + kStepsAFetch : tile.run_floats;
+        for (; k < end; ++k, weights += kPanelOutputs) add_products(x + k, tile.step, weights);
+      }
     }
   }
 

@@ -76,6 +76,7 @@ FAMILIES = (  # (beginning of a group's name, marker, colour), the first that fi
     ("binary weight, linear", "^", "#b05fae"),
     ("binary weight, conv depthwise", "X", "#f2a2a2"),
     ("binary weight", "*", "#c94f4f"),
+    ("float conv", "p", "#4aa7a0"),
 )
 OTHERS = ("packing, pooling, masks", "h", "0.5")
 PEAKS = {"binary": "products of bits", "signed sum": "sums with binary weights", "fp32": "fp32 products"}

@@ -17,6 +17,8 @@ KERNELS = (  # text, group of the suite, side that is compared with
     ("`bconv2d`, depthwise 3x3, bits to bits, against fp32", "bconv2d depthwise bits", "fp32"),
     ("floats with binary weights, linear, 1 to 8 rows, against PyTorch", "binary weight, linear, few rows", PYTORCH),
     ("floats with binary weights, ResNet's 3x3 layers, against PyTorch", "binary weight, conv 3x3", PYTORCH),
+    ("`conv2d_float`, first layers in float, against PyTorch", "float conv, first layer", PYTORCH),
+    ("`conv2d_float`, float projections of bits, against PyTorch", "float conv, projection of bits", PYTORCH),
     ("`progressive`, forward and backward of 1M to 16M elements, against PyTorch", "progressive", PYTORCH),
     ("`pack_outside`, BatchNorm + sign + packing, against PyTorch", "BatchNorm + sign + pack", PYTORCH),
 )

@@ -14,7 +14,7 @@ from helpers import (
     random_words,
 )
 from hypothesis import given, settings
-from models_for_tests import NETS, committed, make, set_stage
+from models_for_tests import NETS, committed, float_convs_of, make, set_stage
 from safetensors import safe_open
 from test_bconv2d import convolutions, expected_conv
 from test_epilogue import random_thresholds
@@ -22,14 +22,17 @@ from torch import nn
 
 import stompp_kernels as sk
 from stompp_kernels import cuda_library, native
+from stompp_kernels.nn import FloatConv2d
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import (
     Affine,
     AffineSigns,
+    Limits,
     PackedWeight,
     Threshold,
     bconv2d,
     bgemm,
+    conv2d_float,
     pack_conv_weight,
     pack_signs,
     pack_weight,
@@ -242,7 +245,8 @@ def test_a_network_converts_on_a_gpu_as_on_the_cpu(name):
             for values in (norm.weight.data, norm.bias.data, norm.running_mean):
                 values.copy_(torch.randn(values.shape, generator=g))
     set_stage(model, sk.nn.Stage.BINARY).eval()
-    on_cpu = sk.convert(model)
+    with float_convs_of(torch_s=True):  # as they are on a GPU
+        on_cpu = sk.convert(model)
     there = sk.convert(copy.deepcopy(model).to(DEVICE))
     assert {layer.weight.data.device.type for layer in packed_layers(there).values()} == {"cuda"}
     state = there.state_dict()
@@ -251,6 +255,24 @@ def test_a_network_converts_on_a_gpu_as_on_the_cpu(name):
             torch.testing.assert_close(state[key].cpu(), value)
         else:
             assert_same_bits(state[key].cpu(), value, key)
+
+
+@pytest.mark.parametrize("epilogue", ["floats", "affine", "bits"])
+def test_float_convolutions_move_to_a_gpu(epilogue, g, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    x, w = torch.randint(-9, 10, (2, 40, 9, 8), generator=g).float(), torch.randint(-9, 10, (34, 40, 3, 3), generator=g)
+    low, high = torch.full((34,), -50.0), torch.full((34,), 90.0)
+    epilogues = {"floats": None, "affine": Affine(low, high), "bits": Limits(low, high)}
+    conv = nn.Conv2d(40, 34, 3, 2, 1, bias=False)
+    conv.weight.data = w.float()
+    for reads, inputs in (("floats", x), ("bits", pack_signs(x.permute(0, 2, 3, 1)))):
+        module = FloatConv2d.of(conv, reads, epilogues[epilogue])
+        expected = module(inputs)  # of integers: exact in any order
+        moved = copy.deepcopy(module).to(DEVICE)
+        for _ in range(2):
+            assert_same_bits(moved(inputs.to(DEVICE)).cpu(), expected)
+        op = conv2d_float(inputs.to(DEVICE), moved.weight, 2, 1, epilogue=moved._epilogue())
+        assert_same_bits(op.cpu(), expected)
 
 
 def sample_products(g):

@@ -192,7 +192,9 @@ def test_bad_weights_are_named(w):
         pack_float_weight(w)
 
 
-@pytest.mark.parametrize("epilogue", [None, Affine(torch.rand(8), torch.rand(8), fused=True), LIMITS], ids=str)
+@pytest.mark.parametrize(
+    "epilogue", [None, Affine(torch.arange(8.0), torch.ones(8), fused=True), LIMITS], ids=["floats", "affine", "bits"]
+)
 def test_the_module_is_the_op(implementation, epilogue, g):
     conv = torch.nn.Conv2d(3, 8, 3, 2, 1, bias=False)
     x = random_floats((2, 3, 9, 8), g, specials=0)

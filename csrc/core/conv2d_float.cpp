@@ -18,7 +18,6 @@ namespace {
 constexpr int64_t kChunkBytes = 256 * 1024;
 // Weights that every task may read again; larger ones come from further away than the second cache.
 constexpr int64_t kNearBytes = 1024 * 1024;
-constexpr int64_t kMostPixels = 16;  // of a tile, in every implementation
 
 // A task is some output lines of an image with some panels.
 struct Grid {
@@ -200,7 +199,7 @@ void Worker::run_tile(const FloatTile& tile, int64_t pixel, int64_t panel) const
     kernel.multiply(tile, {first, second, j_.conv.fused, out, outputs});
     return;
   }
-  float whole[kMostPixels * kPanelOutputs];
+  float whole[kMostTilePixels * kPanelOutputs];
   kernel.multiply(tile, {first, second, j_.conv.fused, whole, kPanelOutputs});
   for (int64_t p = 0; p < tile.pixels; ++p)
     std::memcpy(out + p * outputs, whole + p * kPanelOutputs, static_cast<size_t>(outputs - n) * sizeof(float));

@@ -5,6 +5,8 @@
 
 namespace stompp {
 
+constexpr int64_t kMostTilePixels = 16;
+
 struct FloatTile {
   const float* const* runs;  // what the first pixel reads, [run_count][run_floats]
   int64_t run_count, run_floats;
@@ -32,7 +34,7 @@ struct FloatTileBits {
 };
 
 struct FloatTileKernel {
-  int64_t pixels;  // most pixels of a tile
+  int64_t pixels;  // most pixels of a tile, at most kMostTilePixels
   void (*multiply)(const FloatTile& tile, const FloatTileOut& out);
   void (*compare)(const FloatTile& tile, const FloatTileBits& out);
 };

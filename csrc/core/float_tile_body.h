@@ -6,6 +6,7 @@
 //
 // No include guard, and no includes: see above.
 
+static_assert(Lanes::kPixels <= kMostTilePixels, "callers keep that many");
 constexpr int64_t kLineFloats = 16;  // of a cache line
 constexpr int64_t kStepsAFetch = 8;
 

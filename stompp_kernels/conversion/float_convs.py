@@ -19,7 +19,7 @@ from stompp_kernels.conversion.nodes import is_fixed_norm
 from stompp_kernels.nn import FloatConv2d, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
 from stompp_kernels.ops import Affine, Limits
 
-_UNKNOWN_PIXELS = (56, 56)
+_UNKNOWN_SIZE = 56
 _ONE_TO_ONE = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, PackBatchNorm, PackSigns)
 
 Pixels = tuple[int, int]
@@ -42,13 +42,14 @@ def pack_float_convs(packed: fx.GraphModule) -> None:
     calls = Counter(str(node.target) for node in packed.graph.nodes if node.op == "call_module")
     for node in list(packed.graph.nodes):
         conv = module_of(node)
-        if type(conv) is not nn.Conv2d or calls[str(node.target)] > 1 or not has_kernel(conv):
+        source = node.args[0] if node.args else None
+        if type(conv) is not nn.Conv2d or not has_kernel(conv) or not isinstance(source, fx.Node):
             continue
-        source = node.args[0]
-        assert isinstance(source, fx.Node)
+        if calls[str(node.target)] > 1:
+            continue
         unpacking = module_of(source)
         reads = "bits" if isinstance(unpacking, UnpackSigns) and unpacking.images else "floats"
-        size = source.meta.get("pixels") or _before(conv, _pixels_of(node, module_of)) or _UNKNOWN_PIXELS
+        size = source.meta.get("pixels") or _before(conv, _pixels_of(node, module_of)) or _some_pixels(conv)
         if not _gives_the_same_bits(conv, reads, size):
             continue
         end, epilogue = _what_follows(node, conv, module_of)
@@ -133,16 +134,19 @@ def _pixels_of(node: fx.Node, module_of: Callable[[fx.Node], nn.Module | None]) 
     return None
 
 
+def _some_pixels(conv: nn.Conv2d) -> Pixels:
+    sizes = [max(_UNKNOWN_SIZE, conv.dilation[i] * (conv.kernel_size[i] - 1) + 1) for i in (0, 1)]
+    return sizes[0], sizes[1]
+
+
 def _before(module: nn.Conv2d | nn.MaxPool2d, pixels: Pixels | None) -> Pixels | None:
     """The largest image of which a window gives that many pixels."""
     if pixels is None:
         return None
-    window = [_two(getattr(module, name)) for name in ("kernel_size", "stride", "padding", "dilation")]
-    before = [
-        pixels[i] * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1)
-        for kernel, stride, padding, dilation in (window,)
-        for i in (0, 1)
-    ]
+    kernel, stride, padding, dilation = (
+        _two(getattr(module, name)) for name in ("kernel_size", "stride", "padding", "dilation")
+    )
+    before = [pixels[i] * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) for i in (0, 1)]
     return before[0], before[1]
 
 

@@ -25,6 +25,8 @@ def convert(model: nn.Module, verify: Any = None, by_layer: bool | None = None) 
     kernel that writes floats, the next layer's bits, or both. Max-pooling of signs runs on bits. The result equals the
     model in eval mode: signs that are decided on integers are identical, floats the same arithmetic up to its last
     rounding. Layers with binary weights and float inputs keep their weights as bits, and add in an order of their own.
+    On the CPU convolutions that stay in float run by :func:`stompp_kernels.ops.conv2d_float`, with the BatchNorm and
+    sign behind them, where that gives the bits of torch's convolution with the threads that are set now.
 
     Args:
         model: prepared, and committed as a whole or in part; left as it is.

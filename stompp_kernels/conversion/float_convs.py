@@ -18,6 +18,7 @@ from stompp_kernels.conversion.folding import fold_limits, fold_norm
 from stompp_kernels.conversion.nodes import is_fixed_norm
 from stompp_kernels.nn import FloatConv2d, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
 from stompp_kernels.ops import Affine, Limits
+from stompp_kernels.ops.checks import pair
 
 _UNKNOWN_SIZE = 56
 _ONE_TO_ONE = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, PackBatchNorm, PackSigns)
@@ -144,11 +145,7 @@ def _before(module: nn.Conv2d | nn.MaxPool2d, pixels: Pixels | None) -> Pixels |
     if pixels is None:
         return None
     kernel, stride, padding, dilation = (
-        _two(getattr(module, name)) for name in ("kernel_size", "stride", "padding", "dilation")
+        pair(name, getattr(module, name), 0) for name in ("kernel_size", "stride", "padding", "dilation")
     )
     before = [pixels[i] * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) for i in (0, 1)]
     return before[0], before[1]
-
-
-def _two(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else value

@@ -12,7 +12,7 @@ from torch import Tensor
 from stompp_kernels import native
 from stompp_kernels.ops.checks import check_conv2d_input, check_shape, check_tensor, conv2d_out_size
 from stompp_kernels.ops.epilogue import Affine
-from stompp_kernels.ops.reference import FLOAT_PANEL, words_for
+from stompp_kernels.ops.reference import FLOAT_PANEL, unpack_float_weight, words_for
 
 _ops = torch.ops.stompp
 
@@ -48,9 +48,7 @@ class FloatWeight:
 
     def unpacked(self) -> Tensor:
         """The weights, float32 [O, I, kh, kw]."""
-        O, I, kh, kw = self.shape
-        rows = self.data.transpose(1, 2).reshape(-1, kh, kw, I)
-        return rows[:O].permute(0, 3, 1, 2)
+        return unpack_float_weight(self.data, self.shape)
 
 
 def pack_float_weight(w: Tensor) -> FloatWeight:

@@ -326,6 +326,12 @@ def conv2d_binary_weight(
     return y.contiguous().permute(0, 3, 1, 2)
 
 
+def unpack_float_weight(weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """Panels [ceil(O/32), kh * kw * I, 32] to [O, I, kh, kw]."""
+    O, I, kh, kw = shape
+    return weight.transpose(1, 2).reshape(-1, kh, kw, I)[:O].permute(0, 3, 1, 2)
+
+
 def conv2d_float(
     x: Tensor,
     weight: Tensor,
@@ -338,10 +344,9 @@ def conv2d_float(
     fused: bool,
 ) -> Tensor:
     """x: floats or words; weight: [panels, kh * kw * I, 32]. The sums may be done in another order."""
-    O, I, kh, kw = weight_shape
     if x.dtype is torch.int32:
-        x = unpack_signs(x, I, torch.float32).permute(0, 3, 1, 2)
-    w = weight.transpose(1, 2).reshape(-1, kh, kw, I)[:O].permute(0, 3, 1, 2)
+        x = unpack_signs(x, weight_shape[1], torch.float32).permute(0, 3, 1, 2)
+    w = unpack_float_weight(weight, weight_shape)
     y = F.conv2d(x, w, None, tuple(stride), tuple(padding), tuple(dilation)).permute(0, 2, 3, 1)
     if scale is not None and bias is not None:
         y = multiply_add(y, scale, bias, fused)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import re
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -19,8 +20,9 @@ from stompp_kernels.bench.command import Options, find
 from stompp_kernels.bench.network import measure, sizes
 from stompp_kernels.cli import main
 from stompp_kernels.conversion import profile as layers
-from stompp_kernels.nn import PackedConv2d, Stage
+from stompp_kernels.nn import FloatConv2d, PackedConv2d, Stage
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops import Limits
 
 QUICK = {"compile": False, "seconds": 0.05, "at_least": 2}
 SMALL = {"width": 8, "image_size": 32}
@@ -177,13 +179,25 @@ def test_operations_are_those_of_the_float_layers(resnet):
 
 def test_the_bound_is_of_the_float_layers_and_the_binary_operations(resnet):
     inputs = resnet.inputs(1)
-    found = bound(resnet.model, inputs, lambda: resnet.packed(inputs), 0.05, compile=False)
+    found = bound(resnet.model, inputs, resnet.packed, lambda: resnet.packed(inputs), 0.05, compile=False)
     shortcuts = [f"layer{stage}.0.downsample.0" for stage in (2, 3, 4)]
     assert sorted(found.float_layers) == sorted(["conv1", "maxpool", *shortcuts, "avgpool", "fc"])
     binary = [row.operations for row in layers.profile(resnet.packed, inputs, 0.01) if row.binary]
     assert found.binary_operations == sum(binary)
     assert found.ms == found.float_ms + found.binary_operations / found.bgemm_gops / 1e6
     assert found.packed_over_bound == found.packed_ms / found.ms
+
+
+@pytest.mark.parametrize(("reads", "swapped"), [("floats", True), ("bits", False)])
+def test_the_bound_takes_convolutions_that_write_bits_from_the_packed_network(reads, swapped):
+    conv, ran = nn.Conv2d(3, 8, 3, bias=False), []
+    limits = Limits(torch.zeros(8), torch.full((8,), torch.inf))
+    packed = nn.ModuleDict({"first_signs": FloatConv2d.of(conv, reads, limits)})
+    packed["first_signs"].register_forward_hook(lambda *_: ran.append(True))
+    x = torch.randn(1, 3, 8, 8)
+    found = bound(nn.Sequential(OrderedDict(first=conv)), x, packed, lambda: x, 0.01, compile=False)
+    assert found.float_layers == ("first",)
+    assert bool(ran) == swapped
 
 
 def test_the_bound_counts_float_products_that_no_layer_holds():
@@ -198,7 +212,7 @@ def test_the_bound_counts_float_products_that_no_layer_holds():
             return self.last(nn.functional.scaled_dot_product_attention(y, y, y))
 
     x = torch.randn(1, 4, 8)
-    found = bound(Attention(), x, lambda: x, 0.01, compile=False)
+    found = bound(Attention(), x, nn.Identity(), lambda: x, 0.01, compile=False)
     assert found.float_layers == ("first", "scaled_dot_product_attention", "last"), "the last is a layer, once"
     assert found.binary_operations == 0
 

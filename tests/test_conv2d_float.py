@@ -113,6 +113,40 @@ def test_epilogues(implementation, O, g):
     assert_same_bits(words, reference.pack_outside(sums, low, high))
 
 
+SPECIALS = {
+    "none": [],
+    "nan": [torch.nan],
+    "infinities": [torch.inf, -torch.inf, torch.inf],
+    "overflow": [3e38, -3e38, 2e38],
+    "large": [1e30, -1e30],
+    "denormal": [1e-40, -3e-42, -0.0],
+}
+
+
+@needs_library
+@pytest.mark.parametrize("specials", SPECIALS)
+@pytest.mark.parametrize(("kernel", "stride"), [((7, 7), 2), ((4, 3), 1), ((5, 5), (2, 1)), ((11, 11), 4)])
+def test_bits_of_large_images_are_those_of_their_sums(implementation, restore_threads, kernel, stride, specials, g):
+    """Which are computed by Winograd's rounding, where that can tell."""
+    I = 3 if kernel[0] > 5 else 6
+    x, w = case(g, I, 40, kernel, (37 * (stride if isinstance(stride, int) else 2), 150))
+    if specials == "denormal":
+        x *= 1e-38
+    for i, value in enumerate(SPECIALS[specials]):
+        x[0, i % I, 20 + i, 30 * (i + 1)] = value
+    weight = pack_float_weight(w)
+    sums = conv2d_float(x, weight, stride, 3).permute(0, 2, 3, 1)
+    low, high = torch.full((40,), -torch.inf), torch.full((40,), torch.inf)
+    n = torch.arange(40)
+    ties = sums[0, 5, n % sums.shape[2], n]  # a sum that is its limit is not outside
+    low[:20], high[20:] = ties[:20], ties[20:]
+    low[1], low[2], low[3], high[21], high[22] = 0.0, torch.inf, torch.nan, -torch.inf, 3e38
+    expected = reference.pack_outside(sums, low, high)
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        assert_same_bits(conv2d_float(x, weight, stride, 3, epilogue=Limits(low, high)), expected)
+
+
 def test_special_values_reach_their_own_pixels_only(implementation, g):
     x, w = case(g, 4, 40, (1, 1), (5, 6))
     clean = conv2d_float(x, pack_float_weight(w))

@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "core/conv2d_winograd.h"
 #include "core/dispatch.h"
 #include "core/taps.h"
 
@@ -228,6 +229,11 @@ Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const Weigh
   const float* constants[] = {
       whole_panels(bits ? conv.limits.low : conv.scale, weight.out_channels, bits ? -infinity : 0.0f, &first),
       whole_panels(bits ? conv.limits.high : conv.bias, weight.out_channels, bits ? infinity : 0.0f, &second)};
+  if (bits) {
+    bool done = false;
+    const Status by_winograd = conv2d_winograd(conv, shape, weight, {constants[0], constants[1]}, pool, &done);
+    if (done) return by_winograd;
+  }
   const Job job = {conv, shape, weight, *implementation, grid, constants[0], constants[1]};
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, job.tasks(), 1, [&](int64_t begin, int64_t end) {

@@ -15,21 +15,28 @@ template <int kPixels>
 struct TileSums {
   Lanes::Vector of[kPixels][Lanes::kVectors];
 
-  STOMPP_TILE_INLINE void add_up(const FloatTile& tile) {
+  // At zero, or at a value of each output.
+  STOMPP_TILE_INLINE void begin(const float* values) {
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 32
-      for (int v = 0; v < Lanes::kVectors; ++v) of[p][v] = Lanes::zero();
+      for (int v = 0; v < Lanes::kVectors; ++v)
+        of[p][v] = values == nullptr ? Lanes::zero() : Lanes::load(values + v * Lanes::kFloats);
+  }
+
+  STOMPP_TILE_INLINE void add_up(const FloatTile& tile) {
+    begin(nullptr);
     const float *weights = tile.weights, *ahead = tile.ahead, *ahead_end = ahead + tile.ahead_floats;
+    const int64_t step = tile.step;
     for (int64_t run = 0; run < tile.run_count; ++run) {
-      const float* x = tile.runs[run];
-      for (int64_t k = 0; k < tile.run_floats;) {
+      const float *x = tile.runs[run], *end = x + tile.run_floats;
+      while (x < end) {
         if (ahead < ahead_end) {
           __builtin_prefetch(ahead, 0, 2);
           ahead += kLineFloats;
         }
-        const int64_t end = k + kStepsAFetch < tile.run_floats ? k + kStepsAFetch : tile.run_floats;
-        for (; k < end; ++k, weights += kPanelOutputs) add_products(x + k, tile.step, weights);
+        const float* stop = end - x > kStepsAFetch ? x + kStepsAFetch : end;
+        for (; x < stop; ++x, weights += kPanelOutputs) add_products(x, step, weights);
       }
     }
   }

@@ -13,6 +13,7 @@
 #include "core/progressive.h"
 #include "core/rows.h"
 #include "core/signed_sum.h"
+#include "core/winograd.h"
 
 namespace stompp {
 
@@ -111,6 +112,7 @@ struct Implementation {
 
   // Floats with float weights.
   FloatTileKernel float_tiles;
+  winograd::Kernel winograd;
 };
 
 }  // namespace stompp

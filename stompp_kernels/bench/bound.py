@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from stompp_kernels.bench.sides import compiled, folding, on_device
 from stompp_kernels.bench.subjects import call, device_of
-from stompp_kernels.conversion.float_convs import has_kernel
+from stompp_kernels.conversion.float_convs import TO_SIGNS, has_kernel
 from stompp_kernels.conversion.profile import is_leaf, operations_of
 from stompp_kernels.measure import sample_on
 from stompp_kernels.models.registry import Inputs
@@ -42,7 +42,7 @@ class Bound:
     Attributes:
         float_layers: names of the layers and functions that stay in float.
         float_ms: their time, each alone at its shape, in the fastest of torch's eager, torch's compiled, and eager with
-            this package's convolutions.
+            this package's convolutions, which write bits where the packed network's do.
         binary_operations: multiplications and additions of the binary layers.
         bgemm_gops: speed of ``bgemm`` on a large product, in operations a nanosecond.
         packed_ms: time of the packed network, measured in turn with the float layers and that product.
@@ -75,7 +75,8 @@ class _Leftovers(nn.Module):
         self.layers = nn.ModuleList()
         self.layer_inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.functions: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
-        self.names: list[str] = []
+        self.names: list[str] = []  # of both
+        self.layer_names: list[str] = []
         self.binary_operations = 0
 
     def forward(self, layer_inputs: list[Any], operands: list[Any]) -> list[Any]:
@@ -105,18 +106,24 @@ class _FloatFunctions(TorchFunctionMode):
 
 @torch.no_grad()
 def bound(
-    model: nn.Module, inputs: Inputs, packed: Callable[[], Any], seconds: float = 2.0, compile: bool = True
+    model: nn.Module,
+    inputs: Inputs,
+    packed: nn.Module,
+    run: Callable[[], Any],
+    seconds: float = 2.0,
+    compile: bool = True,
 ) -> Bound:
     """The bound of a committed model on inputs of one batch, measured now.
 
     Args:
-        packed: runs the packed network on the same inputs; timed in turn with what the bound is made of.
+        packed: the packed network.
+        run: runs it on the same inputs; timed in turn with what the bound is made of.
         seconds: to spend.
         compile: also try the float layers compiled.
     """
     found = _leftovers(model, inputs)
-    device, ours = device_of(inputs), _with_our_convolutions(found)
-    sides: dict[str, Callable[[], Any]] = {"packed": packed, "bgemm": _large_product(device)}
+    device, ours = device_of(inputs), _with_our_convolutions(found, packed)
+    sides: dict[str, Callable[[], Any]] = {"packed": run, "bgemm": _large_product(device)}
     if found.names:
         sides["float"] = on_device(lambda: found.run(found), device)
         sides["float, our convolutions"] = on_device(lambda: found.run(ours), device)
@@ -150,12 +157,17 @@ def _leftovers(model: nn.Module, inputs: Inputs) -> _Leftovers:
     return found.eval()
 
 
-def _with_our_convolutions(found: _Leftovers) -> _Leftovers:
-    """The same layers, those swapped that a packed network may swap."""
-    ours = _Leftovers()
+def _with_our_convolutions(found: _Leftovers, packed: nn.Module) -> _Leftovers:
+    """The same layers, those swapped that a packed network may swap, for its own where they read floats."""
+    ours, modules = _Leftovers(), dict(packed.named_modules())
     ours.functions = found.functions
-    for layer in found.layers:
-        ours.layers.append(FloatConv2d.of(layer) if type(layer) is nn.Conv2d and has_kernel(layer) else layer)
+    for name, layer in zip(found.layer_names, found.layers, strict=True):
+        to_bits = modules.get(f"{name}{TO_SIGNS}")
+        if isinstance(to_bits, FloatConv2d) and to_bits.reads == "floats":
+            layer = to_bits
+        elif type(layer) is nn.Conv2d and has_kernel(layer):
+            layer = FloatConv2d.of(layer)
+        ours.layers.append(layer)
     return ours.eval()
 
 
@@ -172,6 +184,7 @@ def _noting(model: nn.Module, found: _Leftovers, functions: _FloatFunctions) -> 
             found.binary_operations += operations_of(module, output)
         elif not isinstance(module, (*_FREE, ProgressiveActivation)):
             found.names.append(name)
+            found.layer_names.append(name)
             found.layers.append(module)
             found.layer_inputs.append((tuple(map(_copy, args)), {key: _copy(value) for key, value in kwargs.items()}))
 

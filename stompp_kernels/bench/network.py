@@ -81,7 +81,7 @@ def _measure(
     if device.type == "cpu":
         row["profile"] = [_layer(layer) for layer in profile(subject.packed, inputs, seconds / 5)]
     if subject.model is not None:
-        row["bound"] = _bound(bound(subject.model, inputs, fastest["packed"].run, seconds / 5, compile))
+        row["bound"] = _bound(bound(subject.model, inputs, subject.packed, fastest["packed"].run, seconds / 5, compile))
     return row
 
 

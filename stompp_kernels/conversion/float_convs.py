@@ -20,6 +20,7 @@ from stompp_kernels.nn import FloatConv2d, PackBatchNorm, PackSigns, PrepackedCo
 from stompp_kernels.ops import Affine, Limits
 from stompp_kernels.ops.checks import pair
 
+TO_SIGNS = "_signs"  # ends the name of a convolution that writes signs as bits
 _UNKNOWN_SIZE = 56
 _ONE_TO_ONE = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, PackBatchNorm, PackSigns)
 
@@ -54,7 +55,7 @@ def pack_float_convs(packed: fx.GraphModule) -> None:
         if not _gives_the_same_bits(conv, reads, size):
             continue
         end, epilogue = _what_follows(node, conv, module_of)
-        name = str(node.target) + ("_signs" if isinstance(epilogue, Limits) else "_affine" if end is not node else "")
+        name = str(node.target) + (TO_SIGNS if isinstance(epilogue, Limits) else "_affine" if end is not node else "")
         packed.add_submodule(name, FloatConv2d.of(conv, reads, epilogue))
         with packed.graph.inserting_before(end):
             twin = packed.graph.call_module(name, (source.args[0] if reads == "bits" else source,))

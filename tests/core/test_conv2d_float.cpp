@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "core/conv2d_float.h"
+#include "core/winograd_weight.h"
 
 namespace stompp {
 namespace {
@@ -44,6 +45,10 @@ struct Convolution {
       weights[i] =
           i / (w.K() * kPanelOutputs) * kPanelOutputs + i % kPanelOutputs < w.out_channels ? random.uniform() : 0.0f;
     for (int64_t i = 0; i < w.out_channels; ++i) first[i] = random.uniform(), second[i] = random.uniform();
+    add_up();
+  }
+
+  void add_up() {
     for (int64_t i = 0; i < sums.size; ++i)
       sums[i] = expected(i / w.out_channels / OW / OH, i / w.out_channels / OW % OH, i / w.out_channels % OW,
                          i % w.out_channels);
@@ -138,6 +143,75 @@ TEST(float_convolutions_are_chains_of_fused_multiply_adds) {
     convolution.check_bits(bits, threads, name);
   }
   CHECK(done > 100, "shapes that fit");
+}
+
+// Limits that are sums of some pixels, or next to them, are what Winograd's rounding cannot tell from those sums.
+TEST(bits_by_winograd_are_those_of_the_chain) {
+  Random random(78);
+  int done = 0;
+  for (int round = 0; round < 30; ++round) {
+    const auto some = [&](int64_t low, int64_t high) { return random.between(low, high); };
+    const int64_t stride = some(1, 3), height = some(2 * stride + 1, 4 * stride);
+    const WeightShape w = {some(1, 40), some(1, 5), height, some(2, 6), 1};
+    const Conv2dShape shape = {some(1, 2),
+                               stride * some(14, 30),
+                               some(50, 80),
+                               w.in_channels,
+                               stride,
+                               some(1, 2),
+                               some(0, 3),
+                               some(0, 3),
+                               1,
+                               1,
+                               0};
+    if (!check_conv2d(shape, w).is_ok() || !winograd::pays(shape, w)) continue;
+    ++done;
+    Convolution convolution(shape, w);
+    convolution.fill(random, false);
+    const int64_t pixels = convolution.sums.size / w.out_channels;
+    const bool loud = some(0, 1) == 1;  // a few inputs are so large that all others are lost beside them
+    for (int64_t i = 0; loud && i < convolution.x.size; ++i) convolution.x[i] *= some(0, 500) == 0 ? 0x1p14f : 0x1p-3f;
+    if (loud) convolution.add_up();
+    for (int64_t o = 0; o < w.out_channels; ++o) {
+      const float sum = convolution.sums[some(0, pixels - 1) * w.out_channels + o], infinity = HUGE_VALF;
+      const float limits[] = {sum, std::nextafter(sum, infinity), std::nextafter(sum, -infinity), infinity, -infinity};
+      const float limit = limits[some(0, 29) == 0 ? some(3, 4) : some(0, 2)];
+      const bool low = some(0, 1) == 1;
+      convolution.first[o] = low ? limit : -infinity;
+      convolution.second[o] = low ? infinity : limit;
+    }
+    convolution.check_bits(false, static_cast<int>(some(1, 3)), "round " + std::to_string(round));
+  }
+  CHECK(done >= 10, "shapes that pay, of which " + std::to_string(done));
+}
+
+// What has no bounds, or is not worth computing them, is not left to Winograd.
+TEST(winograd_weights_say_whether_they_are_usable) {
+  const WeightShape w = {2, 3, 7, 7, 1};
+  const Conv2dShape shape = {1, 224, 224, 3, 2, 2, 3, 3, 1, 1, 0};
+  CHECK(winograd::pays(shape, w), "a first layer");
+  CHECK(!winograd::pays({1, 32, 32, 3, 1, 1, 1, 1, 1, 1, 0}, {64, 3, 3, 3, 1}), "few products");
+  CHECK(!winograd::pays({1, 224, 224, 3, 2, 2, 3, 3, 2, 1, 0}, w), "dilation");
+  CHECK(!winograd::pays({1, 60, 60, 3, 2, 2, 3, 3, 1, 1, 0}, w), "a small image");
+  const float infinity = HUGE_VALF, nan = std::nanf("");
+  Buffer<float> weights(w.K() * kPanelOutputs), low(kPanelOutputs), high(kPanelOutputs);
+  const auto usable = [&] {
+    return winograd::Weight(weights.get(), shape, w, {low.get(), high.get()}, pool(1)).usable();
+  };
+  for (int64_t n = 0; n < kPanelOutputs; ++n) low[n] = -infinity, high[n] = infinity;
+  CHECK(usable(), "no limits");
+  low[1] = 0;
+  CHECK(usable(), "a lower limit");
+  high[1] = 1;
+  CHECK(!usable(), "two limits");
+  low[1] = nan;
+  CHECK(usable(), "a limit that is not a number is none");
+  high[1] = -infinity;
+  CHECK(usable(), "everything is outside");
+  for (const float weight : {infinity, nan, 3e38f}) {
+    weights[5 * kPanelOutputs] = weight;
+    CHECK(!usable(), "weights that are not finite, or nearly");
+  }
 }
 
 TEST(float_convolutions_refuse_groups) {

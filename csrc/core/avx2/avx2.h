@@ -44,6 +44,9 @@ void add_up(const SignedSumBlock& block);
 constexpr int kTilePixels = 3;
 void multiply_tile(const FloatTile& tile, const FloatTileOut& out);
 void compare_tile(const FloatTile& tile, const FloatTileBits& out);
+void transform_lines(const float* const* lines, int64_t floats, float* out, int64_t out_stride,
+                     winograd::Largest& largest);
+void compare_rows(const winograd::Tile& tile, winograd::Bits& bits);
 
 }  // namespace avx2
 }  // namespace stompp

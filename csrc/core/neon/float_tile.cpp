@@ -25,14 +25,25 @@ struct Lanes {
   static Vector broadcast(const float* p) { return vld1q_dup_f32(p); }
   static void store(float* p, Vector v) { vst1q_f32(p, v); }
   static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
+  static Vector subtract(Vector a, Vector b) { return vsubq_f32(a, b); }
   static Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+  static Vector magnitude(Vector x) { return vabsq_f32(x); }
+  // b where a is not a number.
+  static Vector larger(Vector a, Vector b) { return vmaxnmq_f32(a, b); }
   static uint32_t outside(Vector x, Vector low, Vector high) {
     return vaddvq_u32(vandq_u32(vorrq_u32(vcltq_f32(x, low), vcgtq_f32(x, high)), vld1q_u32(kLaneBits)));
+  }
+  // Of zeros and not a number any.
+  static uint32_t negative(Vector x) { return vaddvq_u32(vandq_u32(vcltzq_f32(x), vld1q_u32(kLaneBits))); }
+  // Also where one is not a number.
+  static uint32_t not_above(Vector x, Vector y) {
+    return vaddvq_u32(vandq_u32(vmvnq_u32(vcgtq_f32(x, y)), vld1q_u32(kLaneBits)));
   }
 };
 
 #include "core/float_tile_body.h"
+#include "core/winograd_body.h"
 
 }  // namespace neon
 }  // namespace stompp

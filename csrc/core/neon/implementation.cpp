@@ -75,6 +75,7 @@ const Implementation kImplementation = {
      widen,
      scale_sums},
     {kTilePixels, multiply_tile, compare_tile},
+    {transform_lines, compare_rows},
 };
 
 }  // namespace neon

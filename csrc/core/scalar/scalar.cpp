@@ -81,6 +81,7 @@ const Implementation kImplementation = {
      widen,
      scale_sums},
     {kTilePixels, multiply_tile, compare_tile},
+    {transform_lines, compare_rows},
 };
 
 }  // namespace scalar

@@ -1,12 +1,15 @@
 """Progressive training with what PyTorch users combine it with."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from helpers import assert_same_bits, generator
 from models_for_tests import (
     IMAGES,
+    BiRealNet,
+    ResidualNet,
     assert_same_masks,
     assert_same_state,
     batch,
@@ -15,6 +18,7 @@ from models_for_tests import (
     make_without_norm,
     masked_modules,
     masks,
+    seeded,
     set_stage,
     snapshot,
     train_steps,
@@ -96,8 +100,10 @@ def test_a_committed_layer_gives_under_autocast_what_the_float_path_gives(dtype,
     assert_same_bits(y, expected)  # the sums are integers up to 256, which either type holds
     for actual, wanted in zip(grads, expected_grads, strict=True):
         assert actual.dtype == wanted.dtype
-        # The same torch kernels on the same +-1 operands; a memory format may change the order of a sum.
-        torch.testing.assert_close(actual.float(), wanted.float(), rtol=2**-6, atol=2**-3)
+        # The same torch kernels on the same +-1 operands; a memory format may change the order of a sum, and where the
+        # processor lacks these types, what is added up is rounded to them at every step.
+        largest = wanted.abs().max().item()
+        torch.testing.assert_close(actual.float(), wanted.float(), rtol=2**-6, atol=2**-6 * largest)
     with torch.no_grad(), torch.autocast("cpu", dtype):
         assert_same_bits(layer(x), expected, "without gradient")
         with torch.autocast("cpu", enabled=False):
@@ -322,12 +328,18 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(parts, regime):
 # ------------------------------------------------------------------------------------------------ channels_last
 
 
+# 9 channels: of 1x1 convolutions with a stride and 2 to 7 channels in channels_last, oneDNN on AVX2 computes wrong
+# gradients and writes behind its memory (its issue 6035).
+CHANNELS_LAST = {"residual": partial(ResidualNet, width=9), "bireal": BiRealNet}
+
+
 @every_regime
-@pytest.mark.parametrize("name", ["residual", "bireal"])
+@pytest.mark.parametrize("name", CHANNELS_LAST)
 def test_channels_last_stays_and_changes_no_mask(name, regime):
     last = torch.channels_last
-    model, _ = make(name)
-    contiguous, _ = make(name)
+    seeded()
+    model, _ = sk.prepare(CHANNELS_LAST[name](), torch.randn(IMAGES))
+    contiguous = copy.deepcopy(model)
     model.to(memory_format=last)
     optimizer, progression = start(model, regime)
     optimizer2, progression2 = start(contiguous, regime)

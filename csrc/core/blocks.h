@@ -86,6 +86,29 @@ class RowStarts {
   int64_t used_ = 0, n_ = 0, count_ = 0;
 };
 
+// Whether a kernel's AffineOut can say what the epilogue is.
+inline bool is_affine_of_floats(const Epilogue& e) {
+  return e.kind == Epilogue::Kind::kAffine && e.out_type == FloatType::kFloat32 &&
+         (e.residual == nullptr || e.residual_type == FloatType::kFloat32);
+}
+
+// For rows from first_row on and outputs from n on; of words, those that begin with output n.
+inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int64_t first_row, int64_t n) {
+  const auto from = [](auto* values, int64_t offset) { return values == nullptr ? nullptr : values + offset; };
+  const int64_t at = first_row * e.N + n, words = words_for(e.N);
+  return {starts,
+          e.fused,
+          e.scale + n,
+          e.bias + n,
+          from(static_cast<const float*>(e.residual), at),
+          from(e.residual_scale, n),
+          from(e.residual_bias, n),
+          from(static_cast<float*>(e.out), at),
+          e.N,
+          from(e.sign_words, first_row * words + n / kWordBits),
+          words};
+}
+
 }  // namespace detail
 
 // Computes dot(row m, weight n) = K - 2*pop(row ^ weight) for m < M and all n, and finishes it with `epilogue`.
@@ -108,9 +131,7 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
   const ProductKernel& kernel = product_kernel(implementation, shape, M);
   const bool compares =
       epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && shape.K() <= kMaxLimitK;
-  const bool scales = epilogue.kind == Epilogue::Kind::kAffine && kernel.scale != nullptr &&
-                      epilogue.residual == nullptr && epilogue.sign_words == nullptr &&
-                      epilogue.out_type == FloatType::kFloat32 && shape.K() <= kMaxLimitK;
+  const bool scales = kernel.scale != nullptr && detail::is_affine_of_floats(epilogue) && shape.K() <= kMaxLimitK;
 
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
@@ -154,10 +175,8 @@ Status multiply(const Implementation& implementation, const RowSource& source, i
           finish_bits(epilogue, dots, bits);
           continue;
         }
-        if (scales && left >= whole) {
-          float* out = static_cast<float*>(epilogue.out) + first_row * epilogue.N + dots.n;
-          kernel.scale(
-              block, {start.starts, epilogue.scale + dots.n, epilogue.bias + dots.n, out, epilogue.N, epilogue.fused});
+        if (scales && left >= whole && (epilogue.sign_words == nullptr || dots.n % kWordBits == 0)) {
+          kernel.scale(block, detail::affine_out(epilogue, start.starts, first_row, dots.n));
           continue;
         }
         const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;

@@ -35,14 +35,19 @@ struct DotsOut {
   int64_t stride;  // from one row of dots to the next
 };
 
-// Out: (starts - 2 * pop) * scale + bias, each operation rounded on its own, or once if fused.
+// Out: (starts - 2 * pop) * scale + bias (+ residual), rounded as in Epilogue. Of `out` and `words` one may be null.
 struct AffineOut {
   const int32_t* const* starts;  // as in DotsOut
-  const float* scale;            // [panel_count * kPanelOutputs]
-  const float* bias;
-  float* out;
-  int64_t stride;  // from one row of outputs to the next
   bool fused;
+  const float* scale;  // [panel_count * kPanelOutputs]
+  const float* bias;
+  const float* residual;        // as `out`, or null
+  const float* residual_scale;  // as `scale`, both or neither
+  const float* residual_bias;
+  float* out;
+  int64_t stride;   // from one row of outputs, or of residuals, to the next
+  uint32_t* words;  // [row][panel_count], bit i: output i is below zero
+  int64_t word_stride;
 };
 
 // Out: bit i of bits[set][row][panel] = pop(row ^ weight i) > limit i, for each of one or two sets of limits.

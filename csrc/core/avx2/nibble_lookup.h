@@ -141,18 +141,41 @@ struct DotsSink {
 struct AffineSink {
   const AffineOut& out;
 
-  STOMPP_AVX2_INLINE void take8(int64_t r, int64_t n, __m128i counts) const {
-    const __m256 dots = _mm256_cvtepi32_ps(dots_of(counts, out.starts[r] + n));
-    const __m256 scale = _mm256_loadu_ps(out.scale + n), bias = _mm256_loadu_ps(out.bias + n);
-    const __m256 y = out.fused ? _mm256_fmadd_ps(dots, scale, bias) : _mm256_add_ps(_mm256_mul_ps(dots, scale), bias);
-    _mm256_storeu_ps(out.out + r * out.stride + n, y);
+  STOMPP_AVX2_INLINE __m256 multiply_add(__m256 x, const float* scale, const float* bias) const {
+    const __m256 s = _mm256_loadu_ps(scale), b = _mm256_loadu_ps(bias);
+    return out.fused ? _mm256_fmadd_ps(x, s, b) : _mm256_add_ps(_mm256_mul_ps(x, s), b);
   }
   STOMPP_AVX2_INLINE void take(int64_t r, int64_t p, const __m256i (&counts)[2]) const {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      take8(r, p * kPanelOutputs + 16 * half, _mm256_castsi256_si128(counts[half]));
-      take8(r, p * kPanelOutputs + 16 * half + 8, _mm256_extracti128_si256(counts[half], 1));
+    const int64_t first = p * kPanelOutputs, at = r * out.stride + first;
+    __m256 y[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const int64_t n = first + 8 * i;
+      const __m256i half = counts[i / 2];
+      const __m128i quarter = i % 2 == 0 ? _mm256_castsi256_si128(half) : _mm256_extracti128_si256(half, 1);
+      y[i] = multiply_add(_mm256_cvtepi32_ps(dots_of(quarter, out.starts[r] + n)), out.scale + n, out.bias + n);
     }
+    if (out.residual != nullptr) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const int64_t n = first + 8 * i;
+        __m256 x = _mm256_loadu_ps(out.residual + at + 8 * i);
+        if (out.residual_scale != nullptr) x = multiply_add(x, out.residual_scale + n, out.residual_bias + n);
+        y[i] = _mm256_add_ps(y[i], x);
+      }
+    }
+    if (out.words != nullptr) {
+      uint32_t below = 0;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const __m256 less = _mm256_cmp_ps(y[i], _mm256_setzero_ps(), _CMP_LT_OQ);
+        below |= static_cast<uint32_t>(_mm256_movemask_ps(less)) << (8 * i);
+      }
+      out.words[r * out.word_stride + p] = below;
+    }
+    if (out.out == nullptr) return;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) _mm256_storeu_ps(out.out + at + 8 * i, y[i]);
   }
 };
 

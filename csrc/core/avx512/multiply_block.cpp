@@ -16,6 +16,13 @@ constexpr int kVectors = static_cast<int>(kPanelOutputs) / 8;  // of a panel
 constexpr int64_t kStepBytes = 8;                              // of K
 constexpr int64_t kPanelStep = kStepBytes * kPanelOutputs;     // bytes of a panel in one step
 
+// Eight dot products.
+STOMPP_AVX512_INLINE __m256i dots_of(__m512i counts, const int32_t* starts) {
+  const __m256i pops = _mm512_maskz_cvtepi64_epi32(0xff, counts);  // counts fit 32 bits: K does
+  const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(starts));
+  return _mm256_sub_epi32(start, _mm256_add_epi32(pops, pops));
+}
+
 // Takes the counts of row r of a block, of the outputs 8 * v and on of panel p.
 struct DotsSink {
   const DotsOut& out;
@@ -24,29 +31,46 @@ struct DotsSink {
     const int32_t* starts = out.starts[r] + p * kPanelOutputs;
     int32_t* dots = out.dots + r * out.stride + p * kPanelOutputs;
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const __m256i pops = _mm512_maskz_cvtepi64_epi32(0xff, counts[v]);  // counts fit 32 bits: K does
-      const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(starts + 8 * v));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(dots + 8 * v),
-                          _mm256_sub_epi32(start, _mm256_add_epi32(pops, pops)));
-    }
+    for (int v = 0; v < kVectors; ++v)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(dots + 8 * v), dots_of(counts[v], starts + 8 * v));
   }
 };
 
 struct AffineSink {
   const AffineOut& out;
 
+  STOMPP_AVX512_INLINE __m256 multiply_add(__m256 x, const float* scale, const float* bias) const {
+    const __m256 s = _mm256_loadu_ps(scale), b = _mm256_loadu_ps(bias);
+    return out.fused ? _mm256_fmadd_ps(x, s, b) : _mm256_add_ps(_mm256_mul_ps(x, s), b);
+  }
   STOMPP_AVX512_INLINE void take(int64_t r, int64_t p, const __m512i (&counts)[kVectors]) const {
-    const int64_t n = p * kPanelOutputs;
+    const int64_t first = p * kPanelOutputs, at = r * out.stride + first;
+    __m256 y[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const __m256i pops = _mm512_maskz_cvtepi64_epi32(0xff, counts[v]);
-      const __m256i start = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(out.starts[r] + n + 8 * v));
-      const __m256 dots = _mm256_cvtepi32_ps(_mm256_sub_epi32(start, _mm256_add_epi32(pops, pops)));
-      const __m256 scale = _mm256_loadu_ps(out.scale + n + 8 * v), bias = _mm256_loadu_ps(out.bias + n + 8 * v);
-      const __m256 y = out.fused ? _mm256_fmadd_ps(dots, scale, bias) : _mm256_add_ps(_mm256_mul_ps(dots, scale), bias);
-      _mm256_storeu_ps(out.out + r * out.stride + n + 8 * v, y);
+    for (int v = 0; v < kVectors; ++v)
+      y[v] = multiply_add(_mm256_cvtepi32_ps(dots_of(counts[v], out.starts[r] + first + 8 * v)),
+                          out.scale + first + 8 * v, out.bias + first + 8 * v);
+    if (out.residual != nullptr) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t n = first + 8 * v;
+        __m256 x = _mm256_loadu_ps(out.residual + at + 8 * v);
+        if (out.residual_scale != nullptr) x = multiply_add(x, out.residual_scale + n, out.residual_bias + n);
+        y[v] = _mm256_add_ps(y[v], x);
+      }
     }
+    if (out.words != nullptr) {
+      uint32_t below = 0;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const uint32_t less = _mm256_cmp_ps_mask(y[v], _mm256_setzero_ps(), _CMP_LT_OQ);
+        below |= less << (8 * v);
+      }
+      out.words[r * out.word_stride + p] = below;
+    }
+    if (out.out == nullptr) return;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) _mm256_storeu_ps(out.out + at + 8 * v, y[v]);
   }
 };
 

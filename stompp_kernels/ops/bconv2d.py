@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import check_choice, check_tensor, check_words, conv2d_out_size, pair
+from stompp_kernels.ops.checks import check_choice, check_conv2d_input, check_tensor, check_words, conv2d_out_size
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
@@ -90,19 +90,10 @@ def _check(
         raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
     O, I, kh, kw = weight.shape
     check_words("x_words", x_words, I * groups)
-    stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
     check_choice("padding_value", padding_value, (0, 1, -1))
-    N, H, W, _ = x_words.shape
-    if H < 1 or W < 1:
-        raise ValueError(f"x_words must have at least one row and column of pixels, got shape {list(x_words.shape)}")
-    OH = conv2d_out_size(H, kh, stride[0], padding[0], dilation[0])
-    OW = conv2d_out_size(W, kw, stride[1], padding[1], dilation[1])
-    if OH < 1 or OW < 1:
-        raise ValueError(
-            f"the kernel {kh}x{kw} with dilation {dilation} reaches beyond the {H}x{W} input padded by {padding}"
-        )
+    OH, OW = check_conv2d_input(x_words.shape[1:3], (kh, kw), stride, padding, dilation)
     if epilogue is not None:
-        epilogue.check((N, OH, OW, O))
+        epilogue.check((x_words.shape[0], OH, OW, O))
 
 
 def _out_pixels(x_words, weight_shape, stride, padding, dilation):

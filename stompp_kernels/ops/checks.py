@@ -144,15 +144,16 @@ def check_conv2d_input(
     stride: int | Sequence[int],
     padding: int | Sequence[int],
     dilation: int | Sequence[int],
-) -> None:
-    """That a kernel fits an input of this height and width."""
+) -> tuple[int, int]:
+    """That a kernel fits an input of this height and width. The output's are returned."""
     stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    fits = (conv2d_out_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) >= 1 for i in (0, 1))
-    if min(size) < 1 or not all(fits):
+    OH, OW = (conv2d_out_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
+    if min(*size, OH, OW) < 1:
         raise ValueError(
             f"the kernel {kernel[0]}x{kernel[1]} with dilation {dilation} reaches beyond the {size[0]}x{size[1]} input "
             f"padded by {padding}"
         )
+    return OH, OW
 
 
 def _check_scale_and_bias(N: int, scale: Any, bias: Any) -> None:

@@ -82,6 +82,9 @@ def conv2d_float(
     order: the same bits on every processor and with any number of threads. oneDNN adds in that order too for most
     channels_last images, so these are mostly the bits of torch's convolution. Elsewhere it is torch's convolution.
 
+    With Limits the sums themselves are not needed: those of large images are found by Winograd's minimal filtering
+    (Lavin & Gray, CVPR 2016), and added up as chains where its error bound holds a limit. The words are the same.
+
     Args:
         x: float32 [N, C, H, W]; channels_last is read as it lies, other strides are copied. Or words of signs, int32
             [N, H, W, ceil(C/32)].

@@ -1,12 +1,15 @@
-// A test program's few needs: named cases, a check that counts, random numbers that repeat.
+// A test program's few needs: named cases, a check that counts, random numbers that repeat, threads that take turns.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "core/parallel.h"
 
 namespace stompp::test {
 
@@ -62,6 +65,15 @@ struct Buffer {
   int64_t size;
   std::unique_ptr<T[]> data;
 };
+
+// Ranges in turn, from the last to the first: results may not lean on the order.
+inline Parallel pool(int threads) {
+  return {[](int64_t count, int64_t grain, Parallel::Body body, void* context) {
+            for (int64_t begin = (count - 1) / grain * grain; begin >= 0; begin -= grain)
+              body(begin, std::min(begin + grain, count), context);
+          },
+          threads};
+}
 
 }  // namespace stompp::test
 

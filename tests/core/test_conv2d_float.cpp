@@ -11,15 +11,8 @@ namespace stompp {
 namespace {
 
 using test::Buffer;
+using test::pool;
 using test::Random;
-
-Parallel pool(int threads) {
-  return {[](int64_t count, int64_t grain, Parallel::Body body, void* context) {
-            for (int64_t begin = 0; begin < count; begin += grain)
-              body(begin, begin + grain < count ? begin + grain : count, context);
-          },
-          threads};
-}
 
 struct Convolution {
   Convolution(const Conv2dShape& conv, const WeightShape& weight)

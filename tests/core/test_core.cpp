@@ -19,16 +19,8 @@ namespace stompp {
 namespace {
 
 using test::Buffer;
+using test::pool;
 using test::Random;
-
-// Ranges in turn, from the last to the first: results may not lean on the order.
-Parallel pool(int threads) {
-  return {[](int64_t count, int64_t grain, Parallel::Body body, void* context) {
-            for (int64_t begin = (count - 1) / grain * grain; begin >= 0; begin -= grain)
-              body(begin, std::min(begin + grain, count), context);
-          },
-          threads};
-}
 
 bool bit(const uint32_t* row, int64_t i) { return (row[i / 32] >> (i % 32) & 1) != 0; }
 

@@ -19,8 +19,8 @@ from stompp_kernels import ops
 FIRST = (Conv(224, 3, 64, 7, 2), Conv(224, 3, 32, 3, 2), Conv(32, 3, 64))
 PROJECTIONS = (Conv(56, 64, 128, 1, 2), Conv(14, 256, 512, 1, 2), Conv(56, 256, 512, 1, 2), Conv(14, 1024, 2048, 1, 2))
 
-# Signs of the 7x7 layer need fewer products than its sums: for 7 rows of output, F(7, 4) takes 10 of each of the 2 lines
-# that a stride of 2 tells apart, instead of 7 of each of the 7 rows of the filter.
+# Signs of the 7x7 layer need fewer products than its sums: for 7 rows of output, F(7, 4) takes 10 of each of the 2
+# lines that a stride of 2 tells apart, instead of 7 of each row of the filter.
 OF_BITS = 10 * 2 / (7 * 7)
 
 

@@ -1,6 +1,5 @@
 #include "core/binary_weight.h"
 
-#include <atomic>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -9,6 +8,7 @@
 #include "core/blocks.h"
 #include "core/dispatch.h"
 #include "core/taps.h"
+#include "core/workers.h"
 
 namespace stompp {
 namespace {
@@ -210,13 +210,7 @@ Status conv2d_binary_weight(const FloatProduct& product, const Conv2dShape& shap
   const ChannelBlocks blocks(weight.shape);
   const FloatConvGrid grid(cut, weight.shape, kernel, pool.threads);
   const FloatConv conv = {product, cut, readable, kernels, kernel, blocks, grid};
-  std::atomic<bool> out_of_memory{false};
-  parallel_for(pool, conv.tasks(), 1, [&](int64_t begin, int64_t end) {
-    Worker worker(conv);
-    if (worker.failed()) out_of_memory = true;
-    for (int64_t task = begin; task < end && !worker.failed(); ++task) worker.run(task);
-  });
-  return out_of_memory ? Status::error("out of memory") : Status::ok();
+  return run_tasks<Worker>(conv, pool);
 }
 
 Status linear_binary_weight(const FloatProduct& product, int64_t M, const PackedWeight& weight, const Parallel& pool) {

@@ -1,7 +1,6 @@
 #include "core/conv2d_float.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -11,6 +10,7 @@
 #include "core/conv2d_winograd.h"
 #include "core/dispatch.h"
 #include "core/taps.h"
+#include "core/workers.h"
 
 namespace stompp {
 namespace {
@@ -235,13 +235,7 @@ Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const Weigh
     if (done) return by_winograd;
   }
   const Job job = {conv, shape, weight, *implementation, grid, constants[0], constants[1]};
-  std::atomic<bool> out_of_memory{false};
-  parallel_for(pool, job.tasks(), 1, [&](int64_t begin, int64_t end) {
-    Worker worker(job);
-    if (worker.failed()) out_of_memory = true;
-    for (int64_t task = begin; task < end && !worker.failed(); ++task) worker.run(task);
-  });
-  return out_of_memory ? Status::error("out of memory") : Status::ok();
+  return run_tasks<Worker>(job, pool);
 }
 
 }  // namespace stompp

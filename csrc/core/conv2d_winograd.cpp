@@ -1,7 +1,6 @@
 #include "core/conv2d_winograd.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -10,6 +9,7 @@
 #include "core/dispatch.h"
 #include "core/taps.h"
 #include "core/winograd_weight.h"
+#include "core/workers.h"
 
 namespace stompp {
 namespace {
@@ -175,13 +175,7 @@ Status conv2d_winograd(const FloatConv& conv, const Conv2dShape& shape, const We
   if (!transformed.usable()) return Status::ok();
   *done = true;
   const Job job = {conv, shape, weight, transformed, whole_limits, *active_implementation()};
-  std::atomic<bool> out_of_memory{false};
-  parallel_for(pool, job.tasks(), 1, [&](int64_t begin, int64_t end) {
-    Worker worker(job);
-    if (worker.failed()) out_of_memory = true;
-    for (int64_t task = begin; task < end && !worker.failed(); ++task) worker.run(task);
-  });
-  return out_of_memory ? Status::error("out of memory") : Status::ok();
+  return run_tasks<Worker>(job, pool);
 }
 
 }  // namespace stompp

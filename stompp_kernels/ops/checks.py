@@ -145,10 +145,12 @@ def check_conv2d_input(
     padding: int | Sequence[int],
     dilation: int | Sequence[int],
 ) -> tuple[int, int]:
-    """That a kernel fits an input of this height and width. The output's are returned."""
+    """That a kernel fits an input of this height and width, numbers or symbols. The output's are returned."""
     stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+    if size[0] < 1 or size[1] < 1:
+        raise ValueError(f"the input must have at least one row and column of pixels, got {size[0]}x{size[1]}")
     OH, OW = (conv2d_out_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
-    if min(*size, OH, OW) < 1:
+    if OH < 1 or OW < 1:
         raise ValueError(
             f"the kernel {kernel[0]}x{kernel[1]} with dilation {dilation} reaches beyond the {size[0]}x{size[1]} input "
             f"padded by {padding}"

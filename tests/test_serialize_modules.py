@@ -58,22 +58,28 @@ def outputs(model, inputs):
     return [result] if isinstance(result, torch.Tensor) else [t for t in result.values() if isinstance(t, torch.Tensor)]
 
 
-def assert_same_outputs(model, other):
+def assert_same_outputs(model, other, mapped=False):
+    """Bit for bit, but for mapped weights: BLAS may add in another order there, by where they lie in memory."""
+
+    def same(a, b):
+        return torch.allclose(a, b, rtol=1e-5, atol=1e-6) if mapped else torch.equal(a, b)
+
     for inputs in (batch(1), batch(5, 7)):
         pairs = list(zip(outputs(model, inputs), outputs(other, inputs), strict=True))
         assert pairs
-        assert all(torch.equal(a, b) for a, b in pairs)
+        assert all(same(a, b) for a, b in pairs)
 
 
-def round_trip(packed, folder, **options):
+def round_trip(packed, folder, mmap=False):
     size = sk.save_packed(packed, folder / "net.safetensors")
     assert size == (folder / "net.safetensors").stat().st_size
-    loaded = sk.load_packed(folder / "net.safetensors", **options)
+    loaded = sk.load_packed(folder / "net.safetensors", mmap=mmap)
     assert type(loaded) is type(packed)
     assert not any(m.training for m in loaded.modules())
     assert not any(p.requires_grad for p in loaded.parameters())
     assert not any(t.is_meta for t in (*loaded.parameters(), *loaded.buffers()))
-    assert_same_outputs(loaded, packed)
+    assert_same_state(loaded.state_dict(), packed.state_dict())
+    assert_same_outputs(loaded, packed, mapped=mmap)
     assert str(sk.explain(loaded)) == str(sk.explain(packed))
     sk.save_packed(loaded, folder / "again.safetensors")
     first, second = (parts(folder / f"{name}.safetensors") for name in ("net", "again"))

@@ -36,17 +36,24 @@ def compiler():
 
 
 SOURCES = [ROOT / "tests" / "cuda" / "test_cuda.cpp", *sorted(ROOT.glob("csrc/cuda/**/*.cu"))]
-SOURCES += sorted(ROOT.glob("csrc/core/**/*.cpp"))
 
 
 def run(*command):
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
+@pytest.fixture(scope="module")
+def core(tmp_path_factory):
+    """The torch-free core as one object file, not sanitized: test_core.py runs it so."""
+    target = tmp_path_factory.mktemp("core") / "core.o"
+    compile_program(compiler(), flags_for(), sorted(ROOT.glob("csrc/core/**/*.cpp")), target, link=["-r", "-nostdlib"])
+    return target
+
+
 @pytest.mark.slow
-def test_the_emulated_kernels_equal_the_scalar_implementation(tmp_path):
+def test_the_emulated_kernels_equal_the_scalar_implementation(core, tmp_path):
     program = tmp_path / "cuda_tests"
-    compile_program(compiler(), [*flags_for(), *SANITIZERS], SOURCES, program)
+    compile_program(compiler(), [*flags_for(), *SANITIZERS], SOURCES, program, link=[core])
     done = run(program)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert re.search(r"^[1-9]\d* passed, 0 failed$", done.stdout, re.MULTILINE), done.stdout
@@ -68,10 +75,10 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(core, tmp_path_factory):
     """The test program as one object file."""
     target = tmp_path_factory.mktemp("whole") / "whole.o"
-    compile_program(compiler(), flags_for(), SOURCES, target, link=["-r", "-nostdlib"])
+    compile_program(compiler(), flags_for(), SOURCES, target, link=[core, "-r", "-nostdlib"])
     return target
 
 

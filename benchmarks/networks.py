@@ -2,9 +2,9 @@
 
 Random weights; ImageNet's shapes, or 128 tokens. Before anything is timed, the packed network's output must equal the
 float simulation's, the compiled fp32 network's the eager one's. Then the forms take turns in one process, with the
-same number of threads, in turns of two calls of which the second counts; medians. fp32 is channels_last, eager and
-compiled (constants folded), the better; int8 is torch's static quantization, for BERT its dynamic one; packed is eager
-and compiled, the better.
+same number of threads, in turns of two calls of which the second counts; medians. fp32 (channels_last) and packed are
+the best of eager, compiled by torch.compile (constants folded) and packaged by AOTInductor, as for a C++ program; int8
+is torch's static quantization, for BERT its dynamic one.
 
 Beside each stands its bound: the time of the layers that stay in float, alone, and its binary operations at the speed
 of a large `bgemm`, both measured in the same run. To see an AVX2 machine's figures on one with AVX-512:
@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, in turn")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="samples a call")
     parser.add_argument("--forms", nargs="+", choices=FORMS, help="default: all")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile and AOTInductor out")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each network, batch and number of threads")
     parser.add_argument("--rounds", type=int, default=1, help="of all; see quietest")
     parser.add_argument("--add", action="store_true", help="keep the results file's other rows")

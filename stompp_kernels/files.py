@@ -42,7 +42,8 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Indented JSON, in the place of what was there."""
+    """Indented JSON, in the place of what was there; its folder is made where there is none."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2) + "\n"
     with replacing(path) as file:
         file.write(text.encode())

@@ -26,6 +26,7 @@ from stompp_kernels.ops import Limits
 
 QUICK = {"compile": False, "seconds": 0.05, "at_least": 2}
 SMALL = {"width": 8, "image_size": 32}
+WAYS = ("eager", "compiled", "packaged")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,8 @@ def test_what_cannot_be_converted_says_why():
 
 def test_every_form_runs_and_gives_logits(resnet):
     inputs = resnet.inputs(2)
-    made = sides.make_sides(resnet, inputs, compile=False)
+    made, missing = sides.make_sides(resnet, inputs, compile=False)
+    assert missing == {}
     assert [side.name for side in made] == ["fp32 eager", "bf16 eager", "int8 eager", "packed eager"]
     original = resnet.float_model(inputs)
     results = {side.form: side.run() for side in made}
@@ -95,13 +97,32 @@ def test_every_form_runs_and_gives_logits(resnet):
 
 
 @pytest.mark.slow
-def test_compiled_sides_give_what_the_eager_ones_do(resnet):
+def test_compiled_and_packaged_sides_give_what_the_eager_ones_do():
+    subject = subjects.untrained("small_resnet", 10)
     with sides.folding(), torch.no_grad():
-        made = sides.make_sides(resnet, resnet.inputs(1), ("fp32", "packed"))
+        made, missing = sides.make_sides(subject, subject.inputs(1), ("fp32", "packed"))
         results = {side.name: side.run() for side in made}
-    assert list(results) == ["fp32 eager", "fp32 compiled", "packed eager", "packed compiled"]
-    torch.testing.assert_close(results["fp32 compiled"], results["fp32 eager"], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(results["packed compiled"], results["packed eager"], rtol=1e-3, atol=1e-3)
+    assert missing == {}
+    assert list(results) == [f"{form} {how}" for form in ("fp32", "packed") for how in WAYS]
+    for form in ("fp32", "packed"):
+        for how in WAYS[1:]:
+            torch.testing.assert_close(results[f"{form} {how}"], results[f"{form} eager"], rtol=1e-3, atol=1e-3)
+
+
+class Mean(nn.Module):
+    """torch.export does not take it: what runs is decided by the data."""
+
+    def forward(self, x):
+        return x.mean((1, 2), keepdim=True)[:, 0] if x.sum() > 0 else x.flatten(1)[:, :1]
+
+
+@pytest.mark.slow
+def test_a_network_that_torch_does_not_package_is_timed_without_that_and_says_why():
+    subject = subjects.Subject("branches", torch.ones(1, 3, 4), Mean(), None, None)
+    row = measure(subject, 1, 1, ["fp32"], seconds=0.05, at_least=2)
+    assert set(row["ms"]) == {"fp32 eager", "fp32 compiled"}
+    assert list(row["missing"]) == ["fp32 packaged"]
+    assert re.search("fp32 packaged: torch makes no package of it: .*data-dependent", report.latencies(row))
 
 
 def test_a_wrong_packed_network_is_not_timed(resnet):

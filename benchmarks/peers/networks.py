@@ -32,7 +32,7 @@ def measure(
 
     Args:
         subject: of images, with a packed network.
-        compile: also let torch compile fp32, bf16 and packed, and take the faster.
+        compile: also let torch compile and package fp32, bf16 and packed, and take the fastest.
 
     Returns:
         A row of the suite's fields; operations are those of all layers, whatever they are computed in.
@@ -47,7 +47,7 @@ def measure(
         forms: dict[str, dict[str, Call]] = {}
         left_out = [name.removeprefix("torch ") for name in torch_sides.missing()]
         wanted = tuple(form for form in ("packed", "fp32", "bf16", "int8") if form not in left_out)
-        for side in make_sides(subject, x, wanted, compile):
+        for side in make_sides(subject, x, wanted, compile)[0]:
             name = "ours" if side.form == "packed" else f"torch {side.form}"
             forms.setdefault(name, {})[side.how] = side.run
         if with_onnx_runtime:

@@ -34,7 +34,7 @@ def measure(
         threads: of torch, for all sides.
         forms: of :data:`FORMS`, on a GPU of :data:`FORMS_ON_GPU`; None: all. bf16 in software takes so long that the
             others would hardly get a turn: it is timed apart from them, with a fifth of their time.
-        compile: also time what torch.compile makes of them.
+        compile: also time what torch.compile makes of them, and AOTInductor on the CPU.
         seconds: to time the forms for; profile and bound take a fifth of it each.
         at_least: calls of each side.
 
@@ -42,7 +42,8 @@ def measure(
         ``network``, ``batch``, ``threads``; ``ms``: side to percentiles; ``best_ms``: form to the median of its fastest
         side; ``ratios``: form to its best_ms over that of packed; ``clock_ms``: see
         :func:`stompp_kernels.measure.clock_ms`; ``profile``: a list of :class:`LayerTime`; ``bound``: see
-        :class:`Bound`. Where the network cannot be converted ``reason`` says why, and there is nothing on packed.
+        :class:`Bound`; ``missing``: packaged sides that torch could not make, and why, if there are any. Where the
+        network cannot be converted ``reason`` says why, and there is nothing on packed.
 
     Raises:
         ValueError: an argument is not allowed, or a result is wrong; the message names it.
@@ -64,7 +65,7 @@ def _measure(
     device = device_of(inputs)
     if forms is None:
         forms = FORMS if device.type == "cpu" else FORMS_ON_GPU
-    sides = make_sides(subject, inputs, tuple(forms), compile)
+    sides, missing = make_sides(subject, inputs, tuple(forms), compile)
     clock = clock_ms()
     ms = _percentiles(sides, device, seconds, at_least)
     clock = max(clock, clock_ms())
@@ -72,6 +73,8 @@ def _measure(
     best = {form: ms[side.name].p50 for form, side in fastest.items()}
     row: dict[str, Any] = {"ms": {name: asdict(values) for name, values in ms.items()}, "best_ms": best}
     row["clock_ms"] = clock
+    if missing:
+        row["missing"] = missing
     if subject.packed is None:
         row["reason"] = subject.reason
     if "packed" not in best:

@@ -51,7 +51,7 @@ def _of_least(row: dict[str, Any], form: str) -> float:
 
 
 def latencies(row: dict[str, Any]) -> str:
-    """One line a side: percentiles of a call, and samples a second at the median."""
+    """One line a side: percentiles of a call, and samples a second at the median; and which sides are not there."""
     cells = [
         (
             side,
@@ -61,7 +61,8 @@ def latencies(row: dict[str, Any]) -> str:
         )
         for side, values in row["ms"].items()
     ]
-    return table(("side", "least, ms", "p50", "p90", "p99", "samples/s", "calls"), cells)
+    text = table(("side", "least, ms", "p50", "p90", "p99", "samples/s", "calls"), cells)
+    return "\n".join([text, *(f"{side}: {reason}" for side, reason in row.get("missing", {}).items())])
 
 
 def profile_table(row: dict[str, Any]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from stompp_kernels.bench.subjects import Subject, call, device_of
 from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import float_simulation
 from stompp_kernels.ops.checks import check_choice
+from stompp_kernels.progression.example_run import as_arguments
 
 FORMS = ("fp32", "bf16", "int8", "packed")
 FORMS_ON_GPU = ("fp32", "bf16", "packed")  # torch quantizes for the CPU
@@ -30,7 +33,8 @@ class Side:
 
     Attributes:
         form: of :data:`FORMS`.
-        how: "eager" or "compiled"; on a GPU either is run as a CUDA graph.
+        how: "eager", "compiled" or "packaged", see :func:`compiled` and :func:`packaged`; on a GPU one of the first two,
+            as a CUDA graph.
         run: one call.
     """
 
@@ -44,7 +48,8 @@ class Side:
 
 
 def folding() -> AbstractContextManager[Any]:
-    """Inside this ``with`` block :func:`compiled` networks have their constants folded; outside they compile again."""
+    """Inside this ``with`` block :func:`compiled` and :func:`packaged` networks have their constants folded; outside
+    compiled ones compile again."""
     import torch._inductor.config as inductor
 
     return inductor.patch(freezing=True)
@@ -56,15 +61,50 @@ def compiled(network: nn.Module) -> Callable[..., Any]:
 
     It is held to AVX2 where torch is (``ATEN_CPU_CAPABILITY``).
     """
+    return torch.compile(network, options=_inductor_options())
+
+
+class NotPackagedError(ValueError):
+    """A network of which torch makes no package; the message says why."""
+
+
+def packaged(network: nn.Module, inputs: Inputs) -> Callable[..., Any]:
+    """The network as AOTInductor compiles it for inputs of these shapes, ahead of time, and loaded again: a program in
+    C++, which takes no step in Python, as in examples/cpp. To be called within :func:`folding`.
+
+    Its loops are for as many threads as torch has now.
+
+    Raises:
+        NotPackagedError: torch.export or AOTInductor cannot.
+    """
+    args, kwargs = as_arguments(inputs)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on its own parts
+        path = str(Path(folder) / "network.pt2")
+        try:
+            program = torch.export.export(network, args, kwargs)
+            torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=_inductor_options())
+            return torch._inductor.aoti_load_package(path)
+        except Exception as error:  # whatever torch stumbles over
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise NotPackagedError(f"torch makes no package of it: {lines[0]}") from error
+
+
+def _inductor_options() -> dict[str, Any]:
     held = torch.backends.cpu.get_cpu_capability() == "AVX2"
-    return torch.compile(network, options={"cpp.simdlen": 256} if held else None)
+    return {"cpp.simdlen": 256} if held else {}
 
 
 @torch.no_grad()
-def make_sides(subject: Subject, inputs: Inputs, forms: tuple[str, ...] = FORMS, compile: bool = True) -> list[Side]:
+def make_sides(
+    subject: Subject, inputs: Inputs, forms: tuple[str, ...] = FORMS, compile: bool = True
+) -> tuple[list[Side], dict[str, str]]:
     """The subject's sides on these inputs, each of them run and checked; to be called within :func:`folding`.
 
     What has no float original has packed sides alone, and what cannot be converted has none of these.
+
+    Returns:
+        The sides, and of each that torch does not package: its name, and why.
 
     Raises:
         ValueError: an unknown form, int8 on a GPU, or a side whose result is wrong.
@@ -73,34 +113,46 @@ def make_sides(subject: Subject, inputs: Inputs, forms: tuple[str, ...] = FORMS,
     for form in forms:
         check_choice("forms", form, FORMS if device.type == "cpu" else FORMS_ON_GPU)
     torch._dynamo.reset()
-    sides = [side for form in forms for side in _sides_of(form, subject, inputs, compile)]
+    missing: dict[str, str] = {}
+    sides = [side for form in forms for side in _sides_of(form, subject, inputs, compile, missing)]
     for side, expected in zip(sides, _expectations(subject, inputs, sides), strict=True):
         check(side, expected)
-    return sides
+    return sides, missing
 
 
-def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool) -> Iterator[Side]:
+def _sides_of(
+    form: str, subject: Subject, inputs: Inputs, compile: bool, missing: dict[str, str]
+) -> Iterator[Side]:
     if form == "packed":
         if subject.packed is not None:
-            yield from _both(form, subject.packed, inputs, compile)
+            yield from _ways(form, subject.packed, inputs, compile, missing)
     elif subject.float_model is not None:
         images, device = isinstance(inputs, Tensor) and inputs.dim() == 4, device_of(inputs)
         model = copy.deepcopy(subject.float_model)
         if images:
             model = model.to(memory_format=torch.channels_last)
         if form == "fp32":
-            yield from _both(form, model, inputs, compile)
+            yield from _ways(form, model, inputs, compile, missing)
         elif form == "bf16":
             # In software a compiler gains nothing: it would wait for the same conversions.
-            yield from _both(form, model.bfloat16(), _as_bfloat16(inputs), compile and _has_bfloat16(device))
+            compile = compile and _has_bfloat16(device)
+            yield from _ways(form, model.bfloat16(), _as_bfloat16(inputs), compile, missing)
         else:
             yield Side(form, "eager", _runner(_int8(model, inputs), inputs))
 
 
-def _both(form: str, network: nn.Module, inputs: Inputs, compile: bool) -> Iterator[Side]:
+def _ways(
+    form: str, network: nn.Module, inputs: Inputs, compile: bool, missing: dict[str, str]
+) -> Iterator[Side]:
+    """A network's sides; why there is no packaged one goes into ``missing``."""
     yield Side(form, "eager", _runner(network, inputs))
     if compile:
         yield Side(form, "compiled", _runner(compiled(network), inputs))
+    if compile and device_of(inputs).type == "cpu":
+        try:
+            yield Side(form, "packaged", _runner(packaged(network, inputs), inputs))
+        except NotPackagedError as error:
+            missing[f"{form} packaged"] = str(error)
 
 
 def on_device(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:

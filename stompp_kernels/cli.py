@@ -142,7 +142,10 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads, in turn (default: torch's)")
     parser.add_argument("--forms", nargs="+", choices=("fp32", "bf16", "int8", "packed"), help="default: all")
     parser.add_argument(
-        "--no-compile", dest="compile", action="store_false", help="leave torch.compile and AOTInductor out, which take minutes"
+        "--no-compile",
+        dest="compile",
+        action="store_false",
+        help="leave torch.compile and AOTInductor out, which take minutes",
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each batch size and number of threads")
     parser.add_argument("--shape", type=int, nargs="+", help="of one sample for a packed file, as 3 224 224")

@@ -33,8 +33,8 @@ class Side:
 
     Attributes:
         form: of :data:`FORMS`.
-        how: "eager", "compiled" or "packaged", see :func:`compiled` and :func:`packaged`; on a GPU one of the first two,
-            as a CUDA graph.
+        how: "eager", "compiled" or "packaged", see :func:`compiled` and :func:`packaged`; on a GPU one of the first
+            two, as a CUDA graph.
         run: one call.
     """
 
@@ -120,9 +120,7 @@ def make_sides(
     return sides, missing
 
 
-def _sides_of(
-    form: str, subject: Subject, inputs: Inputs, compile: bool, missing: dict[str, str]
-) -> Iterator[Side]:
+def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool, missing: dict[str, str]) -> Iterator[Side]:
     if form == "packed":
         if subject.packed is not None:
             yield from _ways(form, subject.packed, inputs, compile, missing)
@@ -141,9 +139,7 @@ def _sides_of(
             yield Side(form, "eager", _runner(_int8(model, inputs), inputs))
 
 
-def _ways(
-    form: str, network: nn.Module, inputs: Inputs, compile: bool, missing: dict[str, str]
-) -> Iterator[Side]:
+def _ways(form: str, network: nn.Module, inputs: Inputs, compile: bool, missing: dict[str, str]) -> Iterator[Side]:
     """A network's sides; why there is no packaged one goes into ``missing``."""
     yield Side(form, "eager", _runner(network, inputs))
     if compile:

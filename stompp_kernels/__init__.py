@@ -14,6 +14,7 @@ from stompp_kernels.conversion import (
     export_packed,
     load_exported,
     load_packed,
+    package_packed,
     prepare,
     save_packed,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "package_packed",
     "prepare",
     "save_packed",
     "use_implementation",

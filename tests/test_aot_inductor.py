@@ -1,8 +1,10 @@
 """The example in examples/cpp: a packed network that AOTInductor compiled, run by a C++ program without Python."""
 
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -40,8 +42,8 @@ def package(tmp_path_factory):
     folder = tmp_path_factory.mktemp("package")
     model, x = committed("residual", 3)
     packed = sk.convert(model)
-    exported = sk.export_packed(packed, folder / "net.pt2", x[:1])
-    path = torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "package.pt2"))
+    path = folder / "package.pt2"
+    sk.package_packed(packed, path, x[:1])
     return path, packed, x
 
 
@@ -64,6 +66,51 @@ def test_a_program_without_python_gives_the_same_results(name, threads, program,
         with torch.no_grad():
             # Float layers are compiled: their rounding differs, the bits between the binary layers do not.
             torch.testing.assert_close(output, packed(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_a_package_runs_in_python_too(package):
+    path, packed, x = package
+    loaded = torch._inductor.aoti_load_package(str(path))
+    for batch in (1, 5, 16):
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(x[:batch]), packed(x[:batch]), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_packaged_is_loaded_and_replaces_the_old_file_when_it_is_whole(tmp_path, monkeypatch):
+    model, x = committed("mlp", 3)
+    packed, path = sk.convert(model), tmp_path / "package.pt2"
+    path.write_bytes(b"old")
+
+    def fail(*arguments):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", fail)
+        context.setattr(torch._inductor, "aoti_compile_and_package", lambda program, package_path, **_: path)
+        with pytest.raises(OSError, match="no space left"):
+            sk.package_packed(packed, path, x)
+    assert path.read_bytes() == b"old"
+    loaded = sk.package_packed(packed, path, x[:1], dynamic_batch=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["package.pt2"]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x[:1]), packed(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_package_has_loops_for_any_number_of_threads(package):
+    with zipfile.ZipFile(package[0]) as files:
+        sources = [files.read(name).decode() for name in files.namelist() if name.endswith(".cpp")]
+    assert sources
+    assert "omp_get_max_threads()" in "".join(sources)
+    assert not re.search(r"num_threads\(\d", "".join(sources))
+
+
+def test_bad_arguments_of_packages(tmp_path):
+    model, x = committed("mlp")
+    with pytest.raises(ValueError, match=r"path must end in \.pt2, got '.*package\.so'"):
+        sk.package_packed(sk.convert(model), tmp_path / "package.so", x)
+    with pytest.raises(TypeError, match=r"packed must be a network made by sk\.convert, got Linear"):
+        sk.package_packed(torch.nn.Linear(3, 3), tmp_path / "package.pt2", torch.ones(2, 3))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_neither_the_program_nor_the_library_needs_python(program):

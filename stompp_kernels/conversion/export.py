@@ -1,4 +1,4 @@
-"""export_packed / load_exported: a packed network as torch.export's program, in one .pt2 file.
+"""export_packed, load_exported: a packed network as torch.export's program, in one .pt2 file; package_packed: compiled.
 
 The program calls torch.ops.stompp on weights that stand in it as constants, in the order that one implementation's
 kernels read. It runs wherever torch and this package with its compiled library are installed; where another
@@ -8,6 +8,9 @@ implementation runs, the ops pack such weights again at every call, and load_exp
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +39,55 @@ def export_packed(
         dynamic_batch: dimension 0 of every input is a batch of any size, the same for all; else sizes are fixed.
 
     Returns:
-        The program, for ``torch._inductor.aoti_compile_and_package`` for example.
+        The program.
 
     Raises:
         TypeError: ``packed`` is not such a network.
         ValueError: there is no batch dimension, or the network takes one batch size only.
     """
+    program = _program(packed, example_inputs, dynamic_batch)
+    with replacing(path) as file:
+        torch.export.save(program, file)
+    return program
+
+
+def package_packed(
+    packed: nn.Module, path: str | os.PathLike[str], example_inputs: Any, dynamic_batch: bool = True
+) -> Callable[..., Any]:
+    """Compiles a packed network by AOTInductor and writes it, whole, to one file; an existing one is replaced then.
+
+    No call takes a step in Python: the fastest form of a network, the more so the smaller its layers are. A C++ program
+    can load it (examples/cpp), and so does ``torch._inductor.aoti_load_package`` after ``import stompp_kernels``. It is
+    for machines like this one, for it holds machine code, and weights in the order of the active implementation's
+    kernels. Load only files that you trust.
+
+    Args:
+        packed, example_inputs, dynamic_batch: as for :func:`export_packed`.
+        path: of the file, ``*.pt2``.
+
+    Returns:
+        The loaded package, to be called as ``packed``. Layers that stayed in float may round differently.
+
+    Raises:
+        TypeError, ValueError: as :func:`export_packed`, or ``path`` does not end in .pt2.
+        RuntimeError: there is no C++ compiler, or what else torch raises as it compiles.
+    """
+    if Path(path).suffix != ".pt2":
+        raise ValueError(f"path must end in .pt2, got {os.fspath(path)!r}")
+    program = _program(packed, example_inputs, dynamic_batch)
+    with tempfile.TemporaryDirectory() as folder:
+        package = torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(Path(folder) / "package.pt2"),
+            # Else its loops are for the number of threads that torch has now.
+            inductor_configs={"cpp.dynamic_threads": True},
+        )
+        with open(package, "rb") as compiled, replacing(path) as file:
+            shutil.copyfileobj(compiled, file)
+    return torch._inductor.aoti_load_package(os.fspath(path))
+
+
+def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> ExportedProgram:
     if not isinstance(packed, nn.Module) or not any(isinstance(m, PackedLayer) for m in packed.modules()):
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
     args, kwargs = as_arguments(example_inputs)
@@ -52,16 +98,13 @@ def export_packed(
         shapes = dict.fromkeys(kwargs, batch) if kwargs else (batch,) * len(args)
     try:
         with torch.no_grad():
-            program = torch.export.export(packed, args, kwargs, dynamic_shapes=shapes)
+            return torch.export.export(packed, args, kwargs, dynamic_shapes=shapes)
     except torch._dynamo.exc.UserError as error:
         if not dynamic_batch:
             raise
         raise ValueError(
             f"packed does not take batches of any size; dynamic_batch=False exports it for one: {error}"
         ) from error
-    with replacing(path) as file:
-        torch.export.save(program, file)
-    return program
 
 
 def load_exported(path: str | os.PathLike[str]) -> nn.Module:

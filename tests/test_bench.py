@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 import re
 from collections import OrderedDict
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from torch import nn
 
 import stompp_kernels as sk
 from benchmarks import networks
+from stompp_kernels.bench import bound as bounds
 from stompp_kernels.bench import memory, report, sides, subjects
 from stompp_kernels.bench.bound import bound
 from stompp_kernels.bench.command import Options, find
@@ -206,7 +208,18 @@ def test_the_bound_is_of_the_float_layers_and_the_binary_operations(resnet):
     binary = [row.operations for row in layers.profile(resnet.packed, inputs, 0.01) if row.binary]
     assert found.binary_operations == sum(binary)
     assert found.ms == found.float_ms + found.binary_operations / found.bgemm_gops / 1e6
-    assert found.packed_over_bound == found.packed_ms / found.ms
+    assert found.packed_over_bound > 0
+
+
+def test_the_ratio_to_the_bound_is_that_of_the_median_turn(resnet, monkeypatch):
+    def turns(device, sides, seconds, in_a_row):
+        return {name: [12.0, 33.0, 20.0] if name == "packed" else [4.0, 11.0, 5.0] for name in sides}
+
+    monkeypatch.setattr(bounds, "sample_on", turns)
+    found = bound(resnet.model, resnet.inputs(1), resnet.packed, lambda: None, 0.05, compile=False)
+    share = found.binary_operations / (2 * math.prod(bounds._LARGE))
+    assert (found.packed_ms, found.float_ms) == (20.0, 5.0)
+    assert found.packed_over_bound == pytest.approx(3 / (1 + share))
 
 
 @pytest.mark.parametrize(("reads", "swapped"), [("floats", True), ("bits", False)])

@@ -67,7 +67,7 @@ PLOTS = (
     Plot(
         "networks",
         "Whole networks",
-        "Milliseconds of one sample, the better of eager and compiled; under each name how many times as fast "
+        "Milliseconds of one sample, the best of eager, compiled and packaged; under each name how many times as fast "
         "as fp32 the packed network is. Its bound: its float layers' time, and its products at bgemm's speed.",
         series.networks,
     ),

@@ -192,7 +192,7 @@ def _networks(results: Results) -> list[str]:
         ]
         ratios = (f"{form} / packed" for form in forms if form != "packed")
         numbers = ("batch", "threads", *(f"{form}, ms" for form in forms), *ratios, "bound, ms", "packed / bound")
-        about = "The better of eager and compiled, medians."
+        about = "The best of eager, compiled and packaged by AOTInductor, medians."
         parts.append(section(f"Networks, {title_of(name)}", about, table(("network",), numbers, cells)))
     return parts
 

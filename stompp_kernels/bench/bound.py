@@ -46,6 +46,7 @@ class Bound:
         binary_operations: multiplications and additions of the binary layers.
         bgemm_gops: speed of ``bgemm`` on a large product, in operations a nanosecond.
         packed_ms: time of the packed network, measured in turn with the float layers and that product.
+        packed_over_bound: median of the turns' ratios: what slows the machine down for a while meets both sides.
     """
 
     float_layers: tuple[str, ...]
@@ -53,6 +54,7 @@ class Bound:
     binary_operations: int
     bgemm_gops: float
     packed_ms: float
+    packed_over_bound: float
 
     @property
     def binary_ms(self) -> float:
@@ -61,10 +63,6 @@ class Bound:
     @property
     def ms(self) -> float:
         return self.float_ms + self.binary_ms
-
-    @property
-    def packed_over_bound(self) -> float:
-        return self.packed_ms / self.ms
 
 
 class _Leftovers(nn.Module):
@@ -131,14 +129,20 @@ def bound(
         if found.names and compile:
             fast = compiled(found)
             sides["float compiled"] = on_device(lambda: found.run(fast), device)
-        times = {name: statistics.median(ms) for name, ms in sample_on(device, sides, seconds, in_a_row=3).items()}
+        samples = sample_on(device, sides, seconds, in_a_row=3)
+    median = {name: statistics.median(ms) for name, ms in samples.items()}
+    fastest = min((name for name in samples if name.startswith("float")), key=median.__getitem__, default=None)
     M, N, K = _LARGE
+    share = found.binary_operations / (2 * M * N * K)
+    floats = samples[fastest] if fastest is not None else [0.0] * len(samples["packed"])
+    turns = zip(samples["packed"], floats, samples["bgemm"], strict=True)
     return Bound(
         float_layers=tuple(found.names),
-        float_ms=min((ms for name, ms in times.items() if name.startswith("float")), default=0.0),
+        float_ms=statistics.median(floats),
         binary_operations=found.binary_operations,
-        bgemm_gops=2 * M * N * K / times["bgemm"] / 1e6,
-        packed_ms=times["packed"],
+        bgemm_gops=2 * M * N * K / median["bgemm"] / 1e6,
+        packed_ms=median["packed"],
+        packed_over_bound=statistics.median(packed / (float_ms + share * ms) for packed, float_ms, ms in turns),
     )
 
 

@@ -35,7 +35,7 @@ def measure(
         forms: of :data:`FORMS`, on a GPU of :data:`FORMS_ON_GPU`; None: all. bf16 in software takes so long that the
             others would hardly get a turn: it is timed apart from them, with a fifth of their time.
         compile: also time what torch.compile makes of them, and AOTInductor on the CPU.
-        seconds: to time the forms for; profile and bound take a fifth of it each.
+        seconds: to time the forms for; profile and bound take a fifth and a third of it.
         at_least: calls of each side.
 
     Returns:
@@ -84,7 +84,7 @@ def _measure(
     if device.type == "cpu":
         row["profile"] = [_layer(layer) for layer in profile(subject.packed, inputs, seconds / 5)]
     if subject.model is not None:
-        row["bound"] = _bound(bound(subject.model, inputs, subject.packed, fastest["packed"].run, seconds / 5, compile))
+        row["bound"] = _bound(bound(subject.model, inputs, subject.packed, fastest["packed"].run, seconds / 3, compile))
     return row
 
 
@@ -107,7 +107,7 @@ def _layer(layer: LayerTime) -> dict[str, Any]:
 
 
 def _bound(found: Bound) -> dict[str, Any]:
-    derived = {name: getattr(found, name) for name in ("binary_ms", "ms", "packed_over_bound")}
+    derived = {name: getattr(found, name) for name in ("binary_ms", "ms")}
     return {**asdict(found), "float_layers": list(found.float_layers), **derived}
 
 

@@ -104,6 +104,15 @@ def test_a_package_has_loops_for_any_number_of_threads(package):
     assert not re.search(r"num_threads\(\d", "".join(sources))
 
 
+def test_a_file_that_cannot_be_made_is_an_error_before_anything_is_compiled(tmp_path, monkeypatch):
+    model, x = committed("mlp")
+    compiled = []
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda *_, **__: compiled.append(True))
+    with pytest.raises(FileNotFoundError, match="absent"):
+        sk.package_packed(sk.convert(model), tmp_path / "absent" / "package.pt2", x)
+    assert compiled == []
+
+
 def test_bad_arguments_of_packages(tmp_path):
     model, x = committed("mlp")
     with pytest.raises(ValueError, match=r"path must end in \.pt2, got '.*package\.so'"):

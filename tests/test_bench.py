@@ -99,10 +99,9 @@ def test_every_form_runs_and_gives_logits(resnet):
 
 
 @pytest.mark.slow
-def test_compiled_and_packaged_sides_give_what_the_eager_ones_do():
-    subject = subjects.untrained("small_resnet", 10)
+def test_compiled_and_packaged_sides_give_what_the_eager_ones_do(resnet):
     with sides.folding(), torch.no_grad():
-        made, missing = sides.make_sides(subject, subject.inputs(1), ("fp32", "packed"))
+        made, missing = sides.make_sides(resnet, resnet.inputs(1), ("fp32", "packed"))
         results = {side.name: side.run() for side in made}
     assert missing == {}
     assert list(results) == [f"{form} {how}" for form in ("fp32", "packed") for how in WAYS]

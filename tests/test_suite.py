@@ -87,6 +87,7 @@ def test_a_wrong_kernel_is_refused(tmp_path):
 
 
 def test_a_wrong_kernel_is_refused_without_timing_too(tmp_path):
+    assert run_suite(tmp_path, "--benchmark-disable").returncode == 0
     done = run_suite(tmp_path, "--benchmark-disable", plugin=WRONG)
     assert done.returncode == 1
     assert "wrong result: not timed" in done.stdout

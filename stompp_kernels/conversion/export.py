@@ -70,19 +70,21 @@ def package_packed(
 
     Raises:
         TypeError, ValueError: as :func:`export_packed`, or ``path`` does not end in .pt2.
+        OSError: the file cannot be written; said before anything is compiled if it cannot be made.
         RuntimeError: there is no C++ compiler, or what else torch raises as it compiles.
     """
     if Path(path).suffix != ".pt2":
         raise ValueError(f"path must end in .pt2, got {os.fspath(path)!r}")
     program = _program(packed, example_inputs, dynamic_batch)
-    with tempfile.TemporaryDirectory() as folder:
+    # The file is opened first: where it cannot be written, nobody waits for the compiler.
+    with replacing(path) as file, tempfile.TemporaryDirectory() as folder:
         package = torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(Path(folder) / "package.pt2"),
             # Else its loops are for the number of threads that torch has now.
             inductor_configs={"cpp.dynamic_threads": True},
         )
-        with open(package, "rb") as compiled, replacing(path) as file:
+        with open(package, "rb") as compiled:
             shutil.copyfileobj(compiled, file)
     return torch._inductor.aoti_load_package(os.fspath(path))
 

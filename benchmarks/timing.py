@@ -17,7 +17,7 @@ from stompp_kernels.measure import clock_ms, machine, sample, timing_of, using_t
 from stompp_kernels.table import table
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
+RESULTS = ROOT / "build" / "results"
 
 
 def measure(case: Case, threads: int, seconds: float) -> tuple[dict[str, Any], dict[str, list[float]]]:

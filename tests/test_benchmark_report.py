@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import keep
 from benchmarks.report import png, readme, tables
 from benchmarks.report.__main__ import write
-from benchmarks.report.data import FILES, Results, mean_ratio, sides
+from benchmarks.report.data import FILES, STUDIES, Results, mean_ratio, sides
 from benchmarks.report.figures import PLOTS, outdated
 from benchmarks.roofline import Ceilings
 
@@ -279,7 +280,7 @@ def test_a_page_is_made_from_nothing(tmp_path):
     (tmp_path / "results").mkdir()
     write(Results(tmp_path / "results"), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
-    assert len(page.items) == len(FILES) + 1, "one for those of a GPU"
+    assert len(page.items) == len(FILES) + len(STUDIES) + 1, "one for those of a GPU"
     assert page.pictures == []
 
 
@@ -364,7 +365,7 @@ def test_a_picture_without_data_leaves_its_block_empty(folder):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (TEXT.format("demo"), "demo_ste.json is missing; stompp demo --results .* makes it"),
+        (TEXT.format("demo"), r"demo_ste\.json is missing in .*results; stompp demo --results .* makes it"),
         (TEXT.format("demos"), "asks for 'demos'; there are demo, kernels, .*speedups"),
         ("<!-- benchmarks.report: depth -->\n", "needs an '<!-- end -->'"),
         ("<!-- benchmarks.report: depth -->\n" + TEXT.format("depth"), "needs an '<!-- end -->'"),
@@ -396,9 +397,40 @@ def test_what_is_no_folder_is_refused(tmp_path):
 
 
 def test_the_command_writes_page_and_figures(folder):
-    command = [sys.executable, "-m", "benchmarks.report", "--results", folder]
+    command = [sys.executable, "-m", "benchmarks.report", "--results", folder, "--output", folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (folder / "figures").iterdir()} == {plot.file for plot in PLOTS}
     assert (folder / "report.html").exists()
-    assert re.findall(r"left out: (.*)\.json; ", done.stdout) == [name for name in FILES if name not in MADE_UP]
+    wanted = [*FILES, *(f"{study}/report" for study in STUDIES)]
+    assert re.findall(r"left out: (.*)\.json; ", done.stdout) == [name for name in wanted if name not in MADE_UP]
+
+
+def test_what_is_kept_gives_the_same_tables_and_figures(folder, tmp_path):
+    raw = Results(folder)
+    path = tmp_path / "machine.json"
+    path.write_text(keep.text_of({name: keep.file_to_keep(file) for name, file in raw.files.items()}))
+    kept = Results(path)
+    assert kept.files.keys() == raw.files.keys()
+    for plot in PLOTS:
+        assert png.rounded(plot.data(kept)) == png.rounded(plot.data(raw)), plot.name
+    assert tables.training_speed(kept) == tables.training_speed(raw)
+    assert write(kept, tmp_path / "page")
+
+
+def test_keeping_again_replaces_only_what_was_measured_again(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(keep, "KEPT", tmp_path)
+    for arguments in (["machine"], ["machine"]):
+        monkeypatch.setattr(sys, "argv", ["keep", *arguments, "--results", str(folder)])
+        assert keep.main() == 0
+    first = (tmp_path / "machine.json").read_text()
+    assert max(map(len, first.splitlines())) < 2000
+    again = put(tmp_path / "again", {"training_speed": {**MADE_UP["training_speed"], "command": "another"}})
+    monkeypatch.setattr(sys, "argv", ["keep", "machine", "--results", str(again)])
+    assert keep.main() == 0
+    files = json.loads((tmp_path / "machine.json").read_text())
+    assert files.keys() == MADE_UP.keys()
+    assert files["training_speed"]["command"] == "another"
+    monkeypatch.setattr(sys, "argv", ["keep", "machine", "--replace", "--results", str(again)])
+    assert keep.main() == 0
+    assert json.loads((tmp_path / "machine.json").read_text()).keys() == {"training_speed"}

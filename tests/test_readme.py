@@ -1,18 +1,22 @@
 """The README: its example runs as it stands, its figures are those of the results files."""
 
-import json
 import re
+import subprocess
 from pathlib import Path
 
+import pytest
+
 from benchmarks.report import readme, tables
-from benchmarks.report.data import IMPLEMENTATIONS, Results, mean_ratio
-from benchmarks.report.figures import FOLDER, PLOTS, outdated
-from benchmarks.report.page import page
-from stompp_kernels.training.report.figures import Picture
+from benchmarks.report.data import IMPLEMENTATIONS, KEPT, README_SOURCES, Results, mean_ratio
+from benchmarks.report.figures import FOLDER, outdated
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-RESULTS = ROOT / "benchmarks" / "results"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return Results(*README_SOURCES)
 
 
 def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
@@ -34,17 +38,26 @@ def test_the_usage_example_is_short():
     assert sum(bool(line.strip()) for line in code.group(1).splitlines()) <= 21
 
 
-def test_making_the_report_again_changes_neither_readme_nor_page():
-    """Nothing is drawn: the page holds the pictures as they are on disk."""
-    results, text = Results(RESULTS), README.read_text()
+def test_making_the_tables_again_changes_nothing(results):
+    text = README.read_text()
     assert readme.filled(text, results) == text, "python -m benchmarks.report --readme"
-    files = [(plot, RESULTS / FOLDER / plot.file) for plot in PLOTS]
-    pictures = [Picture(plot.file, plot.title, plot.text, path.read_bytes()) for plot, path in files if path.exists()]
-    assert page(results, pictures) == (RESULTS / "report.html").read_text(), "python -m benchmarks.report"
 
 
-def test_the_pictures_are_drawn_from_the_result_files():
-    assert outdated(Results(RESULTS), RESULTS / FOLDER) == [], "python -m benchmarks.report"
+def test_the_kept_pictures_are_those_shown_and_drawn_from_the_result_files(results):
+    shown = readme.kept_pictures()
+    assert {path.name for path in (KEPT / FOLDER).iterdir()} == shown != set()
+    assert not shown & set(outdated(results, KEPT / FOLDER)), "python -m benchmarks.report --readme"
+
+
+def test_the_repository_holds_no_more_than_it_keeps():
+    """Pages, raw timings and logs of runs are made by commands."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    assert sum(path.stat().st_size for path in files) < 3e6
+    assert sum(path.stat().st_size for path in KEPT.glob("*.json")) < 1e6
+    assert not [path for path in files if path.suffix in (".html", ".jsonl") and "results" in path.parts]
 
 
 def test_every_table_of_results_and_picture_is_generated():
@@ -57,9 +70,9 @@ def test_every_table_of_results_and_picture_is_generated():
         assert (ROOT / target).exists(), target
 
 
-def test_the_demo_results_meet_their_targets():
+def test_the_demo_results_meet_their_targets(results):
     for name, least in (("demo_ste", 94), ("demo_ste_free", 85)):
-        result = json.loads((RESULTS / f"{name}.json").read_text())["result"]
+        result = results.need(name)["result"]
         assert result["packed_accuracy"] >= least
         assert result["different_predictions"] == 0
         assert result["train_seconds"] < 240
@@ -67,31 +80,30 @@ def test_the_demo_results_meet_their_targets():
         assert all(layer["packed_ms"] < layer["float_ms"] for layer in result["layers"])
 
 
-def test_no_case_of_the_suite_was_refused():
+def test_no_case_of_the_suite_was_refused(results):
     for name in IMPLEMENTATIONS:
-        results = json.loads((RESULTS / f"suite_{name}.json").read_text())
-        assert results["refused"] == []
+        suite = results.need(f"suite_{name}")
+        assert suite["refused"] == []
         for _, group, side in tables.KERNELS:
             for threads in tables.THREADS:
-                assert mean_ratio(results["rows"], group, side, threads) is not None, (group, side, threads)
+                assert mean_ratio(suite["rows"], group, side, threads) is not None, (group, side, threads)
 
 
-def test_a_step_gets_faster_with_every_layer_committed():
+def test_a_step_gets_faster_with_every_layer_committed(results):
     """What the README says in words, and at 0 % it takes the time of plain PyTorch."""
-    plain, *committed = json.loads((RESULTS / "training_speed.json").read_text())["rows"]
+    plain, *committed = results.need("training_speed")["rows"]
     factors = [row["faster_than_0"] for row in committed]
     assert factors == sorted(factors)
     assert abs(plain["faster_than_0"] - 1) < 0.03
 
 
-def test_the_networks_are_right_and_their_files_were_measured():
-    results = json.loads((RESULTS / "networks_avx2.json").read_text())
-    assert "--no-memory" not in results["command"]
-    assert not [row for row in results["rows"] if "wrong" in row]
+def test_the_networks_are_right_and_their_files_were_measured(results):
+    networks = results.need("networks_avx2")
+    assert "--no-memory" not in networks["command"]
+    assert not [row for row in networks["rows"] if "wrong" in row]
 
 
-def test_the_study_is_finished():
-    report = json.loads((RESULTS / "resnet20_cifar10_small" / "report.json").read_text())
-    groups = {group["group"]: group for group in report["groups"]}
+def test_the_study_is_finished(results):
+    groups = {group["group"]: group for group in results.need("resnet20_cifar10_small/report")["groups"]}
     for name in tables.STUDY.values():
         assert groups[name]["finished"] == len(groups[name]["seeds"]) >= 2

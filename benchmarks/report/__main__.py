@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: the page and the figures on all result files, and the README's tables."""
+"""`python -m benchmarks.report`: the page and the figures on result files, and the README's tables."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from benchmarks.report import readme
-from benchmarks.report.data import Results
+from benchmarks.report.data import KEPT, README_SOURCES, Results
 from benchmarks.report.figures import FOLDER, PLOTS, draw
 from benchmarks.report.page import page
 from stompp_kernels.files import replacing
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
+OUTPUT = ROOT / "build" / "report"
 
 
 def write(results: Results, output: Path) -> list[Path]:
@@ -30,22 +30,42 @@ def write(results: Results, output: Path) -> list[Path]:
     return list(files)
 
 
+def write_readme(results: Results) -> list[Path]:
+    """Writes the README's tables, and the figures that the repository keeps; returns the files."""
+    text = readme.filled((ROOT / "README.md").read_text(), results)
+    kept = {picture.file: picture.png for picture in draw(results) if picture.file in readme.kept_pictures()}
+    files = {KEPT / FOLDER / name: content for name, content in kept.items()}
+    files[ROOT / "README.md"] = text.encode()
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            file.write(content)
+    return list(files)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
-    parser.add_argument("--output", type=Path, help="folder of report.html and figures/ (default: that of the results)")
-    parser.add_argument("--readme", action="store_true", help="rewrite README.md's tables and pictures too")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        default=list(README_SOURCES),
+        help="folders of result files, or kept files (default: what the repository keeps for the README)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, help="folder for report.html and figures/ (default: build/report)"
+    )
+    parser.add_argument(
+        "--readme", action="store_true", help="rewrite the README's tables and the kept figures instead of a page"
+    )
     arguments = parser.parse_args()
     try:
-        results = Results(arguments.results)
-        text = readme.filled((ROOT / "README.md").read_text(), results) if arguments.readme else None
-        for path in write(results, arguments.output or arguments.results):
-            print(path)
+        results = Results(*arguments.results)
+        written = write_readme(results) if arguments.readme else write(results, arguments.output)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
-    if text is not None:
-        with replacing(ROOT / "README.md") as file:
-            file.write(text.encode())
+    for path in written:
+        print(path)
     for name, command in results.missing().items():
         print(f"left out: {name}; {command} makes it")
     return 0

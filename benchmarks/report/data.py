@@ -1,4 +1,7 @@
-"""The result files: which there are, what makes the others, and the means that figures and tables show."""
+"""The result files: which there are, what makes the others, and the means that figures and tables show.
+
+They are read from the folder that benchmarks write to, or from what the repository keeps of them (benchmarks/keep.py).
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,17 @@ from benchmarks.roofline import Ceilings
 
 Row = Mapping[str, Any]
 
+KEPT = Path(__file__).parents[1] / "results"
+"""What the repository keeps: one file for each machine, and one of all studies."""
+README_SOURCES = (KEPT / "emerald_rapids.json", KEPT / "studies.json")
+
 HELD_TO_AVX2 = "bash benchmarks/avx2.sh"
 FAMILIES = {  # name before "_<implementation>.json": the command
-    "suite": "pytest benchmarks --benchmark-only --results benchmarks/results",
+    "suite": "pytest benchmarks --benchmark-only --results build/results",
     "ceilings": "python -m benchmarks.ceilings",
     "peers": "python -m benchmarks.peers --larq FOLDER",
     "networks": "python -m benchmarks.networks",
+    "kernels": "python -m benchmarks.kernels",
 }
 IMPLEMENTATIONS = {"avx2": "AVX2", "avx512": "AVX-512"}
 FILES = {
@@ -27,14 +35,11 @@ FILES = {
         for name in IMPLEMENTATIONS
     },
     "training_speed": "python -m benchmarks.training_speed",
-    "demo_ste": "stompp demo --results benchmarks/results/demo_ste.json",
-    "demo_ste_free": "stompp demo --regime ste_free --results benchmarks/results/demo_ste_free.json",
+    "demo_ste": "stompp demo --results build/results/demo_ste.json",
+    "demo_ste_free": "stompp demo --regime ste_free --results build/results/demo_ste_free.json",
     "instructions": "python -m benchmarks.instructions",
-    **{
-        f"{study}/report": f"stompp ablate recipes/studies/{study}.toml --output benchmarks/results/{study} --jobs 2"
-        for study in ("resnet20_cifar10_small", "depth_digits")
-    },
 }
+STUDIES = ("resnet20_cifar10_small", "depth_digits")  # those that tables and figures show
 GPU_FILES = ("gpu_bgemm", "gpu_progressive", "gpu_rates", "gpu_tiles", "training_speed_cuda")
 GPU_COMMAND = "bash benchmarks/gpu_check.sh OUT"
 PLAIN = ("eager", "compiled")
@@ -42,19 +47,20 @@ PYTORCH = "PyTorch"  # the better of PLAIN
 
 
 class Results:
-    """A folder of result files.
+    """Result files, by name without ".json".
+
+    Args:
+        sources: folders of result files, or files that benchmarks/keep.py wrote.
 
     Raises:
-        ValueError: ``folder`` is not one, or a file in it is not JSON.
+        ValueError: a source is neither, or a file is not JSON.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise ValueError(f"results must be a folder, got {str(folder)!r}")
-        self.folder = folder
-        names = dict.fromkeys((*FILES, *GPU_FILES))
-        names |= dict.fromkeys(path.stem for family in FAMILIES for path in sorted(folder.glob(f"{family}_*.json")))
-        self.files = {name: content for name in names if (content := _read(folder / f"{name}.json")) is not None}
+    def __init__(self, *sources: Path) -> None:
+        self.sources = sources
+        self.files: dict[str, dict[str, Any]] = {}
+        for source in sources:
+            self.files |= _kept(source) if source.suffix == ".json" else _in_folder(source)
 
     def get(self, name: str) -> dict[str, Any] | None:
         """The content of a file, without ".json"; None where there is none."""
@@ -67,13 +73,17 @@ class Results:
             ValueError: there is none.
         """
         if name not in self.files:
-            raise ValueError(f"{self.folder / name}.json is missing; {self.command(name)} makes it")
+            places = ", ".join(str(source) for source in self.sources)
+            raise ValueError(f"{name}.json is missing in {places}; {self.command(name)} makes it")
         return self.files[name]
 
     def command(self, name: str) -> str:
         """What makes a file that is here or could be."""
         if name in GPU_FILES:
             return GPU_COMMAND
+        study, _, report = name.partition("/")
+        if report:
+            return f"stompp ablate recipes/studies/{study}.toml --output build/results/{study} --jobs 2"
         return FILES.get(name) or FAMILIES[name.partition("_")[0]]
 
     def by_implementation(self, family: str) -> dict[str, dict[str, Any]]:
@@ -87,10 +97,36 @@ class Results:
 
     def missing(self) -> dict[str, str]:
         """Files that are not there, with the command that makes them; those of a GPU only where none is."""
-        found = {f"{name}.json": command for name, command in FILES.items() if name not in self.files}
+        wanted = (*FILES, *(f"{study}/report" for study in STUDIES))
+        found = {f"{name}.json": self.command(name) for name in wanted if name not in self.files}
         if not any(name in self.files for name in GPU_FILES):
             found["gpu_*.json"] = GPU_COMMAND
         return found
+
+
+def _in_folder(folder: Path) -> dict[str, dict[str, Any]]:
+    if not folder.is_dir():
+        raise ValueError(f"results must be a folder, got {str(folder)!r}")
+    names = dict.fromkeys((*FILES, *GPU_FILES))
+    names |= dict.fromkeys(path.stem for family in FAMILIES for path in sorted(folder.glob(f"{family}_*.json")))
+    names |= {f"{path.parent.name}/report": None for path in sorted(folder.glob("*/report.json"))}
+    return {name: content for name in names if (content := _read(folder / f"{name}.json")) is not None}
+
+
+def _kept(path: Path) -> dict[str, dict[str, Any]]:
+    """The result files in a kept file, their times as medians and with the rates that follow from them."""
+    found = _read(path)
+    if found is None:
+        raise ValueError(f"results must be a folder or a kept file, and there is no {str(path)!r}")
+    for file in found.values():
+        for row in file.get("rows", ()):
+            if isinstance(row.get("ms"), dict):
+                row["ms"] = {side: {"median": ms} for side, ms in row["ms"].items()}
+                if "operations" not in row:
+                    continue
+                ours = row["ms"]["ours"]["median"]
+                row |= {"gops": row["operations"] / ours / 1e6, "gbytes_per_s": row["bytes"] / ours / 1e6}
+    return found
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -124,7 +124,7 @@ def _cases(results: Results, name: str, rows: Sequence[Row]) -> str:
                 escape(row["name"]),
                 str(row["threads"]),
                 _ms(ours["median"]),
-                f"{_ms(ours['p20'])} to {_ms(ours['p80'])}",
+                f"{_ms(ours['p20'])} to {_ms(ours['p80'])}" if "p20" in ours else "",
                 *(_ratio(row, side) for side in others),
                 f"{row['gops']:.0f} GOPS" if row["operations"] else f"{row['gbytes_per_s']:.1f} GB/s",
                 *limits,
@@ -138,9 +138,9 @@ def _cases(results: Results, name: str, rows: Sequence[Row]) -> str:
 def _ratio(row: Row, side: str) -> str:
     if side not in row["ratios"]:
         return ""
-    low, high = row["spread"][side]
+    low_high = "{:.2f} to {:.2f} ".format(*row["spread"][side]) if "spread" in row else ""
     how = row.get("how", {}).get(side, "")
-    return f"{row['ratios'][side]:.2f}x<small>{low:.2f} to {high:.2f} {escape(how)}</small>"
+    return f"{row['ratios'][side]:.2f}x<small>{low_high}{escape(how)}</small>"
 
 
 def _ms(value: float) -> str:

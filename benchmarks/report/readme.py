@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from benchmarks.report import tables
 from benchmarks.report.data import Results
@@ -16,6 +17,16 @@ from benchmarks.report.figures import FOLDER, PLOTS
 MARKED = re.compile(r"(<!-- benchmarks\.report: ([\w ]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 START = "<!-- benchmarks.report:"
 PICTURES = f"benchmarks/results/{FOLDER}"
+
+ROOT = Path(__file__).parents[2]
+
+
+def kept_pictures() -> set[str]:
+    """Files of the figures that the README or a page of the documentation shows, which the repository keeps."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    shown = re.compile(rf"{re.escape(PICTURES)}/(\w+\.png)")
+    return {name for page in pages for name in shown.findall(page.read_text())} & {plot.file for plot in PLOTS}
+
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "demo": tables.demo,

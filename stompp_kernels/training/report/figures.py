@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image, PngImagePlugin
 
 from stompp_kernels.training.report.logs import Group, Run
 from stompp_kernels.training.report.summary import (
@@ -23,6 +24,8 @@ from stompp_kernels.training.report.summary import (
     relative,
     window_starts,
 )
+
+_COLOURS = 128  # lines, bars and their smoothed edges need no more
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -70,9 +73,15 @@ def draw(groups: Sequence[Group]) -> list[Picture]:
 
 
 def png_of(figure: Figure, **entries: str) -> bytes:
-    """The figure as PNG; ``entries`` are texts that the file holds beside it."""
+    """The figure as PNG with a palette, which takes a third of the bytes; ``entries`` are texts that the file holds."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = PngImagePlugin.PngInfo()
+    for key, text in entries.items():
+        texts.add_text(key, text)
     png = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None, **entries})
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(_COLOURS)
+    picture.save(png, "PNG", optimize=True, pnginfo=texts)
     return png.getvalue()
 
 

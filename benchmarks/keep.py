@@ -1,0 +1,100 @@
+"""What the repository keeps of result files: `python -m benchmarks.keep NAME`.
+
+Result files hold every percentile and every layer, and are not in the repository. This writes what tables and figures
+need of them to one file for each machine, benchmarks/results/NAME.json, a row a line:
+
+    python -m benchmarks.keep emerald_rapids --results build/results
+    python -m benchmarks.keep studies --results runs
+
+Files that are not in the folder stay in NAME.json as they are; with ``--replace`` they are dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report.data import KEPT, Results
+from benchmarks.timing import RESULTS
+from stompp_kernels.files import replacing
+
+_DIGITS = 5
+# Percentiles and layers; rates that follow from the other numbers.
+_DROPPED = ("spread", "profile", "gops", "gbytes_per_s")
+_NETWORK = ("network", "batch", "threads", "best_ms", "ratios", "bound", "wrong", "reason", "missing")
+
+
+def shortened(value: Any) -> Any:
+    """The same with numbers of five digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: shortened(item) for key, item in value.items()}
+    return [shortened(item) for item in value] if isinstance(value, list) else value
+
+
+def row_to_keep(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without what no table or figure shows. Times that were a median and percentiles are the median."""
+    if "network" in row and "best_ms" in row:
+        kept = {key: row[key] for key in _NETWORK if key in row}
+        if "bound" in kept:
+            kept["bound"] = {key: value for key, value in kept["bound"].items() if key != "float_layers"}
+        return kept
+    kept = {key: value for key, value in row.items() if key not in _DROPPED}
+    if isinstance(kept.get("ms"), Mapping):
+        kept["ms"] = {side: time["median"] for side, time in kept["ms"].items()}
+    return kept
+
+
+def file_to_keep(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A result file's content as the repository keeps it."""
+    kept = dict(content)
+    if "rows" in kept:
+        kept["rows"] = [row_to_keep(row) for row in kept["rows"]]
+    kept.pop("runs", None)  # of a study: its groups are its summary
+    return shortened(kept)
+
+
+def text_of(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """JSON of kept files, with a line for each row."""
+    return "{\n" + ",\n".join(f"{json.dumps(name)}: {_file_text(content)}" for name, content in files.items()) + "\n}\n"
+
+
+def _file_text(content: Mapping[str, Any]) -> str:
+    entries = []
+    for key, value in content.items():
+        rows = isinstance(value, list) and value and isinstance(value[0], dict)
+        text = "[\n" + ",\n".join(_compact(row) for row in value) + "\n]" if rows else _compact(value)
+        entries.append(f"{json.dumps(key)}: {text}")
+    return "{" + ",\n".join(entries) + "}"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.keep", description=__doc__)
+    parser.add_argument("name", help="name of the file in benchmarks/results, without .json; usually of the machine")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files (build/results)")
+    parser.add_argument("--replace", action="store_true", help="drop what NAME.json holds of other result files")
+    arguments = parser.parse_args()
+    path = KEPT / f"{arguments.name}.json"
+    try:
+        found = Results(arguments.results).files
+        before = json.loads(path.read_text()) if path.exists() and not arguments.replace else {}
+    except ValueError as error:
+        parser.error(str(error))
+    if not found:
+        parser.error(f"{str(arguments.results)!r} holds no result file")
+    with replacing(path) as file:
+        file.write(text_of({**before, **{name: file_to_keep(content) for name, content in found.items()}}).encode())
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

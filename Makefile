@@ -2,6 +2,7 @@
 # make test     set everything up, then run the tests (PYTEST_ARGS=...)
 # make bench    set everything up, then time every op against PyTorch and make a page of it (BENCH_OUT=folder)
 # make build    set everything up, or recompile what changed in csrc
+# make docs     set everything up, then build the documentation in build/docs; a warning is an error
 # make lint     ruff, clang-format and mypy, changing nothing; `make format` rewrites
 # make clean    remove what was built; `make distclean` the environment too
 #
@@ -26,7 +27,7 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build setup setup-dev setup-arm test demo bench lint format clean distclean
+.PHONY: build setup setup-dev setup-arm test demo bench docs lint format clean distclean
 
 build: setup
 
@@ -34,7 +35,7 @@ setup:
 	@$(SETUP_ENV)
 
 setup-dev:
-	@$(SETUP_ENV) --extras demo,test,dev
+	@$(SETUP_ENV) --extras demo,test,dev,docs
 
 # Debian and Ubuntu: lets the tests run the core for 64-bit Arm under emulation.
 setup-arm:
@@ -52,6 +53,9 @@ bench: setup
 	$(RUN) pytest benchmarks --benchmark-only -q --results "$(BENCH_OUT)"
 	$(RUN) benchmarks.ceilings --output "$(BENCH_OUT)"
 	$(RUN) benchmarks.report --results "$(BENCH_OUT)" --output "$(BENCH_OUT)"
+
+docs: setup-dev
+	$(RUN) sphinx -q -W --keep-going -b html docs build/docs
 
 lint: setup-dev
 	$(RUN) ruff check $(PYTHON_FILES)

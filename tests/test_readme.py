@@ -1,4 +1,4 @@
-"""The README: its example runs as it stands, its figures are those of the results files."""
+"""The tables and figures of the README and the documentation are those of the results files."""
 
 import re
 import subprocess
@@ -19,28 +19,10 @@ def results():
     return Results(*README_SOURCES)
 
 
-def test_the_examples_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 2
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    out = capsys.readouterr().out
-    assert "bconv2d + threshold" in out
-    assert (tmp_path / "network.safetensors").stat().st_size > 0
-    assert (tmp_path / "network.pt2").stat().st_size > 0
-
-
-def test_the_usage_example_is_short():
-    code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert code is not None
-    assert sum(bool(line.strip()) for line in code.group(1).splitlines()) <= 21
-
-
-def test_making_the_tables_again_changes_nothing(results):
-    text = README.read_text()
-    assert readme.filled(text, results) == text, "python -m benchmarks.report --readme"
+@pytest.mark.parametrize("page", readme.PAGES, ids=lambda page: page.name)
+def test_making_the_tables_again_changes_nothing(page, results):
+    text = page.read_text()
+    assert readme.filled(text, results, readme.PAGES[page]) == text, "python -m benchmarks.report --readme"
 
 
 def test_the_kept_pictures_are_those_shown_and_drawn_from_the_result_files(results):
@@ -63,11 +45,10 @@ def test_the_repository_holds_no_more_than_it_keeps():
 def test_every_table_of_results_and_picture_is_generated():
     outside = readme.MARKED.sub("", README.read_text())
     headers = re.findall(r"^(\|.*\|)\n\|---", outside, re.MULTILINE)
-    assert headers == ["| | runs in | any machine |"]
+    assert headers == ["| page | what it answers |"]
     assert "![" not in outside
-    assert set(readme.TABLES) <= {found[2] for found in readme.MARKED.finditer(README.read_text())}
-    for target in re.findall(r"!\[.*?\]\((.*?)\)", README.read_text()):
-        assert (ROOT / target).exists(), target
+    shown = {found[2] for page in readme.PAGES for found in readme.MARKED.finditer(page.read_text())}
+    assert set(readme.TABLES) <= shown
 
 
 def test_the_demo_results_meet_their_targets(results):

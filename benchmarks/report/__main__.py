@@ -1,4 +1,4 @@
-"""`python -m benchmarks.report`: the page and the figures on result files, and the README's tables."""
+"""`python -m benchmarks.report`: the page and the figures on result files, and the tables in README and docs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ def write(results: Results, output: Path) -> list[Path]:
     return list(files)
 
 
-def write_readme(results: Results) -> list[Path]:
-    """Writes the README's tables, and the figures that the repository keeps; returns the files."""
-    text = readme.filled((ROOT / "README.md").read_text(), results)
-    kept = {picture.file: picture.png for picture in draw(results) if picture.file in readme.kept_pictures()}
-    files = {KEPT / FOLDER / name: content for name, content in kept.items()}
-    files[ROOT / "README.md"] = text.encode()
+def write_pages(results: Results) -> list[Path]:
+    """Writes the tables of the README and the documentation, and the figures that they show; returns the files."""
+    files = {path: readme.filled(path.read_text(), results, where).encode() for path, where in readme.PAGES.items()}
+    shown = readme.kept_pictures()
+    files |= {KEPT / FOLDER / picture.file: picture.png for picture in draw(results) if picture.file in shown}
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
@@ -50,18 +49,20 @@ def main() -> int:
         type=Path,
         nargs="+",
         default=list(README_SOURCES),
-        help="folders of result files, or kept files (default: what the repository keeps for the README)",
+        help="folders of result files, or kept files (default: the kept files that README and docs show)",
     )
     parser.add_argument(
         "--output", type=Path, default=OUTPUT, help="folder for report.html and figures/ (default: build/report)"
     )
     parser.add_argument(
-        "--readme", action="store_true", help="rewrite the README's tables and the kept figures instead of a page"
+        "--readme",
+        action="store_true",
+        help="rewrite the tables and figures of the README and docs/benchmarks.md instead of a page",
     )
     arguments = parser.parse_args()
     try:
         results = Results(*arguments.results)
-        written = write_readme(results) if arguments.readme else write(results, arguments.output)
+        written = write_pages(results) if arguments.readme else write(results, arguments.output)
     except (ValueError, ImportError) as error:
         parser.error(str(error))
     for path in written:

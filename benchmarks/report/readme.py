@@ -1,4 +1,4 @@
-"""What the README shows of the results: it stands between markers, and only this writes it.
+"""What the README and a page of the documentation show of the results, between markers; only this writes there.
 
 <!-- benchmarks.report: NAME -->
 <!-- end -->
@@ -19,6 +19,8 @@ START = "<!-- benchmarks.report:"
 PICTURES = f"benchmarks/results/{FOLDER}"
 
 ROOT = Path(__file__).parents[2]
+PAGES = {ROOT / "README.md": PICTURES, ROOT / "docs" / "benchmarks.md": f"../{PICTURES}"}
+"""The pages with markers, and where each finds the pictures."""
 
 
 def kept_pictures() -> set[str]:
@@ -29,6 +31,7 @@ def kept_pictures() -> set[str]:
 
 
 TABLES: dict[str, Callable[[Results], str]] = {
+    "summary": tables.summary,
     "demo": tables.demo,
     "kernels": tables.kernels,
     "networks": tables.networks,
@@ -37,8 +40,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
 }
 
 
-def block(name: str, results: Results) -> str:
-    """A table, or the picture of that name; empty where there are no data to draw one from.
+def block(name: str, results: Results, pictures: str = PICTURES) -> str:
+    """A table, or the picture of that name in the folder ``pictures``; empty where there are no data to draw one from.
 
     Raises:
         ValueError: there is no such table or picture, or a result file that the table needs is missing.
@@ -47,18 +50,18 @@ def block(name: str, results: Results) -> str:
         return TABLES[name](results) + "\n"
     plots = {plot.name: plot for plot in PLOTS}
     if name not in plots:
-        raise ValueError(f"the README asks for {name!r}; there are {', '.join([*TABLES, *plots])}")
+        raise ValueError(f"the page asks for {name!r}; there are {', '.join([*TABLES, *plots])}")
     plot = plots[name]
-    return "" if plot.data(results) is None else f"![{plot.title}]({PICTURES}/{plot.file})\n"
+    return "" if plot.data(results) is None else f"![{plot.title}]({pictures}/{plot.file})\n"
 
 
-def filled(text: str, results: Results) -> str:
-    """The README's text with what the result files say between its markers.
+def filled(text: str, results: Results, pictures: str = PICTURES) -> str:
+    """A page's text with what the result files say between its markers.
 
     Raises:
         ValueError: as :func:`block`; a marker has no end.
     """
-    new, count = MARKED.subn(lambda found: found[1] + block(found[2], results) + found[4], text)
+    new, count = MARKED.subn(lambda found: found[1] + block(found[2], results, pictures) + found[4], text)
     if count != text.count(START) or any(START in found[3] for found in MARKED.finditer(text)):
         raise ValueError("each '<!-- benchmarks.report: NAME -->' needs an '<!-- end -->' of its own")
     return new

@@ -42,6 +42,28 @@ STUDY = {  # row and group of the study
 }
 
 
+def summary(results: Results) -> str:
+    """The speedup over torch on one thread, by instruction set: 3x3 convolutions, and two whole networks."""
+    pairs = [(name, form) for name in IMPLEMENTATIONS for form in ("fp32", "int8")]
+    header = [f"over {form}, {IMPLEMENTATIONS[name]}" for name, form in pairs]
+    convolutions = [mean_ratio(results.need(f"suite_{name}")["rows"], "bconv2d bits", form, 1) for name, form in pairs]
+    rows = [("ResNet's 3x3 convolutions, bits to bits", *map(_times, convolutions))]
+    for title in ("ResNet-18", "BERT-base, 128 tokens"):
+        ratios = [_network(results, NETWORKS[title], name)["ratios"].get(form) for name, form in pairs]
+        rows.append((f"{title}, the whole network", *map(_times, ratios)))
+    return markdown(("one thread, batch 1: speedup", *header), rows)
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1f}x"
+
+
+def _network(results: Results, network: str, implementation: str) -> Any:
+    """The row of a network, one sample on one thread."""
+    rows = results.need(f"networks_{implementation}")["rows"]
+    return next(row for row in rows if (row["network"], row["batch"], row["threads"]) == (network, 1, 1))
+
+
 def demo(results: Results) -> str:
     """What `make demo` ends with, by regime."""
     columns = [_demo(results.need(name)["result"]) for name in ("demo_ste", "demo_ste_free")]
@@ -70,23 +92,21 @@ def kernels(results: Results) -> str:
     rows = []
     for text, group, side in KERNELS:
         means = [[mean_ratio(rows, group, side, threads) for threads in THREADS] for rows in files]
-        rows.append((text, *(" / ".join("-" if m is None else f"{m:.1f}x" for m in pair) for pair in means)))
+        rows.append((text, *(" / ".join(map(_times, pair)) for pair in means)))
     return markdown(("", *IMPLEMENTATIONS.values()), rows)
 
 
 def networks(results: Results) -> str:
     """Whole networks on one thread held to AVX2."""
-    file = results.need("networks_avx2")
-    found = {row["network"]: row for row in file["rows"] if (row["batch"], row["threads"]) == (1, 1)}
-    sizes = {row["network"]: row["binarized"] for row in file["bytes"]}
+    sizes = {row["network"]: row["binarized"] for row in results.need("networks_avx2")["bytes"]}
     rows = []
     for title, name in NETWORKS.items():
-        row, size = found[name], sizes[name]
-        milliseconds = [f"{row['best_ms'][form]:.1f} ms" for form in ("fp32", "packed")]
+        row, size = _network(results, name, "avx2"), sizes[name]
         ratios = [f"{row['ratios'][form]:.1f}x" for form in ("fp32", "int8")]
         bound = f"{row['bound']['packed_over_bound']:.2f}x"
-        rows.append((title, *milliseconds, *ratios, bound, f"{size['fp32'] / size['file']:.1f}x"))
-    header = ("torch fp32", "packed", "faster than fp32", "than int8", "packed / bound", "binarized layers in the file")
+        smaller = f"{size['fp32'] / size['file']:.1f}x"
+        rows.append((title, f"{row['best_ms']['packed']:.1f} ms", *ratios, bound, smaller))
+    header = ("packed", "speedup over fp32", "speedup over int8", "packed / bound", "binarized layers smaller by")
     return markdown(("network, batch 1", *header), rows)
 
 

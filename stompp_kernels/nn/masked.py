@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stompp_kernels.nn.clip import clip
 from stompp_kernels.ops import count_frozen, full_mask, progressive, refresh_mask_
 from stompp_kernels.ops.checks import SURROGATES, check_choice
 from stompp_kernels.ops.reference import words_for
@@ -111,7 +112,7 @@ class Masked(nn.Module):
         shape = u.shape[1:] if batch_shared else u.shape
         if (torch.compiler.is_compiling() and tuple(shape) == self.mask_shape) or self.started:
             return progressive(u, self.mask_words, self.surrogate, batch_shared)
-        return u.clamp(-1, 1)
+        return clip(u)
 
     def get_extra_state(self) -> Tensor:
         shape = () if self.mask_shape is None else self.mask_shape

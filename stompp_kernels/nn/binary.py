@@ -16,6 +16,7 @@ from stompp_kernels.nn.functional import conv2d, packed_conv2d, packed_linear, p
 from stompp_kernels.nn.masked import Masked
 from stompp_kernels.ops import PackedWeight, pack_conv_weight, pack_weight
 from stompp_kernels.ops.checks import check_choice, pair
+from stompp_kernels.ops.gradients import transforms_are_active
 
 # Latent weights start of order 1: with a usual Kaiming start |w| is far below 1, and a frozen entry would outweigh
 # its soft neighbours by 10 to 30 times. BatchNorm absorbs the scale.
@@ -134,10 +135,11 @@ class BinaryLayer(Masked):
 
         Fused optimizers and changes through ``weight.data`` leave no trace in a tensor's version. So weights that learn
         are packed anew in every training step, and what is kept is dropped by them and by ``train()`` and ``eval()``.
-        Nothing is kept of weights that FSDP gathers for each run: it writes them into the same tensor, without a trace.
+        Nothing is kept of weights that FSDP gathers for each run: it writes them into the same tensor, without a trace;
+        nor of those that torch.func puts in their place for one call.
         """
         gathered = getattr(self, "_is_fsdp_managed_module", False)
-        if torch.compiler.is_compiling() or self.weight.is_inference() or gathered:
+        if torch.compiler.is_compiling() or self.weight.is_inference() or gathered or transforms_are_active():
             return self._pack(self.latent().detach())
         key = (self.weight._version, self.weight.data_ptr(), self.weight.device)
         kept = self._packed

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from stompp_kernels.ops import Affine, FloatWeight, Limits, conv2d_float, pack_float_weight, pack_outside, unpack_signs
 from stompp_kernels.ops.checks import check_choice, pair
-from stompp_kernels.ops.reference import FLOAT_PANEL, multiply_add
+from stompp_kernels.ops.gradients import multiply_add
+from stompp_kernels.ops.reference import FLOAT_PANEL
 
 
 class FloatConv2d(nn.Module):

@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stompp_kernels.ops import Affine, PackedWeight, bconv2d, bgemm, pack_conv_weight, pack_signs, pack_weight
+from stompp_kernels.ops import (
+    Affine,
+    PackedWeight,
+    bconv2d,
+    bgemm,
+    pack_conv_weight,
+    pack_signs,
+    pack_weight,
+    unpack_signs,
+)
 from stompp_kernels.ops.checks import SHORT_FLOATS
 
 _simulate = False
@@ -66,40 +75,49 @@ def _autocast(x: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 def identity_affine(N: int, dtype: torch.dtype, device: torch.device) -> Affine:
     """The accumulator itself as a float."""
-    return Affine(torch.ones(N, device=device), torch.zeros(N, device=device), None, dtype)
+    scale, bias = (torch.full((N,), value, dtype=torch.float32, device=device) for value in (1.0, 0.0))
+    return Affine(scale, bias, None, dtype)
 
 
 class _PackedConv2d(torch.autograd.Function):
-    """conv2d of +-1 x [N, C, H, W] and +-1 w [O, C/groups, kh, kw]; backward is torch's, on unpacked signs."""
+    """conv2d of +-1 x [N, C, H, W] and +-1 w [O, C/groups, kh, kw]; backward is torch's, on unpacked signs.
+
+    Gives the product and x's words. ``packed`` are the bytes of a weight of shape ``shape``, where w is None.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        ctx: Any,
         x: Tensor,
         w: Tensor | None,
-        packed: PackedWeight | None,
+        packed: Tensor | None,
+        shape: tuple[int, ...],
         stride: tuple[int, int],
         padding: tuple[int, int],
         dilation: tuple[int, int],
         groups: int,
         padding_value: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         x_words = pack_signs(x.permute(0, 2, 3, 1))
-        if packed is None:
-            packed = pack_conv_weight(w, groups)
-        ctx.save_for_backward(x_words, w)
-        ctx.conv = (stride, padding, dilation, groups, padding_value)
-        ctx.channels, ctx.dtype = x.shape[1], x.dtype
-        epilogue = identity_affine(packed.shape[0], x.dtype, x.device)
-        y = bconv2d(x_words, packed, stride, padding, dilation, groups, padding_value, epilogue).permute(0, 3, 1, 2)
+        weight = pack_conv_weight(w, groups) if packed is None else PackedWeight(packed, shape, groups)
+        epilogue = identity_affine(shape[0], x.dtype, x.device)
+        y = bconv2d(x_words, weight, stride, padding, dilation, groups, padding_value, epilogue).permute(0, 3, 1, 2)
         # As torch's convolution: what comes in contiguous goes out contiguous, so that a view of it stays possible.
-        return y.contiguous() if x.is_contiguous() else y
+        return y.contiguous() if x.is_contiguous() else y, x_words
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, w, _, _, *ctx.conv = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], w)
+        ctx.channels, ctx.dtype = x.shape[1], x.dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_of_words: Tensor | None) -> tuple[Tensor | None, ...]:
         x_words, w = ctx.saved_tensors
         stride, padding, dilation, groups, padding_value = ctx.conv
-        x = torch.ops.stompp.unpack_signs(x_words, ctx.channels, ctx.dtype).permute(0, 3, 1, 2)
+        x = unpack_signs(x_words, ctx.channels, ctx.dtype).permute(0, 3, 1, 2)
         height, width = x.shape[2:]
         conv_padding = padding
         if padding_value != 0:
@@ -110,30 +128,44 @@ class _PackedConv2d(torch.autograd.Function):
         )
         if need_x and padding_value != 0:
             grad_x = grad_x[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
-        return grad_x, grad_w, None, None, None, None, None, None
+        return grad_x, grad_w, *[None] * 7
 
 
 class _PackedLinear(torch.autograd.Function):
-    """x @ w.T of +-1 x [..., K] and +-1 w [N, K]."""
+    """x @ w.T of +-1 x [..., K] and +-1 w [N, K]; results and ``packed`` as of _PackedConv2d."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
+    def forward(x: Tensor, w: Tensor | None, packed: Tensor | None, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         x_words = pack_signs(x)
-        if packed is None:
-            packed = pack_weight(w)
-        ctx.save_for_backward(x_words, w)
-        ctx.dtype = x.dtype
-        return bgemm(x_words, packed, identity_affine(packed.shape[0], x.dtype, x.device))
+        weight = pack_weight(w) if packed is None else PackedWeight(packed, shape)
+        return bgemm(x_words, weight, identity_affine(shape[0], x.dtype, x.device)), x_words
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, w, _, _ = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], w)
+        ctx.dtype = x.dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_of_words: Tensor | None) -> tuple[Tensor | None, ...]:
         x_words, w = ctx.saved_tensors
         grad_x = grad @ w if ctx.needs_input_grad[0] else None
         grad_w = None
         if ctx.needs_input_grad[1]:
-            x = torch.ops.stompp.unpack_signs(x_words, w.shape[1], ctx.dtype)
+            x = unpack_signs(x_words, w.shape[1], ctx.dtype)
             grad_w = grad.reshape(-1, w.shape[0]).T @ x.reshape(-1, w.shape[1])
-        return grad_x, grad_w, None
+        return grad_x, grad_w, None, None
+
+
+def _weight_operands(w: Tensor | None, packed: PackedWeight | None) -> tuple[Tensor | None, tuple[int, ...]]:
+    """A packed weight's bytes, which autograd has to see as a tensor of their own, and the weight's shape."""
+    if packed is not None:
+        return packed.data, packed.shape
+    assert w is not None
+    return None, tuple(w.shape)
 
 
 def packed_conv2d(
@@ -151,9 +183,10 @@ def packed_conv2d(
     Give ``w`` where a gradient is wanted (it is packed here), or else ``packed`` alone.
     """
     x, w = _autocast(x, w)
-    return _PackedConv2d.apply(x, w, packed, stride, padding, dilation, groups, padding_value)
+    operands = x, w, *_weight_operands(w, packed)
+    return _PackedConv2d.apply(*operands, stride, padding, dilation, groups, padding_value)[0]
 
 
 def packed_linear(x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
     """``x @ w.T`` of +-1 tensors, from bits; ``w`` and ``packed`` as in :func:`packed_conv2d`."""
-    return _PackedLinear.apply(*_autocast(x, w), packed)
+    return _PackedLinear.apply(*_autocast(x, w), *_weight_operands(w, packed))[0]

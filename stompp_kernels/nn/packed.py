@@ -27,7 +27,7 @@ from stompp_kernels.ops import (
 )
 from stompp_kernels.ops.checks import conv2d_out_size, pair
 from stompp_kernels.ops.epilogue import Epilogue
-from stompp_kernels.ops.reference import multiply_add
+from stompp_kernels.ops.gradients import multiply_add
 
 
 class PackSigns(nn.Module):

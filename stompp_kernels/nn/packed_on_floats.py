@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.nn.packed import PackedLayer, PackSigns
+from stompp_kernels.ops.gradients import refuse_to_cut
+from stompp_kernels.ops.reference import sign
 
 
 class SharedSigns(PackSigns):
@@ -56,7 +58,11 @@ class PackedOnFloats(nn.Module):
 
 
 class SignActivation(nn.Module):
-    """A committed activation that stays where it is: floats to +-1 of the same type; 0 and NaN have the sign +1."""
+    """A committed activation that stays where it is: floats to +-1 of the same type; 0 and NaN have the sign +1.
+
+    As :func:`stompp_kernels.ops.pack_signs` it refuses inputs that require a gradient.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.where(x < 0, -1.0, 1.0).to(x.dtype)
+        refuse_to_cut("SignActivation", x=x)
+        return sign(x)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stompp_kernels.ops.gradients import transforms_are_active
+
 _CHANNELS_LAST = torch.channels_last
 
 
@@ -48,6 +50,7 @@ class PrepackedConv2d(nn.Conv2d):
     def _can_prepack(self, x: Tensor) -> bool:
         return (
             x.device.type == "cpu"
+            and not transforms_are_active()
             and x.dtype is self.weight.dtype is torch.float32
             and x.dim() == 4
             and x.is_contiguous(memory_format=_CHANNELS_LAST)

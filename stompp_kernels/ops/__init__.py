@@ -11,6 +11,7 @@ from stompp_kernels.ops.binary_weight import (
 )
 from stompp_kernels.ops.conv2d_float import FloatWeight, Limits, conv2d_float, pack_float_weight
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Threshold
+from stompp_kernels.ops.gradients import signs_as_constants
 from stompp_kernels.ops.pack import PackedWeight, pack_conv_weight, pack_outside, pack_signs, pack_weight, unpack_signs
 from stompp_kernels.ops.pool import max_pool2d_signs
 from stompp_kernels.ops.progressive import progressive, progressive_drawn
@@ -42,5 +43,6 @@ __all__ = [
     "progressive",
     "progressive_drawn",
     "refresh_mask_",
+    "signs_as_constants",
     "unpack_signs",
 ]

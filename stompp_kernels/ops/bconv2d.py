@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import check_choice, check_conv2d_input, check_tensor, check_words, conv2d_out_size
+from stompp_kernels.ops.checks import (
+    check_choice,
+    check_conv2d_input,
+    check_tensor,
+    check_words,
+    conv2d_out_size,
+    pair,
+)
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
+from stompp_kernels.ops.gradients import Bconv2dAffine, gradient_wanted
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
@@ -41,9 +49,12 @@ def bconv2d(
         int32 [N, OH, OW, O]; with Affine its dtype; with Threshold or AffineSigns int32 words [N, OH, OW, ceil(O/32)],
         with the latter on request after float32 [N, OH, OW, O].
 
+    Gradients reach the floats of an Affine: scale, bias, residual and the residual's own scale and bias.
+
     Raises:
         TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
             larger than the padded input.
+        RuntimeError: a float of AffineSigns requires a gradient, see :func:`stompp_kernels.ops.signs_as_constants`.
     """
     geometry = stride, padding, dilation, groups, padding_value
     if not native.product_kernels_check(x_words):
@@ -53,9 +64,15 @@ def bconv2d(
             return _ops.bconv2d.default(x_words, weight.data, weight.shape, *geometry)
         if isinstance(epilogue, Affine):
             e = epilogue
+            if gradient_wanted(*e.floats_read()):
+                pairs = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+                arguments = *pairs, groups, padding_value, *e.operands(), e.dtype
+                return Bconv2dAffine.apply(x_words, weight.data, weight.shape, *arguments)
             return _ops.bconv2d_affine.default(x_words, weight.data, weight.shape, *geometry, *e.operands(), e.dtype)
         if isinstance(epilogue, AffineSigns):
             s = epilogue
+            if gradient_wanted(*s.floats_read()):
+                return s.with_signs(bconv2d(x_words, weight, *geometry, s.affine()))
             both = _ops.bconv2d_affine_signs.default(
                 x_words, weight.data, weight.shape, *geometry, *s.operands(), s.floats
             )

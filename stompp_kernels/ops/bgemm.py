@@ -10,6 +10,7 @@ from torch import Tensor
 from stompp_kernels import native
 from stompp_kernels.ops.checks import check_words
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
+from stompp_kernels.ops.gradients import BgemmAffine, gradient_wanted
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
@@ -28,8 +29,11 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> A
         int32 [..., N]; with Affine its dtype; with Threshold or AffineSigns int32 words [..., ceil(N/32)], with the
         latter on request after float32 [..., N].
 
+    Gradients reach the floats of an Affine: scale, bias, residual and the residual's own scale and bias.
+
     Raises:
         TypeError, ValueError: an argument's type, dtype or shape is not as above.
+        RuntimeError: a float of AffineSigns requires a gradient, see :func:`stompp_kernels.ops.signs_as_constants`.
     """
     if not native.product_kernels_check(a_words):
         _check(a_words, weight, epilogue)
@@ -39,9 +43,12 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> A
             return _ops.bgemm.default(a_words, weight.data, N, K)
         if isinstance(epilogue, Affine):
             e = epilogue
-            return _ops.bgemm_affine.default(a_words, weight.data, N, K, *e.operands(), e.dtype)
+            affine = BgemmAffine.apply if gradient_wanted(*e.floats_read()) else _ops.bgemm_affine.default
+            return affine(a_words, weight.data, N, K, *e.operands(), e.dtype)
         if isinstance(epilogue, AffineSigns):
             s = epilogue
+            if gradient_wanted(*s.floats_read()):
+                return s.with_signs(bgemm(a_words, weight, s.affine()))
             return s.chosen(*_ops.bgemm_affine_signs.default(a_words, weight.data, N, K, *s.operands(), s.floats))
         t = epilogue
         return _ops.bgemm_threshold.default(a_words, weight.data, N, K, t.thresholds, t.flip_words, t.residual_words)

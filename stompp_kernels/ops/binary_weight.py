@@ -16,6 +16,7 @@ from stompp_kernels.ops.checks import (
     check_tensor,
     conv2d_out_size,
 )
+from stompp_kernels.ops.gradients import Conv2dBinaryWeight, LinearBinaryWeight, gradient_wanted, refuse_to_cut
 from stompp_kernels.ops.pack import PackedWeight, check_weight_shape, pack_signs
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
@@ -50,6 +51,7 @@ def pack_binary_weight(w: Tensor, groups: int = 1) -> BinaryWeight:
     """
     check_tensor("w", w, SHORT_FLOATS)
     check_weight_shape(w.shape, groups)
+    refuse_to_cut("pack_binary_weight", w=w)
     words = pack_signs(w if w.dim() == 2 else w.permute(0, 2, 3, 1))
     return BinaryWeight.from_words(words, w.shape, groups)
 
@@ -58,7 +60,7 @@ def linear_binary_weight(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: T
     """``scale[n] * sum over k of x[k] * w[n, k] + bias[n]``, w in {-1, +1}.
 
     Computed in float32 whatever the type of x, in an order of additions that depends on the implementation, but on
-    neither the number of threads nor the other rows. For inference: no gradient passes.
+    neither the number of threads nor the other rows. x, scale and bias get the gradients of this formula.
 
     Args:
         x: float32, float16 or bfloat16, shape [..., K].
@@ -77,6 +79,8 @@ def linear_binary_weight(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: T
         _check_linear(x, weight, scale, bias)
     try:
         N, K = weight.shape
+        if gradient_wanted(x, scale, bias):
+            return LinearBinaryWeight.apply(x, weight.data, N, K, scale, bias)
         return kernels_for(x).linear_binary_weight.default(x, weight.data, N, K, scale, bias)
     except Exception:
         _check_linear(x, weight, scale, bias)  # says in this function's terms what the kernel refused
@@ -93,7 +97,9 @@ def conv2d_binary_weight(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolution of floats with +-1 weights, zero padding, scaled and shifted by channel. For inference.
+    """Convolution of floats with +-1 weights, zero padding, scaled and shifted by channel.
+
+    x, scale and bias get their gradients.
 
     Args:
         x: float32, float16 or bfloat16, shape [N, C, H, W]; channels_last is read as it lies, other strides are copied.
@@ -116,7 +122,8 @@ def conv2d_binary_weight(
     try:
         # The schema of Triton's op, inferred by torch, does not take an int for two.
         both = [[value, value] if isinstance(value, int) else value for value in (stride, padding, dilation)]
-        op = kernels_for(x).conv2d_binary_weight.default
+        gradient = gradient_wanted(x, scale, bias)
+        op = Conv2dBinaryWeight.apply if gradient else kernels_for(x).conv2d_binary_weight.default
         return op(x, weight.data, weight.shape, *both, groups, scale, bias)
     except Exception:
         _check_conv2d(x, weight, *arguments)  # says in this function's terms what the kernel refused

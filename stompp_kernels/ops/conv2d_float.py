@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import check_conv2d_input, check_shape, check_tensor, conv2d_out_size
+from stompp_kernels.ops.checks import check_conv2d_input, check_shape, check_tensor, conv2d_out_size, pair
 from stompp_kernels.ops.epilogue import Affine
+from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, refuse_to_cut
 from stompp_kernels.ops.reference import FLOAT_PANEL, unpack_float_weight, words_for
 
 _ops = torch.ops.stompp
@@ -64,8 +64,7 @@ def pack_float_weight(w: Tensor) -> FloatWeight:
     if w.dim() != 4 or w.numel() == 0:
         raise ValueError(f"w must be [O, I, kh, kw], each at least 1, got shape {list(w.shape)}")
     O, I, kh, kw = w.shape
-    rows = F.pad(w.permute(0, 2, 3, 1).reshape(O, -1), (0, 0, 0, -O % FLOAT_PANEL))
-    return FloatWeight(rows.reshape(-1, FLOAT_PANEL, rows.shape[1]).transpose(1, 2).contiguous(), (O, I, kh, kw))
+    return FloatWeight(float_panels(w), (O, I, kh, kw))
 
 
 def conv2d_float(
@@ -76,7 +75,7 @@ def conv2d_float(
     dilation: int | Sequence[int] = 1,
     epilogue: Affine | Limits | None = None,
 ) -> Tensor:
-    """Convolution of float32, or of +-1 packed as bits, with float weights, zero padding. For inference.
+    """Convolution of float32, or of +-1 packed as bits, with float weights, zero padding.
 
     On the CPU a sum is one chain of fused multiply-adds over the kernel's rows, its columns and channels, in that
     order: the same bits on every processor and with any number of threads. oneDNN adds in that order too for most
@@ -84,6 +83,8 @@ def conv2d_float(
 
     With Limits the sums themselves are not needed: those of large images are found by Winograd's minimal filtering
     (Lavin & Gray, CVPR 2016), and added up as chains where its error bound holds a limit. The words are the same.
+
+    Without Limits x, the weights, scale and bias get their gradients.
 
     Args:
         x: float32 [N, C, H, W]; channels_last is read as it lies, other strides are copied. Or words of signs, int32
@@ -98,6 +99,7 @@ def conv2d_float(
     Raises:
         TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
             larger than the padded input.
+        RuntimeError: Limits would cut a gradient, see :func:`stompp_kernels.ops.signs_as_constants`.
     """
     geometry = stride, padding, dilation
     if not native.kernels_check(x) or not isinstance(weight, FloatWeight) or isinstance(epilogue, Affine):
@@ -105,10 +107,15 @@ def conv2d_float(
     try:
         if isinstance(epilogue, Limits):
             limits = epilogue.low, epilogue.high
+            floats = None if x.dtype is torch.int32 else x
+            refuse_to_cut("conv2d_float with Limits", x=floats, weight=weight.data, low=limits[0], high=limits[1])
             return _ops.conv2d_float_signs.default(x, weight.data, weight.shape, *geometry, *limits)
         scale, bias, fused = (
             (None, None, False) if epilogue is None else (epilogue.scale, epilogue.bias, epilogue.fused)
         )
+        if gradient_wanted(x, weight.data, scale, bias):
+            pairs = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+            return Conv2dFloat.apply(x, weight.data, weight.shape, *pairs, scale, bias, fused)
         return _ops.conv2d_float.default(x, weight.data, weight.shape, *geometry, scale, bias, fused)
     except Exception:
         _check(x, weight, *geometry, epilogue)  # says in this function's terms what the kernel refused

@@ -13,11 +13,32 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import SHORT_FLOATS, check_shape, check_tensor
+from stompp_kernels.ops.gradients import refuse_to_cut
 from stompp_kernels.ops.reference import words_for
+from stompp_kernels.ops.schemas import kernels_for
+
+
+class _AffineOperands:
+    """The fields that both affine epilogues have, as the ops take them."""
+
+    scale: Tensor
+    bias: Tensor
+    residual: Tensor | None
+    fused: bool
+    residual_scale: Tensor | None
+    residual_bias: Tensor | None
+
+    def floats_read(self) -> tuple[Tensor | None, ...]:
+        """The tensors that the result is linear in."""
+        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias
+
+    def operands(self) -> tuple[Tensor | bool | None, ...]:
+        """As the ops take them."""
+        return *self.floats_read(), self.fused
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(_AffineOperands):
     """``scale[n] * acc + bias[n] (+ residual)`` in float32, stored as ``dtype``.
 
     Attributes:
@@ -38,10 +59,6 @@ class Affine:
     residual_scale: Tensor | None = None
     residual_bias: Tensor | None = None
 
-    def operands(self) -> tuple[Tensor | bool | None, ...]:
-        """As the ops take them."""
-        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused
-
     def check(self, out_shape: Sequence[int]) -> None:
         _check_affine(self, out_shape)
         if self.dtype not in SHORT_FLOATS:
@@ -49,7 +66,7 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
-class AffineSigns:
+class AffineSigns(_AffineOperands):
     """The signs of what :class:`Affine` gives in float32 as packed bits, and on request the floats beside them.
 
     The shortcut of a Bi-Real block is carried on in float while the next layer reads bits; a downsample's is only read.
@@ -67,12 +84,23 @@ class AffineSigns:
     residual_scale: Tensor | None = None
     residual_bias: Tensor | None = None
 
-    def operands(self) -> tuple[Tensor | bool | None, ...]:
-        """As the ops take them."""
-        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused
-
     def check(self, out_shape: Sequence[int]) -> None:
         _check_affine(self, out_shape)
+
+    def affine(self) -> Affine:
+        """What gives the floats alone, with their gradient.
+
+        Raises:
+            RuntimeError: the signs would cut a gradient.
+        """
+        names = ("scale", "bias", "residual", "residual_scale", "residual_bias")
+        refuse_to_cut("AffineSigns", **dict(zip(names, self.floats_read(), strict=True)))
+        own = {"residual_scale": self.residual_scale, "residual_bias": self.residual_bias}
+        return Affine(self.scale, self.bias, self.residual, torch.float32, self.fused, **own)
+
+    def with_signs(self, floats: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """What an op with this epilogue returns, of what :meth:`affine` gave."""
+        return self.chosen(floats, kernels_for(floats).pack_signs.default(floats.detach()))
 
     def chosen(self, floats: Tensor, words: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """What an op with this epilogue returns, of both results of its kernel."""

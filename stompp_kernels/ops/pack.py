@@ -25,6 +25,7 @@ from stompp_kernels.ops.checks import (
     check_tensor,
     check_words,
 )
+from stompp_kernels.ops.gradients import refuse_to_cut
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
 
@@ -47,10 +48,13 @@ def pack_signs(x: Tensor, check_nan: bool = False) -> Tensor:
     Raises:
         TypeError: another dtype.
         ValueError: no last dimension, an empty one, or NaN with ``check_nan``.
+        RuntimeError: x requires a gradient, which would be cut here, see
+            :func:`stompp_kernels.ops.signs_as_constants`.
     """
     if check_nan or not native.kernels_check(x):
         _check_floats(x, check_nan)
     try:
+        refuse_to_cut("pack_signs", x=x)
         return kernels_for(x).pack_signs.default(x)
     except Exception:
         _check_floats(x, check_nan)
@@ -78,10 +82,12 @@ def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
     Raises:
         TypeError, ValueError: an argument is not as above.
+        RuntimeError: a gradient would be cut, as by :func:`pack_signs`.
     """
     if not native.kernels_check(x):
         check_limits(x, low, high)
     try:
+        refuse_to_cut("pack_outside", x=x, low=low, high=high)
         return kernels_for(x).pack_outside.default(x, low, high)
     except Exception:
         check_limits(x, low, high)
@@ -190,6 +196,7 @@ def pack_weight(w: Tensor) -> PackedWeight:
     if w.dim() != 2:
         raise ValueError(f"w must be [N, K], got shape {list(w.shape)}")
     check_weight_shape(w.shape, 1)
+    refuse_to_cut("pack_weight", w=w)
     return PackedWeight(_ops.pack_weight(w), tuple(w.shape))
 
 
@@ -204,6 +211,7 @@ def pack_conv_weight(w: Tensor, groups: int = 1) -> PackedWeight:
     if w.dim() != 4:
         raise ValueError(f"w must be [O, I/groups, kh, kw], got shape {list(w.shape)}")
     check_weight_shape(w.shape, groups)
+    refuse_to_cut("pack_conv_weight", w=w)
     return PackedWeight(_ops.pack_conv_weight(w, groups), tuple(w.shape), groups)
 
 

@@ -7,10 +7,13 @@ al. 2016), `approx_sign` the piecewise quadratic of Bi-Real Net (Liu et al. 2018
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import check_draw, check_progressive
+from stompp_kernels.ops.gradients import transforms_are_active
 from stompp_kernels.ops.reference import mask_rows, result_format, rows_in_memory, words_for
 from stompp_kernels.ops.schemas import kernels_for, triton
 
@@ -35,6 +38,8 @@ def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str = "none", b
     """
     check_progressive(u, mask_words, surrogate, batch_shared)
     ops = kernels_for(u)
+    if transforms_are_active():
+        return _FUNCTIONS[ops.name, "progressive"].apply(u, mask_words, surrogate, batch_shared)
     # One bit an element is all that backward needs, but for approx_sign, which scales by u.
     if surrogate != "approx_sign" and u.requires_grad and torch.is_grad_enabled():
         return ops.progressive_gated.default(u, mask_words, surrogate, batch_shared)[0]
@@ -58,6 +63,9 @@ def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str = "none") -> Tenso
     """
     check_progressive(u, None, surrogate, False)
     check_draw(draw)
+    if transforms_are_active():
+        # In vmap the results of a batch are stacked; the mask's order is theirs if each is contiguous.
+        return _FUNCTIONS[kernels_for(u).name, "progressive_drawn"].apply(u.contiguous(), draw, surrogate)[0]
     return kernels_for(u).progressive_drawn.default(u, draw, surrogate)[0]
 
 
@@ -95,9 +103,30 @@ def _no_second_backward(ctx, grad):
     raise RuntimeError("progressive can be differentiated once; its gradient has no gradient of its own")
 
 
+def _nothing_to_save(ctx, inputs, output):
+    pass
+
+
+# The ops as autograd Functions that torch.func's transforms take: {(namespace, op): Function}. What torch makes of
+# register_autograd they do not.
+_FUNCTIONS: dict[tuple[str, str], Any] = {}
+
+
+def _function(namespace: str, name: str, backward: Any, setup_context: Any) -> type[torch.autograd.Function]:
+    op = getattr(getattr(torch.ops, namespace), name).default
+    members = {"forward": lambda *arguments: op(*arguments), "setup_context": setup_context, "backward": backward}
+    methods = {key: staticmethod(member) for key, member in members.items()}
+    return type(name, (torch.autograd.Function,), {"generate_vmap_rule": True, **methods})
+
+
 def register_autograd(namespace: str) -> None:
     """Gives the progressive ops of ``torch.ops.<namespace>`` their gradients, which are ops of the same namespace."""
     ops = getattr(torch.ops, namespace)
+
+    def call(name: str, *arguments: Any) -> Any:
+        if transforms_are_active():
+            return _FUNCTIONS[namespace, name].apply(*arguments)
+        return getattr(ops, name)(*arguments)
 
     def save(ctx, inputs, output):
         u, mask_words, surrogate, batch_shared = inputs
@@ -106,7 +135,7 @@ def register_autograd(namespace: str) -> None:
 
     def backward(ctx, grad):
         u, mask_words = ctx.saved_tensors
-        return ops.progressive_backward(grad, u, mask_words, ctx.surrogate, ctx.batch_shared), None, None, None
+        return call("progressive_backward", grad, u, mask_words, ctx.surrogate, ctx.batch_shared), None, None, None
 
     def save_gate(ctx, inputs, output):
         out, gate = output
@@ -115,7 +144,7 @@ def register_autograd(namespace: str) -> None:
 
     def gate_backward(ctx, grad, grad_of_gate):
         (gate,) = ctx.saved_tensors
-        return ops.progressive_gate_backward(grad, gate, ctx.strides, ctx.batch_shared), None, None, None
+        return call("progressive_gate_backward", grad, gate, ctx.strides, ctx.batch_shared), None, None, None
 
     def save_drawn(ctx, inputs, output):
         (u, _, ctx.surrogate), (out, bits) = inputs, output
@@ -125,25 +154,33 @@ def register_autograd(namespace: str) -> None:
     def drawn_backward(ctx, grad, grad_of_bits):
         bits, u = ctx.saved_tensors
         if u is None:
-            return ops.progressive_gate_backward(grad, bits, ctx.strides, False), None, None
+            return call("progressive_gate_backward", grad, bits, ctx.strides, False), None, None
         # The bits are the mask's, in the order of the memory of u': as one row that is their order too.
         grad_row, u_row = (_row_in_memory(t, ctx.strides) for t in (grad, u))
-        result = ops.progressive_backward(grad_row, u_row, bits[0], ctx.surrogate, False)
-        return result.as_strided(u.shape, ctx.strides), None, None
+        result = call("progressive_backward", grad_row, u_row, bits[0], ctx.surrogate, False)
+        return _from_row(result, u, ctx.strides), None, None
 
     for name, backward_of, setup in (
         ("progressive", backward, save),
         ("progressive_gated", gate_backward, save_gate),
         ("progressive_drawn", drawn_backward, save_drawn),
-        ("progressive_backward", _no_second_backward, None),
-        ("progressive_gate_backward", _no_second_backward, None),
+        ("progressive_backward", _no_second_backward, _nothing_to_save),
+        ("progressive_gate_backward", _no_second_backward, _nothing_to_save),
     ):
+        _FUNCTIONS[namespace, name] = _function(namespace, name, backward_of, setup)
         torch.library.register_autograd(f"{namespace}::{name}", backward_of, setup_context=setup)
 
 
 def _row_in_memory(t: Tensor, strides: tuple[int, ...]) -> Tensor:
     """The elements of t as one row, in the order that dense strides give them."""
+    if transforms_are_active():  # the strides are then those of a contiguous tensor
+        return t.flatten()
     return rows_in_memory(t.new_empty_strided(t.shape, strides).copy_(t), False)[0]
+
+
+def _from_row(row: Tensor, like: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The inverse of :func:`_row_in_memory`, of like's shape."""
+    return row.reshape(like.shape) if transforms_are_active() else row.as_strided(like.shape, strides)
 
 
 register_autograd("stompp")

@@ -40,9 +40,15 @@ def bits_from_words(words: Tensor, K: int) -> Tensor:
     return ((words.unsqueeze(-1) >> shifts) & 1).flatten(-2)[..., :K].bool()
 
 
+def _plus_or_minus_one(negative: Tensor, dtype: torch.dtype) -> Tensor:
+    """-1 where ``negative``, else +1; of bare numbers torch.where would first make the default type."""
+    one = torch.ones((), dtype=dtype, device=negative.device)
+    return torch.where(negative, -one, one)
+
+
 def sign(u: Tensor) -> Tensor:
     """-1 where u < 0, else +1: sign(0) = sign(-0.0) = sign(NaN) = +1."""
-    return torch.where(u < 0, -1.0, 1.0).to(u.dtype)
+    return _plus_or_minus_one(u < 0, u.dtype)
 
 
 def pack_signs(x: Tensor) -> Tensor:
@@ -55,7 +61,7 @@ def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def unpack_signs(words: Tensor, K: int, dtype: torch.dtype) -> Tensor:
-    return torch.where(bits_from_words(words, K), -1.0, 1.0).to(dtype)
+    return _plus_or_minus_one(bits_from_words(words, K), dtype)
 
 
 def pack_weight(w: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import check_refresh, check_stream
-from stompp_kernels.ops.reference import pack_signs
+from stompp_kernels.ops.reference import pack_bits
 from stompp_kernels.ops.schemas import kernels_for
 
 
@@ -51,7 +51,7 @@ def draw_state(p: float, seed: int, tensor_id: int, step: int) -> Tensor:
 
 def full_mask(n: int, device: torch.device | str = "cpu") -> Tensor:
     """A mask of n frozen entries: all ones, zero tail."""
-    return pack_signs(torch.full((n,), -1.0, device=device)) if n else torch.empty(0, dtype=torch.int32, device=device)
+    return pack_bits(torch.ones(n, dtype=torch.bool, device=device))
 
 
 def count_frozen(mask_words: Tensor) -> int:

@@ -49,6 +49,11 @@ def gradient_wanted(*inputs: Tensor | None) -> bool:
         for x in inputs:
             if x is not None and x.requires_grad:
                 return True
+    return needs_function()
+
+
+def needs_function() -> bool:
+    """Whether only an autograd.Function will do: under a transform of torch.func, or in forward mode."""
     return transforms_are_active() or forward_ad._current_level >= 0
 
 

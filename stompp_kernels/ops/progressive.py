@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import check_draw, check_progressive
-from stompp_kernels.ops.gradients import transforms_are_active
+from stompp_kernels.ops.gradients import needs_function, transforms_are_active
 from stompp_kernels.ops.reference import mask_rows, result_format, rows_in_memory, words_for
 from stompp_kernels.ops.schemas import kernels_for, triton
 
@@ -38,7 +38,7 @@ def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str = "none", b
     """
     check_progressive(u, mask_words, surrogate, batch_shared)
     ops = kernels_for(u)
-    if transforms_are_active():
+    if needs_function():
         return _FUNCTIONS[ops.name, "progressive"].apply(u, mask_words, surrogate, batch_shared)
     # One bit an element is all that backward needs, but for approx_sign, which scales by u.
     if surrogate != "approx_sign" and u.requires_grad and torch.is_grad_enabled():
@@ -63,7 +63,7 @@ def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str = "none") -> Tenso
     """
     check_progressive(u, None, surrogate, False)
     check_draw(draw)
-    if transforms_are_active():
+    if needs_function():
         # In vmap the results of a batch are stacked; the mask's order is theirs if each is contiguous.
         return _FUNCTIONS[kernels_for(u).name, "progressive_drawn"].apply(u.contiguous(), draw, surrogate)[0]
     return kernels_for(u).progressive_drawn.default(u, draw, surrogate)[0]

@@ -445,7 +445,7 @@ class BuildNative(build_ext):
             if source.startswith("csrc/core/"):
                 objects.append(file.compile("cxx", source))
             elif source.endswith(".cpp"):
-                # Bindings have no code for a GPU, but include headers that only nvcc reads.
+                # Bindings have no code for a GPU, but include CUDA's headers, which nvcc finds.
                 objects.append(file.compile("nvcc", source, ["-x=cu", wanted[0].flags()[0]]))
             elif compiled_for[source]:
                 flags = [flag for a in compiled_for[source] for flag in a.flags()]

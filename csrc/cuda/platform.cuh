@@ -1,4 +1,5 @@
-// What the kernels use of CUDA, in one place: on a machine without a GPU the tests put an emulation in its stead.
+// What the kernels use of CUDA, in one place: on a machine without a GPU the tests put an emulation in its stead. A
+// compiler of the host sees the types alone, which is all that the bindings need.
 #pragma once
 
 #include <cstdint>
@@ -8,14 +9,21 @@
 #ifdef STOMPP_EMULATE_CUDA
 #include "emulation.h"
 #else
+#include <cuda_runtime_api.h>
+#include <vector_types.h>
+
+#ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#endif
 
 namespace stompp::cuda {
 
 using Stream = cudaStream_t;
 using Size3 = dim3;
+
+#ifdef __CUDACC__
 
 // Queues a kernel; `shared_bytes` may be all that the device has.
 template <class... Parameters>
@@ -228,5 +236,6 @@ __device__ inline void multiply_warp_group(int (&c)[32][4], uint64_t a, uint64_t
 #endif
 }
 
+#endif  // __CUDACC__
 }  // namespace stompp::cuda
 #endif

@@ -1,4 +1,7 @@
 // What Python asks of the library that involves no tensor.
+
+// The pybind11 that torch before 2.13 bundles refuses this macro, and nothing here uses torch.
+#undef TORCH_TARGET_VERSION
 #include <pybind11/pybind11.h>
 
 #include <string>

@@ -16,6 +16,7 @@
 #include "core/float_types.h"
 #include "core/packed_weight.h"
 #include "core/status.h"
+#include "torch/compat.h"
 
 namespace stompp::binding {
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -27,13 +28,24 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    target = tmp_path_factory.mktemp("program") / "packed_inference"
+    folder = tmp_path_factory.mktemp("program")
+    if shutil.which("cmake") is not None:
+        configure_program(folder, TORCH, "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror").check_returncode()
+        subprocess.run(["cmake", "--build", folder], check=True)
+        return folder / "packed_inference"
+    target = folder / "packed_inference"
     compiler = os.environ.get("CXX", "c++").split()
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    libraries = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
-    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", abi, "-isystem", TORCH / "include"]
-    subprocess.run([*compiler, *flags, EXAMPLE / "main.cpp", "-o", target, *libraries], check=True)
+    config = (TORCH / "share/cmake/Torch/TorchConfig.cmake").read_text()
+    flags = [f"-std=c++{re.search(r'CXX_STANDARD ([0-9]+)', config)[1]}", "-Wall", "-Wextra", "-Werror"]
+    libraries = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl"]
+    includes = ["-isystem", TORCH / "include"]
+    subprocess.run([*compiler, *flags, *includes, EXAMPLE / "main.cpp", "-o", target, *libraries], check=True)
     return target
+
+
+def configure_program(folder, torch_directory, *options):
+    command = ["cmake", "-S", EXAMPLE, "-B", folder, f"-DTORCH={torch_directory}", *options]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +132,24 @@ def test_bad_arguments_of_packages(tmp_path):
     with pytest.raises(TypeError, match=r"packed must be a network made by sk\.convert, got Linear"):
         sk.package_packed(torch.nn.Linear(3, 3), tmp_path / "package.pt2", torch.ones(2, 3))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not on PATH")
+@pytest.mark.parametrize("standard", ["17", "20"])
+def test_the_program_is_compiled_by_the_standard_that_torch_names(standard, tmp_path):
+    config = tmp_path / "torch" / "share/cmake/Torch/TorchConfig.cmake"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"set_target_properties(torch PROPERTIES\n    CXX_STANDARD {standard}\n)\n")
+    done = configure_program(tmp_path / "build", tmp_path / "torch", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    assert done.returncode == 0, done.stderr
+    assert f"-std=gnu++{standard} " in (tmp_path / "build" / "compile_commands.json").read_text()
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not on PATH")
+def test_a_directory_without_torch_is_named(tmp_path):
+    done = configure_program(tmp_path / "build", "/nonexistent/torch")
+    assert done.returncode != 0
+    assert "TORCH='/nonexistent/torch'" in done.stderr
 
 
 def test_neither_the_program_nor_the_library_needs_python(program):

@@ -1,6 +1,7 @@
 # make demo     set everything up, then train, convert and time a binary network (DEMO_ARGS=...)
 # make test     set everything up, then run the tests (PYTEST_ARGS=...)
 # make bench    set everything up, then time every op against PyTorch and make a page of it (BENCH_OUT=folder)
+# make headers  compile the bindings against several releases of torch (HEADERS="2.10.0 2.14.1"), none installed
 # make build    set everything up, or recompile what changed in csrc
 # make docs     set everything up, then build the documentation in build/docs; a warning is an error
 # make lint     ruff, clang-format and mypy, changing nothing; `make format` rewrites
@@ -8,11 +9,14 @@
 #
 # Everything happens in .venv, also when a virtual environment is active. It is made with PYTHON; a
 # torch >= 2.10 that PYTHON already has is used and never replaced, else torch 2.13.0 for CPU is
-# installed. VENV=path names another environment: an existing one is used as it is, so
-# VENV="$VIRTUAL_ENV" installs into the active one. MAX_JOBS limits the compilers run at once.
+# installed. TORCH=2.10.0 takes that release instead, in an environment of its own, .venv-2.10.0.
+# VENV=path names another environment: an existing one is used as it is, so VENV="$VIRTUAL_ENV"
+# installs into the active one. MAX_JOBS limits the compilers run at once.
 
 PYTHON ?= python3
-VENV ?= .venv
+TORCH ?=
+VENV ?= .venv$(if $(TORCH),-$(TORCH))
+HEADERS ?=
 DEMO_ARGS ?=
 BENCH_OUT ?= build/bench
 # A file of tests a process, two at a time; PYTEST_ARGS="-x tests/test_pack.py" runs in one.
@@ -21,13 +25,13 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 RUN = "$(VENV)/bin/python" -m
 # Not bin/clang-format: the package may be in the Python that the environment was made from.
 CLANG_FORMAT = "$(VENV)/bin/python" -c "import clang_format as c; c.clang_format()"
-SETUP_ENV = "$(PYTHON)" scripts/setup_env.py --venv "$(VENV)"
+SETUP_ENV = "$(PYTHON)" scripts/setup_env.py --venv "$(VENV)" $(if $(TORCH),--torch "$(TORCH)")
 PYTHON_FILES = stompp_kernels tests scripts setup.py $(wildcard benchmarks)
 CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build setup setup-dev setup-arm test demo bench docs lint format clean distclean
+.PHONY: build setup setup-dev setup-arm test headers demo bench docs lint format clean distclean
 
 build: setup
 
@@ -44,6 +48,9 @@ setup-arm:
 
 test: setup
 	$(RUN) pytest $(PYTEST_ARGS)
+
+headers: setup
+	"$(VENV)/bin/python" scripts/check_headers.py $(HEADERS)
 
 demo: setup
 	"$(VENV)/bin/stompp" demo $(DEMO_ARGS)
@@ -74,4 +81,4 @@ clean:
 	find stompp_kernels tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf .venv
+	rm -rf .venv .venv-*

@@ -1,10 +1,11 @@
 """Prepares the virtual environment of `make`: torch, the build tools and this package (editable).
 
-    python3 scripts/setup_env.py [--venv .venv] [--extras demo,test]
+    python3 scripts/setup_env.py [--venv .venv] [--extras demo,test] [--torch 2.10.0]
 
 A new environment is made with the Python that runs this script. If that Python has torch >= 2.10,
 the environment sees its packages and nothing replaces that torch; otherwise the CPU-sized torch is
-installed. An existing environment that this script did not make is used as it is, its torch too.
+installed. With --torch that release is installed, and an environment with another one is refused.
+An existing environment that this script did not make is used as it is, its torch too.
 
 What was done is written to a file in the environment, and only what changed since is done again.
 """
@@ -29,7 +30,7 @@ CUDA_LIBRARY = PACKAGE / "_cuda.so"  # built where nvcc is found
 STATE_FILE = "stompp-setup.json"
 MIN_PYTHON = (3, 10)
 MIN_TORCH = (2, 10)
-TORCH = "torch==2.13.0"
+DEFAULT_TORCH = "2.13.0"
 # Where the wheels without CUDA are; on PyPI, those for Linux x86-64 bring gigabytes of CUDA.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -98,10 +99,17 @@ def build_requirements():
     return ast.literal_eval(re.search(r"^requires = (\[.*\])$", text, re.MULTILINE).group(1))
 
 
-def create(venv):
-    """Makes the environment and returns its state."""
+def is_release(version, wanted):
+    """Whether an installed torch, "2.13.0+cpu" for example, is of a release."""
+    return version.partition("+")[0] == wanted
+
+
+def create(venv, release):
+    """Makes the environment for a release of torch, or for any if it is None, and returns its state."""
     version, error = probe(sys.executable, PROBE_TORCH)
     keeps_torch = version not in (None, "none") and numbers(version) >= MIN_TORCH
+    if keeps_torch and release is not None and not is_release(version, release):
+        keeps_torch, error = False, f"{version} is not {release}"
     if version != "none" and not keeps_torch:
         say(f"not using the torch of {sys.executable}: {error or f'{version} is older than 2.10'}")
     in_venv = sys.prefix != sys.base_prefix
@@ -127,7 +135,7 @@ def create(venv):
     return state
 
 
-def prepare_python(venv):
+def prepare_python(venv, release):
     """An environment with a Python that is new enough; returns its state."""
     python = venv / "bin" / "python"
     state = read_state(venv)
@@ -144,7 +152,7 @@ def prepare_python(venv):
             fail(f"{venv} has Python {version}; stompp_kernels needs 3.10 or later.")
         else:
             return state
-    return create(venv)
+    return create(venv, release)
 
 
 def cpu_index_answers():
@@ -158,28 +166,38 @@ def cpu_index_answers():
     return True
 
 
-def install_torch(python, venv):
+def check_torch(python, venv, release):
+    """Whether the environment has a torch; ends the script where that is not the one to use."""
     version, error = probe(python, PROBE_TORCH)
     if version is None:
         fail(f"{venv} has a torch that cannot be imported ({error}). Repair it or set VENV=.")
-    if version != "none":
-        if numbers(version) < MIN_TORCH:
-            fail(f"{venv} has torch {version}; stompp_kernels needs 2.10 or later.")
-        say(f"keeping torch {version}")
+    if version == "none":
+        return False
+    if numbers(version) < MIN_TORCH:
+        fail(f"{venv} has torch {version}; stompp_kernels needs 2.10 or later.")
+    if release is not None and not is_release(version, release):
+        fail(f"{venv} has torch {version}, and TORCH={release} asks for another. Leave out VENV= or remove {venv}.")
+    say(f"keeping torch {version}")
+    return True
+
+
+def install_torch(python, venv, release):
+    if check_torch(python, venv, release):
         return
-    say(f"installing {TORCH} (CPU)")
+    wanted = f"torch=={release or DEFAULT_TORCH}"
+    say(f"installing {wanted} (CPU)")
     pip = [python, "-m", "pip", "install", "--quiet"]
     if cpu_index_answers():
         # Only torch itself: what it depends on comes from the configured index below.
-        command = [*pip, "--no-deps", "--index-url", CPU_INDEX, TORCH]
+        command = [*pip, "--no-deps", "--index-url", CPU_INDEX, wanted]
         if subprocess.run([str(part) for part in command]).returncode != 0:
-            say(f"{CPU_INDEX} has no fitting {TORCH}; trying the configured index")
-    call([*pip, TORCH])
+            say(f"{CPU_INDEX} has no fitting {wanted}; trying the configured index")
+    call([*pip, wanted])
 
 
-def install(venv, extras):
+def install(venv, extras, release):
     python = venv / "bin" / "python"
-    install_torch(python, venv)
+    install_torch(python, venv, release)
     pip = [python, "-m", "pip", "install", "--quiet"]
     call([*pip, *build_requirements()])
     say("installing stompp_kernels; compiling it takes a minute or two, and with CUDA's nvcc two more")
@@ -193,6 +211,12 @@ def library_exists(python):
     return (PACKAGE / f"_C{suffix}").exists()
 
 
+def release_of_torch(text):
+    if re.fullmatch(r"\d+\.\d+\.\d+", text) is None or numbers(text) < MIN_TORCH:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed: name a release from 2.10.0 on, such as 2.13.0.")
+    return text
+
+
 def main():
     if sys.version_info < MIN_PYTHON:
         version = "{}.{}.{}".format(*sys.version_info[:3])
@@ -203,11 +227,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", default=".venv", type=Path)
     parser.add_argument("--extras", default="demo,test")
+    parser.add_argument("--torch", type=release_of_torch, help="the release of torch to install")
     arguments = parser.parse_args()
     venv = Path(os.path.abspath(arguments.venv))
     python = venv / "bin" / "python"
 
-    state = prepare_python(venv)
+    state = prepare_python(venv, arguments.torch)
+    if arguments.torch is not None:  # the environment may be one of another release
+        check_torch(python, venv, arguments.torch)
     extras = sorted({*arguments.extras.split(","), *state.get("extras", [])})
     native = os.environ.get("STOMPP_BUILD_NATIVE", "1") != "0"
     metadata = digest([ROOT / "pyproject.toml"], ["STOMPP_BUILD_NATIVE"])
@@ -216,7 +243,7 @@ def main():
     build = digest([ROOT / "setup.py", *sources], variables) + f" {shutil.which('nvcc')}"
 
     if state.get("metadata") != metadata or state.get("extras") != extras:
-        install(venv, extras)
+        install(venv, extras, arguments.torch)
     elif native and (
         state.get("build") != build
         or not library_exists(python)

@@ -25,6 +25,7 @@ from stompp_kernels.conversion.nodes import (
     pool_settings,
 )
 from stompp_kernels.conversion.strided_unpack import move_strides_to_unpacking
+from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.conversion.twins import (
     binary_weight_twin,
     has_binary_weight,
@@ -50,7 +51,7 @@ from stompp_kernels.ops.reference import max_pool2d_out_size
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
-class PackedTracer(fx.Tracer):
+class PackedTracer(Tracer):
     """Keeps the progressive modules whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.nn import ProgressiveActivation
 
 
@@ -85,7 +86,7 @@ def _chains_in(
     return found[0] & found[1]
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     """Takes modules whole but for those that are inlined, which hold one layer to link."""
 
     def __init__(self, inlined: set[nn.Module]) -> None:

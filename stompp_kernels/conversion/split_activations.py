@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.progression.example_run import as_arguments, undisturbed
 from stompp_kernels.progression.execution import Call
 from stompp_kernels.progression.gradient_paths import tensors_in
@@ -155,7 +156,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     """Takes submodules whole, and follows the block's buffers and training flag as it does its input."""
 
     proxy_buffer_attributes = True

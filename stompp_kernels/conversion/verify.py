@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +35,7 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
         ValueError: something differs; names the first layer that does, or says that the outputs do.
     """
     args, kwargs = as_arguments(inputs)
+    model = copy.deepcopy(model)  # hooks and flags are set on it, and other threads may run the original
     by_graph = isinstance(packed, fx.GraphModule)
     kept: dict[str, Tensor] = {}
     if by_graph:

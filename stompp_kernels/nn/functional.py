@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,26 +23,43 @@ from stompp_kernels.ops import (
 )
 from stompp_kernels.ops.checks import SHORT_FLOATS
 
-_simulate = False
+_KEY = "stompp_float_simulation"  # in torch's thread-local store, which autograd's threads inherit
+_lock = threading.Lock()
+_blocks = 0  # `with float_simulation()` that are open now, in any thread
+_someone_simulates = False
 
 
 @contextlib.contextmanager
 def float_simulation() -> Iterator[None]:
     """Inside this ``with`` block committed layers compute on +-1 floats too: what packed results are compared with.
 
-    It holds for the whole process, all threads.
+    It holds for the thread that enters it, and for autograd's threads that run its backward. Compiled code cannot ask
+    in which thread it runs: while there is a block in any thread it computes on floats, which gives the same numbers.
     """
-    global _simulate
-    before, _simulate = _simulate, True
+    global _blocks, _someone_simulates
+    before = _this_thread_simulates()
+    with _lock:
+        _blocks += 1
+        _someone_simulates = True
+    torch._C._stash_obj_in_tls(_KEY, True)
     try:
         yield
     finally:
-        _simulate = before
+        torch._C._stash_obj_in_tls(_KEY, before)
+        with _lock:
+            _blocks -= 1
+            _someone_simulates = _blocks > 0
+
+
+def _this_thread_simulates() -> bool:
+    return torch._C._is_key_in_tls(_KEY) and torch._C._get_obj_in_tls(_KEY)
 
 
 def packed_path_allowed(x: Tensor) -> bool:
     """Whether a product of +-1 values may leave the float path."""
-    return not _simulate and x.dtype in SHORT_FLOATS
+    if _someone_simulates and (torch.compiler.is_compiling() or _this_thread_simulates()):
+        return False
+    return x.dtype in SHORT_FLOATS
 
 
 def pad2d(x: Tensor, padding: tuple[int, int], value: int) -> Tensor:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import sys
+import warnings
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from stompp_kernels.conversion.pack_graph import PackedTracer, pack_graph
+from stompp_kernels.conversion.arguments import TracedArguments
+from stompp_kernels.conversion.finite import check_finite
+from stompp_kernels.conversion.nodes import has_hooks
+from stompp_kernels.conversion.pack_graph import pack_graph
 from stompp_kernels.conversion.pack_modules import pack_modules
+from stompp_kernels.conversion.trace import torch_modules_with_binary_layers, trace_model
 from stompp_kernels.conversion.twins import has_binary_weight, is_packable
 from stompp_kernels.conversion.verify import verify_packed
-from stompp_kernels.nn import BinaryLayer
+from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
 
 
-def convert(model: nn.Module, verify: Any = None, by_layer: bool | None = None) -> nn.Module:
+def convert(
+    model: nn.Module, verify: Any = None, by_layer: bool | None = None, example_inputs: Any = None
+) -> nn.Module:
     """The packed inference network of a model: what is committed runs on bits, the rest stays as it is.
 
     Where a chain layer -> BatchNorm -> activation, with or without a +-1 shortcut added before the activation, ends in
@@ -28,21 +35,37 @@ def convert(model: nn.Module, verify: Any = None, by_layer: bool | None = None) 
     On the CPU convolutions that stay in float run by :func:`stompp_kernels.ops.conv2d_float`, with the BatchNorm and
     sign behind them, where that gives the bits of torch's convolution with the threads that are set now.
 
+    A traced network takes the arguments of the model's forward. Optional ones are constants, with their defaults,
+    unless example inputs give them: a forward may branch on what is None, True or "mean", which tracing cannot follow.
+    Given as None, a bool or a string they are constants too, as tensors they are inputs, as numbers inputs where
+    tracing can follow them; of lists, tuples and dicts the lengths and keys are fixed. A call with another value is a
+    ValueError that names the argument, and ``sk.explain(packed).arguments`` lists what is fixed. ``*args`` and
+    ``**kwargs`` are what the example inputs give, else nothing. The mode is fixed too: a forward that asks for
+    ``self.training`` is that of eval mode.
+
+    Nothing outside the copy that is converted is touched: other threads may run any model meanwhile, this one too.
+
     Args:
         model: prepared, and committed as a whole or in part; left as it is.
         verify: inputs (a tensor, tuple or dict) on which model and result are run and compared layer by layer.
         by_layer: True: the model keeps its own forward, and each committed layer packs its own input and gives floats;
             nothing is folded across layers but an activation function between two of them, where torch.fx sees in the
             block that calls all three that no one else reads it, and its signs are one threshold of the layer's sums.
-            False: torch.fx must trace it. None: False but for models of Hugging Face transformers.
+            False: torch.fx must trace it. None: False but for what torch.fx cannot trace of two kinds: models of
+            Hugging Face transformers, and those that hold binary layers in a module of torch.nn, such as
+            nn.TransformerEncoderLayer, which is warned about.
+        example_inputs: a tensor, tuple of positional or dict of keyword arguments; their values do not count, but for
+            those that become constants. None: those of ``verify``, if given.
 
     Returns:
         A torch.fx.GraphModule in eval mode, or with ``by_layer`` a module of the model's own type; ``sk.explain`` tells
         what became of each layer.
 
     Raises:
-        ValueError: no layer is committed, a parameter is not float32, the model cannot be traced, or results differ on
-            the inputs to verify; the message names the first layer that does.
+        TypeError: example inputs do not fit the model's forward.
+        ValueError: no layer is committed, a parameter is not float32 or holds NaN or inf, as do statistics of a
+            BatchNorm and scales, the model cannot be traced, a committed layer is not called, or results differ on the
+            inputs to verify; the message names the first layer that does.
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
     if not layers:
@@ -53,26 +76,51 @@ def convert(model: nn.Module, verify: Any = None, by_layer: bool | None = None) 
     other = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype is not torch.float32}
     if other:
         raise ValueError(f"model must have float32 parameters (model.float()), got {', '.join(sorted(other))}")
+    check_finite(model)
     original, model = model, copy.deepcopy(model).eval()
-    graph = _graph_of(model, by_layer)
+    if example_inputs is None and not _is_transformer(model):
+        example_inputs = verify
+    graph = None if by_layer else _graph_of(model, by_layer, example_inputs)
+    _warn_of_hooks(model, graph)
     packed = pack_modules(model) if graph is None else pack_graph(model, graph)
     if verify is not None:
         verify_packed(original, packed, verify)
     return packed
 
 
-def _graph_of(model: nn.Module, by_layer: bool | None) -> fx.Graph | None:
+def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any) -> fx.Graph | None:
     """The traced model; None where its layers are to be converted one by one."""
-    if by_layer:
-        return None
+    arguments = TracedArguments(model, example_inputs)
     try:
-        return PackedTracer().trace(model)
+        return trace_model(model, example_inputs)
     except Exception as error:
         if by_layer is None and _is_transformer(model):
             return None
+        inside = torch_modules_with_binary_layers(model)
+        if by_layer is None and inside:
+            warnings.warn(
+                f"torch.fx cannot trace the model, so its layers are converted one by one, those inside {inside} too: "
+                f"{error}",
+                stacklevel=3,
+            )
+            return None
+        constants = arguments.left_out
+        hint = f" (with the defaults of {constants}; example_inputs can give others)" if constants else ""
         raise ValueError(
-            f"model cannot be traced by torch.fx; by_layer=True converts its layers one by one: {error}"
+            f"model cannot be traced by torch.fx; by_layer=True converts its layers one by one: {error}{hint}"
         ) from error
+
+
+def _warn_of_hooks(model: nn.Module, graph: fx.Graph | None) -> None:
+    """Hooks on what is replaced have nothing left to hang on."""
+    replaced = [
+        name
+        for name, module in model.named_modules()
+        if has_hooks(module) and (isinstance(module, (BinaryLayer, ProgressiveActivation)) or (graph and not name))
+    ]
+    if replaced:
+        names = ", ".join(repr(name) if name else "the model itself" for name in replaced)
+        warnings.warn(f"the packed network does not run the forward hooks of {names}", stacklevel=3)
 
 
 def _is_transformer(model: nn.Module) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from stompp_kernels.conversion.checks import what_is_required
 from stompp_kernels.conversion.profile import profile
 from stompp_kernels.native import implementation_of
 from stompp_kernels.nn import (
+    BinaryLayer,
     BinaryWeightConv2d,
     BinaryWeightLayer,
     FloatConv2d,
@@ -58,9 +60,14 @@ class LayerExplanation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One row per module call, in order of execution; ``print`` shows a table."""
+    """One row per module call, in order of execution; ``print`` shows a table.
+
+    Attributes:
+        arguments: what tracing fixed of the network's arguments, such as "mask is None"; another value is refused.
+    """
 
     rows: tuple[LayerExplanation, ...]
+    arguments: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         timed = any(row.ms is not None for row in self.rows)
@@ -73,7 +80,8 @@ class Explanation:
             )
             for row in self.rows
         ]
-        return table((*titles, *(("operations", "ms", "share") if timed else ()), "why"), cells)
+        shown = table((*titles, *(("operations", "ms", "share") if timed else ()), "why"), cells)
+        return "\n".join([shown, *([f"fixed arguments: {'; '.join(self.arguments)}"] if self.arguments else [])])
 
 
 def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Explanation:
@@ -107,11 +115,13 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
             for row in rows
             if row.name in times
         ]
-    return Explanation(tuple(rows))
+    return Explanation(tuple(rows), what_is_required(packed.graph) if isinstance(packed, fx.GraphModule) else ())
 
 
 def _does_something(module: nn.Module) -> bool:
     """Whether a module computes rather than holds others."""
+    if isinstance(module, BinaryLayer):
+        return True
     return not list(module.children()) and not isinstance(module, (nn.Identity, nn.Dropout))
 
 
@@ -165,7 +175,13 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
     if isinstance(module, UnpackSigns):
         return row("unpack_signs", "", 0, 0, "a float module reads these signs")
     nbytes = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
+    if isinstance(module, BinaryLayer):
+        reason = "its weights are not committed"
+        if module.committed:
+            reason = (
+                "its weights are committed, but its input is not" if module.activation else "pads floats with signs"
+            )
+    elif isinstance(module, (nn.Conv2d, nn.Linear)):
         reason = "kept in float by prepare"
     else:
         reason = "stands next to a float layer"

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from stompp_kernels import native
 from stompp_kernels.conversion.folding import fold_limits, fold_norm
-from stompp_kernels.conversion.nodes import is_fixed_norm
+from stompp_kernels.conversion.nodes import fresh_name, has_hooks, is_fixed_norm
 from stompp_kernels.nn import FloatConv2d, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
 from stompp_kernels.ops import Affine, Limits
 from stompp_kernels.ops.checks import pair
@@ -55,7 +55,9 @@ def pack_float_convs(packed: fx.GraphModule) -> None:
         if not _gives_the_same_bits(conv, reads, size):
             continue
         end, epilogue = _what_follows(node, conv, module_of)
-        name = str(node.target) + (TO_SIGNS if isinstance(epilogue, Limits) else "_affine" if end is not node else "")
+        name = str(node.target)
+        if end is not node:
+            name = fresh_name(packed, name + (TO_SIGNS if isinstance(epilogue, Limits) else "_affine"))
         packed.add_submodule(name, FloatConv2d.of(conv, reads, epilogue))
         with packed.graph.inserting_before(end):
             twin = packed.graph.call_module(name, (source.args[0] if reads == "bits" else source,))
@@ -69,6 +71,7 @@ def has_kernel(conv: nn.Conv2d) -> bool:
     """Whether :class:`FloatConv2d` can do what a convolution does."""
     return (
         conv.groups == 1
+        and not has_hooks(conv)
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and conv.weight.device.type == "cpu"

@@ -14,9 +14,14 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a call of a module runs more than the forward of its class."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
+
+
 def is_fixed_norm(module: nn.Module | None) -> TypeGuard[nn.BatchNorm1d | nn.BatchNorm2d]:
     """A BatchNorm that is a function of each channel; without running statistics it depends on the batch."""
-    return isinstance(module, BATCH_NORMS) and module.running_mean is not None
+    return isinstance(module, BATCH_NORMS) and module.running_mean is not None and not has_hooks(module)
 
 
 def is_addition(node: fx.Node) -> bool:
@@ -26,7 +31,9 @@ def is_addition(node: fx.Node) -> bool:
 
 
 def is_max_pool(node: fx.Node, module: nn.Module | None) -> bool:
-    return isinstance(module, nn.MaxPool2d) or node.target in (F.max_pool2d, torch.max_pool2d)
+    if isinstance(module, nn.MaxPool2d):
+        return not has_hooks(module)
+    return node.target in (F.max_pool2d, torch.max_pool2d)
 
 
 def pool_settings(node: fx.Node, module: nn.Module | None) -> dict[str, Any] | None:
@@ -46,3 +53,11 @@ def pool_settings(node: fx.Node, module: nn.Module | None) -> dict[str, Any] | N
 def flat_name(node: fx.Node) -> str:
     """A submodule name for a node: its target's, at the top level."""
     return str(node.target).replace(".", "_") if node.op == "call_module" else node.name
+
+
+def fresh_name(root: nn.Module, wanted: str) -> str:
+    """A name for a new submodule of a network, whose own names may look like those given here."""
+    taken = {name for name, _ in root.named_modules(remove_duplicate=False)}
+    while wanted in taken:
+        wanted += "_"
+    return wanted

@@ -16,16 +16,18 @@ from torch import Tensor, fx, nn
 
 from stompp_kernels.conversion.float_convs import pack_float_convs
 from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_norm, fold_threshold
+from stompp_kernels.conversion.names import rename_for_python
 from stompp_kernels.conversion.nodes import (
     BATCH_NORMS,
     flat_name,
+    fresh_name,
+    has_hooks,
     is_addition,
     is_fixed_norm,
     is_max_pool,
     pool_settings,
 )
 from stompp_kernels.conversion.strided_unpack import move_strides_to_unpacking
-from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.conversion.twins import (
     binary_weight_twin,
     has_binary_weight,
@@ -44,6 +46,7 @@ from stompp_kernels.nn import (
     ProgressiveActivation,
     UnpackSigns,
 )
+from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import Affine, AffineSigns
 from stompp_kernels.ops.checks import pair
 from stompp_kernels.ops.reference import max_pool2d_out_size
@@ -51,16 +54,18 @@ from stompp_kernels.ops.reference import max_pool2d_out_size
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
-class PackedTracer(Tracer):
-    """Keeps the progressive modules whole."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (BinaryLayer, ProgressiveActivation)) or super().is_leaf_module(m, module_qualified_name)
-
-
 def pack_graph(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """The packed network of a model in eval mode and its traced graph, both of which it may use up."""
-    return _Packer(model, graph).run()
+    names = rename_for_python(model, graph)
+    packed = _Packer(model, graph).run()
+    for layer in packed.modules():
+        if isinstance(layer, PackedLayer):
+            layer.replaces = tuple(names.get(name, name) for name in layer.replaces)
+    for node in packed.graph.nodes:
+        if "signs_of" in node.meta:
+            name, images = node.meta["signs_of"]
+            node.meta["signs_of"] = names.get(name, name), images
+    return packed
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class _Packer:
 
     def run(self) -> fx.GraphModule:
         for node in list(self.graph.nodes):
-            if isinstance(self._module(node), _NOTHING_IN_EVAL):
+            module = self._module(node)
+            if isinstance(module, _NOTHING_IN_EVAL) and not has_hooks(module):
                 node.replace_all_uses_with(node.args[0])
                 self.graph.erase_node(node)
             elif node.op == "call_method" and node.target == "view":
@@ -110,7 +116,7 @@ class _Packer:
         pack_float_convs(self.module)
         move_strides_to_unpacking(self.module)
         for name, module in list(self.module.named_modules()):
-            if type(module) is nn.Conv2d:
+            if type(module) is nn.Conv2d and not has_hooks(module):
                 parent, _, own = name.rpartition(".")
                 setattr(self.module.get_submodule(parent), own, PrepackedConv2d.of(module))
         self.module.recompile()
@@ -132,6 +138,7 @@ class _Packer:
 
     def _add(self, before: fx.Node, name: str, module: nn.Module, *args: fx.Node) -> fx.Node:
         """A call of a new submodule, placed before a node."""
+        name = fresh_name(self.module, name)
         self.module.add_submodule(name, module)
         self.modules[name] = module
         with self.graph.inserting_before(before):
@@ -226,7 +233,7 @@ class _Packer:
         words = self._bits_of(node.args[0], node, isinstance(layer, BinaryConv2d))
         name = str(node.target)
         replacement = self._add(node, f"{name}_packed", packed_twin(layer, own_affine(layer), (name,)), words)
-        replacement.meta["layer"] = layer
+        replacement.meta.update(layer=layer, name=name)
         node.replace_all_uses_with(replacement)
         self.graph.erase_node(node)
 
@@ -297,7 +304,7 @@ class _Packer:
 
     def _replaced(self, chain: _Chain) -> tuple[str, tuple[str, ...]]:
         """Name of a chain's layer, and the modules whose work the layer's twin does."""
-        name = str(chain.layer.target).removesuffix("_packed")
+        name = chain.layer.meta.get("name", str(chain.layer.target))
         return name, (name, *(str(step.target) for step in chain.steps if step.op == "call_module"))
 
     def _arithmetic(self, chain: _Chain, layer: BinaryLayer) -> Callable[..., Tensor]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stompp_kernels.conversion.nodes import has_hooks
 from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.nn import ProgressiveActivation
 
@@ -49,7 +50,7 @@ def sign_chains(model: nn.Module, layers: Collection[str]) -> list[SignChain]:
             continue
         for found in _chains_in(block, inlined, linked):
             between = [module for module in own if module in inlined]
-            if all(places[m] == 1 and not _has_hooks(m) for m in (*found, *between)):
+            if all(places[m] == 1 and not has_hooks(m) for m in (*found, *between)):
                 chains.append(SignChain(*(names[module] for module in found)))
     return chains
 
@@ -64,10 +65,6 @@ def _inside(block: nn.Module, inlined: set[nn.Module]) -> Iterator[nn.Module]:
         yield child
         if child in inlined:
             yield from _inside(child, inlined)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 def _chains_in(

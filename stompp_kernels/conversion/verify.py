@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -71,14 +72,36 @@ def _outputs_of(model: nn.Module, names: Collection[str], note: Callable[[str, T
 
 def _difference(found: Any, expected: Any) -> str:
     """What differs in two results that hold tensors; empty if nothing does."""
-    pairs = list(zip(tree_leaves(found), tree_leaves(expected), strict=True))
-    for y, wanted in [pair for pair in pairs if isinstance(pair[1], Tensor) and pair[1].numel() > 0]:
-        if y.shape != wanted.shape or y.dtype != wanted.dtype:
-            return f"{list(y.shape)} of {y.dtype} instead of {list(wanted.shape)} of {wanted.dtype}"
-        error, largest = float((y.double() - wanted.double()).abs().max()), float(wanted.double().abs().max())
-        if not error <= _TOLERANCE * largest:
-            return f"by up to {error:.3g} where values reach {largest:.3g}"
+    leaves, wanted_leaves = tree_leaves(found), tree_leaves(expected)
+    if len(leaves) != len(wanted_leaves):
+        return f"in holding {len(leaves)} values instead of {len(wanted_leaves)}"
+    for y, wanted in zip(leaves, wanted_leaves, strict=True):
+        if isinstance(wanted, Tensor) and isinstance(y, Tensor):
+            difference = _difference_of_tensors(y, wanted)
+        else:
+            difference = "" if type(y) is type(wanted) and y == wanted else f"in being {y!r} instead of {wanted!r}"
+        if difference:
+            return difference
     return ""
+
+
+def _difference_of_tensors(y: Tensor, wanted: Tensor) -> str:
+    if y.shape != wanted.shape or y.dtype != wanted.dtype:
+        return f"{list(y.shape)} of {y.dtype} instead of {list(wanted.shape)} of {wanted.dtype}"
+    wide = torch.complex128 if wanted.is_complex() else torch.float64
+    y, wanted = y.to(wide), wanted.to(wide)
+    for name, values in (("the packed network", y), ("the model", wanted)):
+        if bool(values.isnan().any()):
+            return f"by NaN: {name} gives {int(values.isnan().sum())} of {values.numel()}"
+    # Infinities, as of masked scores, are equal or not: what they differ by says nothing.
+    infinite = y.isinf() | wanted.isinf()
+    if not torch.equal(y[infinite], wanted[infinite]):
+        return f"in {int((y[infinite] != wanted[infinite]).sum())} infinite values"
+    if bool(infinite.all()):
+        return ""
+    error = float((y - wanted)[~infinite].abs().max())
+    largest = float(wanted[~infinite].abs().max())
+    return "" if error <= _TOLERANCE * largest else f"by up to {error:.3g} where values reach {largest:.3g}"
 
 
 def _run_modules(packed: nn.Module, kept: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -86,6 +109,8 @@ def _run_modules(packed: nn.Module, kept: Mapping[str, Tensor], args: tuple[Any,
 
     def compare(name: str, output: Tensor) -> None:
         replaces = layers[name].replaces
+        if replaces[-1] not in kept:
+            raise ValueError(f"the model does not call {replaces[-1]}, which the packed network runs")
         compared = _different_signs if layers[name].has_thresholds else _difference
         difference = compared(output, kept[replaces[-1]])
         if difference:
@@ -105,14 +130,24 @@ def _run_graph(
     packed: fx.GraphModule, kept: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     comparison = _SignComparison(packed, kept)
-    # An interpreter takes one argument a placeholder.
-    names = [(node.name, node.args) for node in packed.graph.nodes if node.op == "placeholder"][len(args) :]
-    rest = [kwargs[name] if name in kwargs else default[0] for name, default in names]
     with torch.no_grad():
-        result = comparison.run(*args, *rest)
+        result = comparison.run(*_values(packed.graph, args, kwargs))
     if comparison.difference:
         raise ValueError(f"the packed network differs at {comparison.difference}")
     return result
+
+
+def _values(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """One value for each placeholder, as an interpreter takes them."""
+    kinds = inspect.Parameter
+    parameters = [
+        kinds(str(node.target), kinds.POSITIONAL_OR_KEYWORD, default=node.args[0] if node.args else kinds.empty)
+        for node in graph.nodes
+        if node.op == "placeholder"
+    ]
+    bound = inspect.Signature(parameters).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return list(bound.arguments.values())
 
 
 class _SignComparison(fx.Interpreter):

@@ -1,0 +1,82 @@
+"""A model's forward as a graph of which each committed layer is a node."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import fx, nn
+
+from stompp_kernels.conversion.arguments import TracedArguments
+from stompp_kernels.conversion.tracing import Tracer
+from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+
+_WHOLE = (BinaryLayer, ProgressiveActivation)
+
+
+class PackedTracer(Tracer):
+    """Keeps the progressive modules whole, and no other module that holds one, of torch.nn neither.
+
+    Args:
+        arguments: of the forward; None: all are inputs, as when a packed network is unpickled.
+    """
+
+    def __init__(self, arguments: TracedArguments | None = None) -> None:
+        super().__init__()
+        self._arguments = arguments
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, _WHOLE):
+            return True
+        return super().is_leaf_module(m, module_qualified_name) and not _holds_binary_layers(m)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        if self._arguments is None:
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
+        args, kwargs = self._arguments.make(lambda name, *default: self.create_proxy("placeholder", name, default, {}))
+        return functools.partial(root_fn, **kwargs), [self.root, *args]
+
+
+def trace_model(model: nn.Module, example_inputs: Any = None) -> fx.Graph:
+    """The graph of a model's forward.
+
+    Args:
+        model: the caller's own, in eval mode.
+        example_inputs: see :class:`TracedArguments`. Numbers among them are inputs where tracing can follow them.
+
+    Raises:
+        ValueError: a committed layer is not called; names those.
+        Exception: whatever the forward raises when it is given what stands for its inputs.
+    """
+    arguments = TracedArguments(model, example_inputs)
+    try:
+        graph = PackedTracer(arguments).trace(model)
+    except Exception:
+        if not arguments.numbers:
+            raise
+        graph = PackedTracer(TracedArguments(model, example_inputs, fix_numbers=True)).trace(model)
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    layers = {name for name, module in model.named_modules() if isinstance(module, BinaryLayer) and module.committed}
+    missing = sorted(layers - called)
+    if missing:
+        raise ValueError(
+            f"the forward does not call the committed layers {missing}: it reads their weights itself, or leaves them "
+            "out for these arguments, so they cannot be packed"
+        )
+    return graph
+
+
+def torch_modules_with_binary_layers(model: nn.Module) -> list[str]:
+    """Names of torch's own modules, containers of modules aside, that hold binary layers."""
+    containers = nn.Sequential, nn.ModuleList, nn.ModuleDict
+    return [
+        name
+        for name, module in model.named_modules()
+        if type(module).__module__.startswith("torch.nn")
+        and not isinstance(module, containers)
+        and _holds_binary_layers(module)
+    ]
+
+
+def _holds_binary_layers(module: nn.Module) -> bool:
+    return any(isinstance(inner, _WHOLE) for inner in module.modules())

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from stompp_kernels import __version__, native
+from stompp_kernels.exit_status import run
 from stompp_kernels.ops.checks import SURROGATES
 from stompp_kernels.progression.stompp import REGIMES
 from stompp_kernels.table import table
@@ -35,7 +37,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     from stompp_kernels.training import demo
 
     a = arguments
-    demo.run(a.regime, a.surrogate, a.seed, a.epochs, a.output, a.results)
+    if a.surrogate is not None and a.regime == "ste_free":
+        raise ValueError(f"surrogate has no effect with regime 'ste_free', got {a.surrogate!r}")
+    demo.run(a.regime, a.surrogate or "clip", a.seed, a.epochs, a.output, a.results)
     return 0
 
 
@@ -55,7 +59,6 @@ def _changes(arguments: argparse.Namespace) -> list[str]:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from stompp_kernels.training.processes import Stopped
     from stompp_kernels.training.recipe import read_recipe
     from stompp_kernels.training.trainer import RECIPE, train
 
@@ -64,11 +67,7 @@ def _train(arguments: argparse.Namespace) -> int:
         path = output / RECIPE
     recipe = read_recipe(path, _changes(arguments))
     folder = output or Path("runs") / f"{recipe.name}_seed{recipe.seed}"
-    try:
-        train(recipe, folder, device=arguments.device, resume=arguments.resume, tensorboard=arguments.tensorboard)
-    except Stopped as stopped:
-        print(f"stompp: {stopped}", file=sys.stderr)
-        return 128 + stopped.number
+    train(recipe, folder, device=arguments.device, resume=arguments.resume, tensorboard=arguments.tensorboard)
     return 0
 
 
@@ -82,12 +81,13 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from stompp_kernels.files import check_can_be_written
+    from stompp_kernels.terminal import Terminal
     from stompp_kernels.training.trained import convert_trained, load_trained
 
+    check_can_be_written(arguments.output)
     model, _, _ = load_trained(arguments.run, arguments.checkpoint, arguments.data)
-    size = convert_trained(model, arguments.output, Console())
+    size = convert_trained(model, arguments.output, Terminal())
     print(f"{arguments.output}: {size:,} bytes")
     return 0
 
@@ -109,12 +109,11 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
+    from stompp_kernels.terminal import Terminal
     from stompp_kernels.training.ablate import read_study, run_study
 
     recipes = read_study(arguments.study, [*_changes(arguments), *arguments.grid])
-    failed = run_study(recipes, arguments.output, arguments.jobs, arguments.device, Console())
+    failed = run_study(recipes, arguments.output, arguments.jobs, arguments.device, Terminal())
     if failed:
         print(f"stompp: {len(failed)} of {len(recipes)} runs failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -149,23 +148,38 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each batch size and number of threads")
     parser.add_argument("--shape", type=int, nargs="+", help="of one sample for a packed file, as 3 224 224")
-    parser.add_argument("--classes", dest="num_classes", type=int, default=1000, help="outputs of a registered model")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help="of a run")
+    parser.add_argument("--classes", dest="num_classes", type=int, help="outputs of a registered model (default: 1000)")
+    parser.add_argument("--checkpoint", choices=("last", "best"), help="of a run (default: last)")
     parser.add_argument("--data", help="where a run's data set lies, if not where the recipe says")
     parser.add_argument("--output", type=Path, help="write what the tables show to this JSON file")
     _add_device(parser, "cpu")
 
 
+class _StoreOnce(argparse._StoreAction):
+    """Stores a value; a second one is an error, for the first would be lost without a word."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        given = vars(namespace).setdefault("_given", set())
+        if self.option_strings and self.dest in given:
+            parser.error(f"argument {option_string}: is given twice")
+        given.add(self.dest)
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("action", None, _StoreOnce)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="stompp", description="Train binary networks with StoMPP, run them on bits.")
+    parser = _Parser(prog="stompp", description="Train binary networks with StoMPP, run them on bits.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="train, convert, check and time a binary network on handwritten digits")
     demo.add_argument("--regime", choices=REGIMES, default="ste", help="gradient of frozen entries (default: ste)")
-    demo.add_argument(
-        "--surrogate", choices=SURROGATES[1:], default="clip", help="of the regimes that have one (default: clip)"
-    )
+    demo.add_argument("--surrogate", choices=SURROGATES[1:], help="for the regimes that have one (default: clip)")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--epochs", type=int, default=60)
     demo.add_argument("--output", type=Path, help="keep the packed network in this file")
@@ -217,13 +231,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; errors that a user can mend are one line and exit code 2."""
-    arguments = _parser().parse_args(argv)
-    try:
+    """Entry point; see :mod:`stompp_kernels.exit_status` for how a command ends."""
+
+    def command() -> int:
+        arguments = _parser().parse_args(argv)
         return arguments.run_command(arguments)
-    except (ValueError, ImportError, FileNotFoundError) as error:
-        print(f"stompp: {error}", file=sys.stderr)
-        return 2
+
+    return run(command)
 
 
 if __name__ == "__main__":

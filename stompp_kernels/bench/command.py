@@ -15,19 +15,21 @@ from stompp_kernels.bench import report
 from stompp_kernels.bench.network import measure, sizes
 from stompp_kernels.bench.subjects import Subject, of_models, settle_norms, untrained
 from stompp_kernels.conversion import load_packed
-from stompp_kernels.files import write_json
+from stompp_kernels.device import choose_device
+from stompp_kernels.files import check_can_be_written, write_json
 from stompp_kernels.measure import machine
 from stompp_kernels.models.bert import EncoderClassifier, tokens
 from stompp_kernels.models.registry import list_models
 from stompp_kernels.nn import FloatConv2d
 from stompp_kernels.nn.packed import PackedLayer
 
+_CLASSES = 1000  # of a registered model, where no option says how many
 _TOKENS = 128  # of a sequence, where neither file nor option says how many
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `stompp bench` is asked for; see its help."""
+    """What `stompp bench` is asked for; see its help. An option that is no kind of network's is None."""
 
     batch: Sequence[int] = (1, 64)
     threads: Sequence[int] | None = None
@@ -36,8 +38,8 @@ class Options:
     seconds: float = 10.0
     device: str = "cpu"
     shape: Sequence[int] | None = None
-    num_classes: int = 1000
-    checkpoint: str = "last"
+    num_classes: int | None = None
+    checkpoint: str | None = None
     data: str | None = None
     output: Path | None = None
 
@@ -52,6 +54,8 @@ def bench(name: str, options: Options) -> None:
         ValueError: there is nothing of that name, an option is not allowed, or a result is wrong.
         FileNotFoundError: the folder has no run.
     """
+    if options.output is not None:
+        check_can_be_written(options.output)
     subject = find(name, options)
     rows = []
     for threads in options.threads or [torch.get_num_threads()]:
@@ -73,24 +77,26 @@ def bench(name: str, options: Options) -> None:
 
 def find(name: str, options: Options) -> Subject:
     """The network of a name; a registered model's comes first, a path with a slash is never one."""
-    device = _device(options.device)
+    device = choose_device(options.device)
     if name in list_models():
-        return untrained(name, options.num_classes).to(device)
+        _check_options(name, "a registered model", options, "num_classes")
+        return untrained(name, options.num_classes or _CLASSES).to(device)
     if Path(name).is_dir():
+        _check_options(name, "the folder of a run", options, "checkpoint", "data")
         return _of_run(Path(name), options, str(device))
     if Path(name).is_file() or name.endswith(".safetensors"):
+        _check_options(name, "a packed file", options, "shape")
         return _of_file(Path(name), options.shape).to(device)
     raise ValueError(
         f"model must be one of {', '.join(list_models())}, a packed file or the folder of a run, got {name!r}"
     )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device must be cpu here: torch sees no CUDA device")
-    return torch.device(name)
+def _check_options(name: str, kind: str, options: Options, *own: str) -> None:
+    """Refuses an option of another kind of network, which would have no effect."""
+    for option in ("num_classes", "checkpoint", "data", "shape"):
+        if option not in own and getattr(options, option) is not None:
+            raise ValueError(f"{option} has no effect on {kind}, got {getattr(options, option)!r} with {name!r}")
 
 
 def _of_run(folder: Path, options: Options, device: str) -> Subject:
@@ -98,7 +104,7 @@ def _of_run(folder: Path, options: Options, device: str) -> Subject:
     from stompp_kernels.training.trained import load_trained
     from stompp_kernels.training.trainer import build_model
 
-    model, data, recipe = load_trained(folder, options.checkpoint, options.data, device)
+    model, data, recipe = load_trained(folder, options.checkpoint or "last", options.data, device)
     inputs = next(data.test_batches(2))[0]
     float_model = build_model(recipe, data, prepared=False)
     settle_norms(float_model, inputs)

@@ -76,9 +76,10 @@ class _Run:
 
     def __init__(self, total_steps: int) -> None:
         self.total_steps, self.step, self.uncommitted = total_steps, 0, 0
+        self.ended_early = False
 
     def warn(self) -> None:
-        if self.step and self.uncommitted:
+        if self.step and self.uncommitted and not self.ended_early:
             warnings.warn(
                 f"training ended at step {self.step} of {self.total_steps} with {self.uncommitted} units not "
                 "committed: the network is not fully binary",
@@ -299,6 +300,10 @@ class StoMPP:
 
     def _p(self, unit: Unit) -> float:
         return frozen_probability(self.shape, (self._step - unit.window.start) / len(unit.window))
+
+    def _end_early(self) -> None:
+        """Marks the run as ended on purpose: no warning says that units are not committed."""
+        self._run.ended_early = True
 
     @property
     def frontier(self) -> int:

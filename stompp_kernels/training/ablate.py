@@ -21,23 +21,30 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import os
 import re
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from stompp_kernels.files import write_json
+from stompp_kernels.files import read_json, write_json
+from stompp_kernels.signals import Stopped, noting_signals
+from stompp_kernels.training.changes import check_apart, check_used, keys_of
+from stompp_kernels.training.folder_lock import locked
 from stompp_kernels.training.recipe import Recipe, apply_change, read_values, recipe_from_dict, set_value
 from stompp_kernels.training.report import write_report
 from stompp_kernels.training.trainer import RESULT, first_difference
+
+STUDY_KEYS = ("seeds", "grid", "variants")
+WANTED = "wanted.json"  # the recipe of a run that has not finished
+POLL_SECONDS = 0.1
 
 
 def read_study(path: Path, changes: Sequence[str] = ()) -> list[Recipe]:
@@ -48,23 +55,45 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> list[Recipe]:
         changes: "key=value" each, of the recipe; "seeds=[0, 1]" and "grid.KEY=[...]" change the study.
 
     Raises:
-        FileNotFoundError, ValueError: as by ``read_recipe``, or the grid or variants are not as above.
+        FileNotFoundError, ValueError: as by ``read_recipe``, the grid or variants are not as above, or a value is set
+            in two places, so that one of them would be lost.
     """
     values = read_values(path)
+    keys = keys_of(changes)
+    given = [key for key in keys if key.partition(".")[0] not in STUDY_KEYS]
+    if "seed" in given and "seeds" in values:
+        raise ValueError(f"seed is given, but {os.fspath(path)!r} has seeds = {values['seeds']!r}: change those")
+    grid = {} if "grid" in keys else _flat("grid", values.pop("grid", {}))
     for change in changes:
         apply_change(values, change)
+    grid |= _flat("grid", values.pop("grid", {}))
     seeds = values.pop("seeds", [values.get("seed", 0)])
-    grid, variants = values.pop("grid", {}), values.pop("variants", {"": {}})
-    grid = dict(_flatten(grid))
+    variants = values.pop("variants", {"": {}})
+    if not isinstance(variants, Mapping) or not variants:
+        raise ValueError(f"variants must hold a table for each, got {variants!r}")
+    settings = {name: _flat(f"variants.{name}", of_variant) for name, of_variant in variants.items()}
     for key, options in {"seeds": seeds, **grid}.items():
         if not isinstance(options, list) or not options:
             raise ValueError(f"{key} must be a list of values, got {options!r}")
+    check_apart("the grid", grid, "the command", given)
+    for name, of_variant in settings.items():
+        check_apart(f"variant {name!r}", of_variant, "the command", given)
+        check_apart(f"variant {name!r}", of_variant, "the grid", grid)
+        check_apart(
+            f"variant {name!r}", of_variant, "each run's own: use seeds, and the variant's key", ("seed", "name")
+        )
+    check_apart("the grid", grid, "each run's own: use seeds", ("seed", "name"))
     recipes = []
     for seed in seeds:  # outermost: a study cut short has all its variants
-        for variant, settings in variants.items():
+        for variant, of_variant in settings.items():
             for combination in itertools.product(*grid.values()):
                 chosen = dict(zip(grid, combination, strict=True))
-                recipes.append(_recipe(values, variant, dict(_flatten(settings)), chosen, seed))
+                recipes.append(_recipe(values, variant, of_variant, chosen, seed))
+    names = [recipe.name for recipe in recipes]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"runs of a study must have folders of their own, two would be in {twice[0]!r}")
+    check_used(given, recipes)
     return recipes
 
 
@@ -78,52 +107,110 @@ def run_study(recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, c
 
     Returns:
         Names of the runs that failed; the end of each one's output.txt says why.
+
+    Raises:
+        ValueError: ``jobs`` is less than 1, a result.json is damaged, or another process runs a study in ``folder``.
+        Stopped: SIGINT, SIGTERM or SIGHUP came. The runs that went on were sent SIGTERM and have written their
+            checkpoints; the same command goes on from there. A second SIGINT does not wait for them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    failed: list[str] = []
-
-    def run(recipe: Recipe) -> None:
-        status = _run_one(recipe, folder / recipe.name, jobs, device)
-        if status:
-            failed.append(recipe.name)
-        console.print(f"{recipe.name}: {f'failed ({status})' if status else 'finished'}", highlight=False)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        for done in [pool.submit(run, recipe) for recipe in recipes]:
-            done.result()
-    finished = [folder / r.name for r in recipes if r.name not in failed]
-    if finished:
-        write_report(finished, folder / "report", folder.name)
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
+    with locked(folder):
+        unfinished = [recipe for recipe in recipes if not _is_finished(recipe, folder / recipe.name)]
+        for recipe in recipes:
+            if recipe not in unfinished:
+                console.print(f"{recipe.name}: finished", highlight=False)
+        failed = _run_all(unfinished, folder, jobs, device, console)
+        finished = [folder / r.name for r in recipes if r.name not in failed]
+        if finished:
+            write_report(finished, folder / "report", folder.name)
     return sorted(failed)
 
 
-def _run_one(recipe: Recipe, folder: Path, jobs: int, device: str) -> int:
-    """Exit status of the run's process; 0 at once for a run that ended before."""
-    result = folder / RESULT
-    if result.exists():
-        saved = json.loads(result.read_text(encoding="utf-8"))
-        if not first_difference(saved["recipe"], recipe.to_dict()):
-            return 0
-        # Else the run itself says how they differ.
+def _run_all(recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, console: Console) -> list[str]:
+    """Runs all, ``jobs`` at a time; names of those that failed."""
+    waiting, failed = deque(recipes), []
+    running: dict[str, subprocess.Popen] = {}
+    with noting_signals() as signals:
+        try:
+            while (waiting and not signals) or running:
+                while waiting and len(running) < jobs and not signals:
+                    recipe = waiting.popleft()
+                    running[recipe.name] = _start(recipe, folder / recipe.name, jobs, device)
+                time.sleep(POLL_SECONDS)
+                if signals:
+                    _stop(running)
+                    break
+                for name in [name for name, process in running.items() if process.poll() is not None]:
+                    status = running.pop(name).returncode
+                    if status:
+                        failed.append(name)
+                    else:
+                        (folder / name / WANTED).unlink(missing_ok=True)
+                    console.print(f"{name}: {f'failed ({status})' if status else 'finished'}", highlight=False)
+        except BaseException:
+            _stop(running)
+            raise
+        if signals:
+            left = len(running) + len(waiting)
+            raise Stopped(
+                signals[0], f"with {left} of {len(recipes)} runs to finish; the same command goes on with them"
+            )
+    return failed
+
+
+def _stop(running: Mapping[str, subprocess.Popen]) -> None:
+    """Has each run write a checkpoint and end, and waits for it; a second SIGINT ends them at once.
+
+    A terminal's Ctrl-C has reached the runs too: a second SIGINT would interrupt them, SIGTERM does not.
+    """
+    try:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+    except BaseException:
+        for process in running.values():
+            process.kill()
+        raise
+
+
+def _is_finished(recipe: Recipe, folder: Path) -> bool:
+    """Whether the run ended before; one of another recipe did not: the run itself says how they differ."""
+    if not (folder / RESULT).exists():
+        return False
+    saved = read_json(folder / RESULT)
+    if not isinstance(saved, dict) or not isinstance(saved.get("recipe"), dict):
+        raise ValueError(f"{os.fspath(folder / RESULT)!r} must hold the recipe and the result of a run")
+    return not first_difference(saved["recipe"], recipe.to_dict())
+
+
+def _start(recipe: Recipe, folder: Path, jobs: int, device: str) -> subprocess.Popen:
+    """The run's process."""
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = folder / "wanted.json"
+    wanted = folder / WANTED
     write_json(wanted, recipe.to_dict())
     command = [sys.executable, "-m", "stompp_kernels.cli", "train", str(wanted), "--resume", "--output", str(folder)]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     with open(folder / "output.txt", "ab") as output:
-        status = subprocess.run(
-            [*command, "--device", device], stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
-        ).returncode
-    if status == 0:
-        wanted.unlink()
-    return status
+        return subprocess.Popen([*command, "--device", device], stdout=output, stderr=output, env=environment)
+
+
+def _flat(where: str, values: Any) -> dict[str, Any]:
+    """The values of a table by dotted keys."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} must hold keys and values, got {values!r}")
+    pairs = list(_flatten(values))
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"{where} sets {key} twice")
+    return dict(pairs)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys: TOML reads a."b" and "a.b" as different things, and both are welcome."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{prefix.rstrip('.') or 'grid'} must hold keys and values, got {values!r}")
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")

@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 
 from stompp_kernels import native
 from stompp_kernels.conversion import convert, load_packed, prepare, save_packed
-from stompp_kernels.files import write_json
+from stompp_kernels.files import check_can_be_written, write_json
 from stompp_kernels.measure import compare, machine
 from stompp_kernels.nn import BinaryLayer, float_simulation
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.terminal import Terminal
 from stompp_kernels.training.data import Data
 from stompp_kernels.training.evaluate import accuracy, predict
 from stompp_kernels.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, ProgressionRecipe, Recipe
@@ -93,7 +94,9 @@ def run(
     Raises:
         RuntimeError: the packed network predicts another digit than the float simulation for a test image.
     """
-    console = console or Console()
+    console = console or Terminal()
+    for path in filter(None, (output, results)):
+        check_can_be_written(path)
     recipe = recipe_of_demo(regime, surrogate, seed, epochs)
     data = load_data(recipe, torch.device("cpu"))
     float_model = build_model(recipe, data, prepared=False)  # the side that the packed network is timed against

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from stompp_kernels.device import choose_device
+from stompp_kernels.signals import Stopped
+
+__all__ = ["Processes", "Stopped", "start_processes"]
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,14 @@ def start_processes(device: str) -> Iterator[Processes]:
     Raises:
         ValueError: the device is none of these, or torch sees no GPU.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch sees no NVIDIA GPU here")
-    kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    kind = choose_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes(torch.device(kind))
+        yield Processes(kind)
         return
-    where = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
+    where = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if kind.type == "cuda" else kind
+    if kind.type == "cuda":
         torch.cuda.set_device(where)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.init_process_group("nccl" if kind.type == "cuda" else "gloo")
     try:
         yield Processes(where, dist.get_rank(), dist.get_world_size())
     finally:
@@ -70,32 +68,3 @@ def start_processes(device: str) -> Iterator[Processes]:
         # go of a tensor waits for that lock: both for ever.
         time.sleep(0.2)
         dist.destroy_process_group()
-
-
-class Stopped(Exception):
-    """A signal ended the run after a checkpoint; ``number`` is the signal's."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}; --resume goes on from there")
-        self.number = number
-
-
-@contextmanager
-def noting_signals() -> Iterator[list[int]]:
-    """The numbers of SIGINT and SIGTERM that arrive in the block; a second SIGINT raises KeyboardInterrupt."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and number in received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can have handlers
-        yield received
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -9,10 +11,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class ProgressBar:
-    """One line of steps, loss, accuracies, frontier, p and time left; without a terminal, a line an evaluation."""
+    """One line of steps, loss, accuracies, frontier, p and time left; without a terminal, a line an evaluation.
+
+    Attributes:
+        error: why the console could not be written, for the run to end in good order; nothing is shown from then on.
+    """
 
     def __init__(self, console: Console, total_steps: int, step: int = 0) -> None:
         self._console, self._test = console, ""
+        self.error: OSError | None = None
         self._progress = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=24),
@@ -26,13 +33,22 @@ class ProgressBar:
 
     def __enter__(self) -> ProgressBar:
         if self._console.is_terminal:
-            self._progress.start()
+            with self._noting_errors():
+                self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        with self._noting_errors():
+            self._progress.stop()
+
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.error = self.error or error
 
     def show(self, step: int, loss: float, accuracy: float, frontier: int, units: int, p: float) -> None:
         """Values of the last steps; accuracy in percent."""
@@ -43,5 +59,6 @@ class ProgressBar:
         """An evaluation's accuracy in percent."""
         self._test = f"  test {accuracy:4.1f} %"
         self._progress.update(self._task, completed=step, status=f"{self._status}{self._test}")
-        if not self._console.is_terminal:
-            self._console.print(f"step {step}/{self._total}  {self._status}{self._test}", highlight=False)
+        if not self._console.is_terminal and self.error is None:
+            with self._noting_errors():
+                self._console.print(f"step {step}/{self._total}  {self._status}{self._test}", highlight=False)

@@ -20,19 +20,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stompp_kernels.files import read_text
 from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.progression.stompp import BINARIZE
+from stompp_kernels.training.changes import check_used, keys_of
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "linear", "cosine")
+_VALUES = 100_000  # in a file
 
 
 @dataclass(frozen=True)
@@ -155,12 +159,16 @@ def read_recipe(path: str | os.PathLike[str] | None, changes: Sequence[str] = ()
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a key is unknown or missing, or a value is of another type or out of range; the message names it.
+        ValueError: a key is unknown or missing, a value is of another type or out of range, or a change is given twice
+            or changes nothing of the run; the message names it.
     """
     values = {"name": "run"} if path is None else read_values(path)
+    keys = keys_of(changes)
     for change in changes:
         apply_change(values, change)
-    return recipe_from_dict(values)
+    recipe = recipe_from_dict(values)
+    check_used(keys, [recipe])
+    return recipe
 
 
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -218,21 +226,46 @@ def expand(value: Any, where: str) -> Any:
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    name = os.fspath(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no recipe at {os.fspath(path)!r}")
+        raise FileNotFoundError(f"no recipe at {name!r}")
     if path.resolve() in below:
-        raise ValueError(f"{os.fspath(path)!r} extends itself")
-    values = _parse(path)
+        raise ValueError(f"{name!r} extends itself")
+    try:
+        values = _parse(path)
+    except RecursionError as error:
+        raise ValueError(f"{name!r} is nested too deeply") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{os.fspath(path)!r} must hold keys and values, got {type(values).__name__}")
+        raise ValueError(f"{name!r} must hold keys and values, got {type(values).__name__}")
+    _check_plain(values, name, "", itertools.count(1))
     base = values.pop("extends", None)
     if base is None:
         return values
+    if not isinstance(base, str):
+        raise ValueError(f"{name!r} must extend a file, got {base!r}")
     return _merge(_read(path.parent / base, (*below, path.resolve())), values)
 
 
+def _check_plain(value: Any, name: str, key: str, count: Iterator[int]) -> None:
+    """Checks that a file holds values of a recipe's types, and as many as one may: YAML's aliases multiply."""
+    if next(count) > _VALUES:
+        raise ValueError(f"{name!r} must hold at most {_VALUES} values, it has more")
+    if isinstance(value, dict):
+        for inner, item in value.items():
+            if not isinstance(inner, str):
+                raise ValueError(f"{name!r} must have strings as keys, got {inner!r} in {key or 'the file'!r}")
+            _check_plain(item, name, f"{key}.{inner}" if key else inner, count)
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item, name, key, count)
+    elif not isinstance(value, (str, int, float, type(None))):
+        raise ValueError(f"{name!r} must hold strings, numbers and booleans, got {key} = {value!r}")
+
+
 def _parse(path: Path) -> Any:
-    text = path.read_text()
+    if path.suffix not in (".toml", ".json", ".yaml", ".yml"):
+        raise ValueError(f"a recipe must be a .toml, .yaml, .yml or .json file, got {os.fspath(path)!r}")
+    text = read_text(path)
     try:
         if path.suffix == ".toml":
             return _toml().loads(text)
@@ -240,15 +273,13 @@ def _parse(path: Path) -> Any:
             return json.loads(text)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)!r} is no valid {path.suffix[1:].upper()}: {error}") from error
-    if path.suffix not in (".yaml", ".yml"):
-        raise ValueError(f"a recipe must be a .toml, .yaml, .yml or .json file, got {os.fspath(path)!r}")
     try:
         import yaml
     except ImportError as error:
         raise ImportError('recipes in YAML need PyYAML: pip install "stompp_kernels[train]"') from error
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter for a date that is none
         raise ValueError(f"{os.fspath(path)!r} is no valid YAML: {error}") from error
 
 

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
-from stompp_kernels.files import replacing
+from stompp_kernels.files import naming, replacing
 
 NAME = "log.jsonl"
+LINE_BYTES = 1 << 26  # the longest line that is read: a record of 50 steps or of 1000 units has some 20 KB
 
 
 class RunLog:
@@ -32,32 +34,85 @@ class RunLog:
         step: where the run goes on: records of later steps are dropped, 0 drops all. A line that was cut short, by the
             end of a process, is dropped too.
         tensorboard: write to ``folder/tensorboard`` as well (the ``train`` extra).
+
+    Raises:
+        ValueError: another line is damaged; names file and line.
+        OSError: the log cannot be written.
     """
 
     def __init__(self, folder: Path, step: int = 0, tensorboard: bool = False) -> None:
-        path = folder / NAME
-        kept = [line for line in _lines(path) if _is_kept(json.loads(line), step)]
-        with replacing(path) as file:
-            file.write("".join(line + "\n" for line in kept).encode())
-        self._file: TextIO = open(path, "a")  # noqa: SIM115 - closed by close()
+        self._path = folder / NAME
+        kept = list(_kept(self._path, step)) if step else []
+        with replacing(self._path) as file:
+            file.write(b"".join(kept))
+        # Unbuffered: a record that could not be written is not tried again when the file is closed.
+        self._file: BinaryIO = open(self._path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         self._board = _summary_writer(folder / "tensorboard", step) if tensorboard else None
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """One record; it reaches the file at once."""
-        self._file.write(json.dumps({"event": event, "step": step, **values}) + "\n")
-        self._file.flush()
+        rest = memoryview((json.dumps({"event": event, "step": step, **values}) + "\n").encode())
+        with naming(self._path):
+            while rest:
+                rest = rest[self._file.write(rest) :]
         if self._board is not None:
             for tag, value in _scalars(event, values).items():
                 self._board.add_scalar(tag, value, step)
 
     def sync(self) -> None:
         """Returns when all records are on the disk, so that no checkpoint is newer than the log."""
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def records(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | None]]:
+    """Number, bytes and record of each line of a log; None for a last line that a killed process left unfinished.
+
+    Raises:
+        ValueError: another line is no record; names file and line.
+    """
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(LINE_BYTES):
+            number += 1
+            record = _record(line)
+            if record is None and file.peek(1):
+                raise ValueError(
+                    f"{path}, line {number}: must be a JSON object with a key 'event', got {line[:60].rstrip()!r}"
+                )
+            if record is not None and not _is_step(record.get("step", 0)):
+                raise ValueError(
+                    f"{path}, line {number}: step must be an int of at least 0, got {record['step']!r:.60}"
+                )
+            yield number, line, record
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line.decode())
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, or brackets without an end
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("event"), str) else None
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _kept(path: Path, step: int) -> Iterator[bytes]:
+    """The whole lines of a log up to a step, but for its end."""
+    if not path.exists():
+        return
+    for number, line, record in records(path):
+        if record is not None and "step" not in record:
+            raise ValueError(f"{path}, line {number}: {record['event']!r} record lacks the key 'step'")
+        if record is not None and line.endswith(b"\n") and record["step"] <= step and record["event"] != "end":
+            yield line
 
 
 def _scalars(event: str, values: dict[str, Any]) -> dict[str, float]:
@@ -70,17 +125,6 @@ def _scalars(event: str, values: dict[str, Any]) -> dict[str, float]:
         for key, of_units in values.items():
             scalars |= {f"{key}/{index:02}": v for index, v in enumerate(of_units) if v is not None}
     return {f"{event}/{key}": value for key, value in scalars.items()}
-
-
-def _is_kept(record: dict[str, Any], step: int) -> bool:
-    return step > 0 and record["step"] <= step and record["event"] != "end"
-
-
-def _lines(path: Path) -> list[str]:
-    """The complete lines of a log."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().split("\n")[:-1] if line]
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

@@ -11,13 +11,17 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from stompp_kernels.conversion import convert, explain, save_packed
+from stompp_kernels.device import choose_device
+from stompp_kernels.files import read_json
 from stompp_kernels.measure import compare, compare_on_gpu
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
 from stompp_kernels.training.data import Data
+from stompp_kernels.training.default_dtype import default_dtype
 from stompp_kernels.training.evaluate import evaluate
 from stompp_kernels.training.processes import Processes
 from stompp_kernels.training.recipe import Recipe, recipe_from_dict
-from stompp_kernels.training.trainer import RECIPE, build_model, load_data
+from stompp_kernels.training.run_state import RunState
+from stompp_kernels.training.trainer import RECIPE, build_model, first_difference, load_data
 
 CHECKPOINTS = {"last": LAST, "best": BEST}
 
@@ -33,16 +37,23 @@ def load_trained(
 
     Raises:
         FileNotFoundError: the folder has no such checkpoint.
+        ValueError: it is damaged, or of another run.
     """
-    if not (folder / RECIPE).exists():
+    if not (folder / RECIPE).is_file():
         raise FileNotFoundError(f"no run of `stompp train` in {os.fspath(folder)!r}: it has no {RECIPE}")
-    saved = load_checkpoint(folder / CHECKPOINTS[checkpoint])
-    recipe = recipe_from_dict(saved["recipe"])
+    where = choose_device(device)
+    file = CHECKPOINTS[checkpoint]
+    saved = RunState(load_checkpoint(folder / file), os.fspath(folder / file), file)
+    different = first_difference(saved.recipe, read_json(folder / RECIPE))
+    if different:
+        raise ValueError(f"{os.fspath(folder / file)!r} is of another run than {RECIPE} beside it: {different}")
+    recipe = recipe_from_dict(saved.recipe)
     if data_path is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data_path))
-    data = load_data(recipe, torch.device(device))
-    model = build_model(recipe, data)
-    model.load_state_dict(saved["model"])
+    with default_dtype(torch.float32):
+        data = load_data(recipe, where)
+        model = build_model(recipe, data)
+    model.load_state_dict(saved.model(model))
     return model.eval(), data, recipe
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,22 @@ from stompp_kernels import models
 from stompp_kernels.files import remove_unfinished, write_json
 from stompp_kernels.measure import machine
 from stompp_kernels.progression import StoMPP
+from stompp_kernels.signals import Stopped, noting_signals
+from stompp_kernels.terminal import Terminal
 from stompp_kernels.training import data as datasets
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from stompp_kernels.training.data import Data, Inputs
 from stompp_kernels.training.data.base import mixed_seed
+from stompp_kernels.training.default_dtype import default_dtype
 from stompp_kernels.training.diagnostics import Diagnostics
 from stompp_kernels.training.evaluate import evaluate, logits_of
-from stompp_kernels.training.processes import Processes, Stopped, noting_signals, start_processes
+from stompp_kernels.training.folder_lock import locked
+from stompp_kernels.training.processes import Processes, start_processes
 from stompp_kernels.training.progress_bar import ProgressBar
 from stompp_kernels.training.recipe import OptimizerRecipe, Recipe, expand
+from stompp_kernels.training.run_log import NAME as LOG
 from stompp_kernels.training.run_log import RunLog
+from stompp_kernels.training.run_state import RunState
 
 RECIPE, RESULT = "recipe.json", "result.json"
 PROBE_SIZE = 32  # samples that a model is prepared with, and that saturation is measured on
@@ -60,13 +67,24 @@ def train(
         What result.json holds.
 
     Raises:
-        ValueError: the folder has a run and ``resume`` is not given, or its recipe is another one.
-        Stopped: SIGINT or SIGTERM came; the last checkpoint is of that step.
+        ValueError: the folder has a run and ``resume`` is not given, its recipe is another one, its files are damaged,
+            or another process trains in it.
+        OSError: a file or the console cannot be written. The last checkpoint stays; where it is the console, one of
+            that step is written first.
+        Stopped: SIGINT, SIGTERM or SIGHUP came; the last checkpoint is of that step.
     """
-    with start_processes(device) as processes, noting_signals() as signals:
-        run = Run(recipe, folder, processes, resume, tensorboard, console or Console(quiet=not processes.is_first))
+    with ExitStack() as stack:
+        stack.enter_context(default_dtype(torch.float32))  # of a recipe's weights and data, whatever the caller's is
+        processes = stack.enter_context(start_processes(device))
+        signals = stack.enter_context(noting_signals())
+        if processes.is_first:
+            stack.enter_context(locked(folder))
+        run = Run(recipe, folder, processes, resume, console or Terminal(quiet=not processes.is_first))
         try:
-            return run.to_the_end(signals)
+            return run.to_the_end(signals, tensorboard)
+        except BaseException:
+            run.progression._end_early()  # the exception says it
+            raise
         finally:
             run.forward = None  # DDP holds the group of processes, which is to end with this block
 
@@ -112,9 +130,7 @@ def _shape_options(name: str, data: Data) -> dict[str, int]:
 class Run:
     """The state of a run, and its steps; see :func:`train`."""
 
-    def __init__(
-        self, recipe: Recipe, folder: Path, processes: Processes, resume: bool, tensorboard: bool, console: Console
-    ) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, processes: Processes, resume: bool, console: Console) -> None:
         self.recipe, self.folder, self.processes, self.console = recipe, folder, processes, console
         saved = _saved_state(recipe, folder, resume)
         processes.wait()  # before the first one writes there
@@ -139,19 +155,15 @@ class Run:
         self.evaluated: Any = torch.compile(self.model) if recipe.compile else self.model
         self.forward = self._share_gradients(self.evaluated)
         self.log: RunLog | None = None
-        if processes.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_unfinished(folder)
-            write_json(folder / RECIPE, recipe.to_dict())
-            self.log = RunLog(folder, self.step, tensorboard)
-            self._log_start()
         # Of the steps since the last record; on the device, so that no step waits for it.
         self._losses: list[Tensor] = []
         self._accuracies: list[Tensor] = []
         self._since = time.perf_counter()
 
-    def to_the_end(self, signals: list[int]) -> dict[str, Any]:
+    def to_the_end(self, signals: list[int], tensorboard: bool = False) -> dict[str, Any]:
         """Trains until the last step."""
+        if self.processes.is_first:
+            self._open_records(tensorboard)
         self.model.train()
         self._committed = {unit.name for unit in self.progression.units if unit.layer.committed}
         self._probe = _example(self.data, self.processes.device)
@@ -169,7 +181,17 @@ class Run:
                     if last or self.step % checkpoint_every == 0:
                         self._checkpoint()
                     self._stop_if_asked(signals)
-        return self._end()
+        result = self._end()
+        if self._bar.error is not None:
+            raise self._bar.error
+        return result
+
+    def _open_records(self, tensorboard: bool) -> None:
+        """Readies the run's folder; what a killed process left unfinished there is removed."""
+        remove_unfinished(self.folder)
+        self.log = RunLog(self.folder, self.step, tensorboard)
+        write_json(self.folder / RECIPE, self.recipe.to_dict())
+        self._log_start()
 
     def _batches(self) -> Any:
         epoch = self.step // self.epoch_steps
@@ -265,6 +287,8 @@ class Run:
     def _stop_if_asked(self, signals: list[int]) -> None:
         """Where there are several processes they must agree, which they do at each record."""
         number = signals[0] if signals else 0
+        if self._bar.error is not None and not number:
+            number = signal.SIGPIPE
         if self.processes.world_size > 1:
             if self.step % self.recipe.log_every:
                 return
@@ -272,7 +296,9 @@ class Run:
             number = number or (signal.SIGTERM if float(self.processes.sum(asked)) else 0)
         if number and self.step < self.total_steps:
             self._checkpoint()
-            raise Stopped(number, self.step)
+            if number == signal.SIGPIPE and self._bar.error is not None:
+                raise self._bar.error
+            raise Stopped(number, f"at step {self.step}; --resume goes on from there")
 
     def _end(self) -> dict[str, Any]:
         result = {
@@ -301,6 +327,7 @@ class Run:
         if not self.processes.is_first:
             return
         state = {
+            "file": name,
             "step": self.step,
             "seconds": self.seconds,
             "accuracy": self.accuracy,
@@ -314,13 +341,13 @@ class Run:
             state["diagnostics"] = self.diagnostics.state_dict()
         save_checkpoint(self.folder / name, state)
 
-    def _load(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"])
-        self.progression.load_state_dict(saved["progression"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.diagnostics.load_state_dict(saved["diagnostics"])
-        self.step, self.seconds, self.accuracy = saved["step"], saved["seconds"], saved["accuracy"]
-        self.best = (saved["best"][0], saved["best"][1])
+    def _load(self, saved: RunState) -> None:
+        self.step = saved.step(self.total_steps)
+        self.seconds, self.accuracy, self.best = saved.figures()
+        self.model.load_state_dict(saved.model(self.model))
+        self.optimizer.load_state_dict(saved.optimizer(self.optimizer))
+        self.diagnostics.load_state_dict(saved.signs(self.diagnostics.state_dict()["signs"]))
+        self.progression.load_state_dict(saved.content["progression"])
 
     def _write(self, event: str, **values: Any) -> None:
         if self.log is not None:
@@ -359,16 +386,19 @@ def _optimizer(recipe: OptimizerRecipe, model: nn.Module) -> torch.optim.Optimiz
     return kind(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def _saved_state(recipe: Recipe, folder: Path, resume: bool) -> dict[str, Any] | None:
+def _saved_state(recipe: Recipe, folder: Path, resume: bool) -> RunState | None:
     """The last checkpoint to go on from; None: the run begins."""
     if not resume:
-        if (folder / RECIPE).exists():
-            raise ValueError(f"folder {str(folder)!r} has a run already: resume it, or choose another folder")
+        there = [name for name in (RECIPE, RESULT, LAST, BEST, LOG) if (folder / name).exists()]
+        if there:
+            raise ValueError(
+                f"folder {str(folder)!r} has a run already ({there[0]}): resume it, or choose another folder"
+            )
         return None
     if not (folder / LAST).exists():
         return None
-    saved = load_checkpoint(folder / LAST)
-    different = first_difference(saved["recipe"], recipe.to_dict())
+    saved = RunState(load_checkpoint(folder / LAST), str(folder / LAST), LAST)
+    different = first_difference(saved.recipe, recipe.to_dict())
     if different:
         raise ValueError(f"the run in {str(folder)!r} has another recipe: {different}")
     return saved

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stompp_kernels.training.run_log import NAME
+from stompp_kernels.training.run_log import NAME, records
 
 DIAGNOSTICS = ("gradient_norm", "frozen", "flip_ratio", "saturation")
 NOT_THE_RECIPE = ("seed", "name", "output")
@@ -61,11 +61,15 @@ class Run:
         event, step = record["event"], int(record["step"])
         self.last_step = max(self.last_step, step)
         if event == "start":
-            self.recipe, self.units = dict(record["recipe"]), [str(name) for name in record["units"]]
+            self.recipe, self.units = _recipe(record["recipe"]), [str(name) for name in record["units"]]
             self.windows = [(int(start), int(stop)) for start, stop in record["windows"]]
             self.total_steps, self.num_classes = int(record["total_steps"]), record.get("num_classes")
             if len(self.windows) != len(self.units):
                 raise ValueError(f"windows must be one a unit, got {len(self.windows)} for {len(self.units)} units")
+            if any(not 0 <= start <= stop <= self.total_steps for start, stop in self.windows):
+                raise ValueError(f"windows must be in [0, {self.total_steps}], the total steps")
+            if self.num_classes is not None and not (isinstance(self.num_classes, int) and self.num_classes > 0):
+                raise ValueError(f"num_classes must be a positive int or null, got {self.num_classes!r}")
         elif event == "step":
             accuracies = [float(value) for value in record["accuracies"]]
             self.batch_accuracy.update(zip(range(step - len(accuracies) + 1, step + 1), accuracies, strict=True))
@@ -78,12 +82,29 @@ class Run:
                     raise ValueError(f"{name} must be one number a unit, {len(self.units)}, got {value.shape}")
             self.diagnostics[step] = values
         elif event == "commit":
-            self.commits[int(record["index"])] = step
+            index = int(record["index"])
+            if not 0 <= index < len(self.units):
+                raise ValueError(f"index must be in [0, {len(self.units)}), got {index}")
+            self.commits[index] = step
         elif event == "evaluation":
             self.evaluations[step] = float(record["accuracy"])
             self.frontier[step] = int(record["frontier"])
         elif event == "end":
             self.end = {key: float(record[key]) for key in ("accuracy", "best_accuracy", "seconds")}
+
+
+def _recipe(values: Any) -> dict[str, Any]:
+    """The recipe of a start record: its sections hold keys and values."""
+    if not isinstance(values, dict):
+        raise ValueError(f"recipe must hold keys and values, got {type(values).__name__}")
+    for key in ("model", "data", "progression", "paper"):
+        if not isinstance(values.get(key), (dict, type(None))):
+            raise ValueError(f"recipe.{key} must hold keys and values, got {values[key]!r:.60}")
+    top1 = (values.get("paper") or {}).get("top1")
+    for key, value in {"seed": values.get("seed", 0), "paper.top1": top1}.items():
+        if not isinstance(value, (int, float, type(None))):
+            raise ValueError(f"recipe.{key} must be a number, got {value!r:.60}")
+    return values
 
 
 @dataclass(frozen=True)
@@ -110,33 +131,21 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     if not path.is_file():
         raise FileNotFoundError(f"run must be a folder that stompp train wrote, got {str(folder)!r}: it has no {NAME}")
     run = Run(name or Path(folder).name)
-    lines = path.read_bytes().splitlines()
-    for number, line in enumerate(lines, 1):
-        record = _parse(line)
-        if record is None and number == len(lines):
+    for number, _, record in records(path):
+        if record is None:
             run.notes.append(f"line {number}, the last one, is damaged and left out")
-        elif record is None:
-            raise ValueError(f"{path}, line {number}: must be a JSON object with a key 'event', got {line[:60]!r}")
-        elif not run.units and record["event"] != "start":
+            continue
+        if not run.units and record["event"] != "start":
             raise ValueError(f"{path}, line {number}: the first record must be 'start', got {record['event']!r}")
-        else:
-            try:
-                run.add(record)
-            except KeyError as error:
-                raise ValueError(f"{path}, line {number}: {record['event']!r} record lacks the key {error}") from error
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+        try:
+            run.add(record)
+        except KeyError as error:
+            raise ValueError(f"{path}, line {number}: {record['event']!r} record lacks the key {error}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
     if not run.units:
         raise ValueError(f"{path}: must begin with a 'start' record that names units, and has none")
     return run
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line.decode())
-    except ValueError:  # not UTF-8, or not JSON
-        return None
-    return record if isinstance(record, dict) and "event" in record else None
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

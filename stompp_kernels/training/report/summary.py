@@ -130,6 +130,7 @@ def aligned(group: Group, steps_of: Callable[[Run], list[int]]) -> np.ndarray:
         [run.batch_accuracy.get(step, np.nan) for step in range(middle + 1 - half, middle + 1 + half)]
         for run in group.runs
         for middle in steps_of(run)
+        if {middle + 1 - half, middle + half} <= run.batch_accuracy.keys()  # a window may be longer than the records
     ]
     table = np.array(stretches, dtype=np.float64).reshape(len(stretches), 2 * half)
     return table[np.isfinite(table).all(axis=1)] if half else table[:0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.models.common import check_sizes
+from stompp_kernels.models.hub import from_hub
 from stompp_kernels.models.registry import register
 from stompp_kernels.ops.checks import check_choice
 
@@ -48,7 +49,7 @@ class EncoderClassifier(nn.Module):
     Raises:
         ImportError: transformers is missing.
         FileNotFoundError: ``pretrained`` is the path of no folder.
-        ValueError: an argument is not allowed for this encoder.
+        ValueError: an argument is not allowed for this encoder, or ``pretrained`` cannot be loaded.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ def _encoder(pretrained: str | os.PathLike[str] | None, config: Mapping[str, Any
             raise FileNotFoundError(
                 f"pretrained must be a folder with config.json and model.safetensors, there is none at {path}"
             )
-        encoder = transformers.AutoModel.from_pretrained(pretrained)
+        encoder = from_hub(transformers.AutoModel, pretrained, "pretrained")
     # A checkpoint may be in half precision, in which optimizers lose small steps.
     return encoder.float().train()
 

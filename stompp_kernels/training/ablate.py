@@ -61,8 +61,8 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> list[Recipe]:
     values = read_values(path)
     keys = keys_of(changes)
     given = [key for key in keys if key.partition(".")[0] not in STUDY_KEYS]
-    if "seed" in given and "seeds" in values:
-        raise ValueError(f"seed is given, but {os.fspath(path)!r} has seeds = {values['seeds']!r}: change those")
+    if "seed" in given and ("seeds" in values or "seeds" in keys):
+        raise ValueError(f"seed is given, but the study in {os.fspath(path)!r} has seeds: change those")
     grid = {} if "grid" in keys else _flat("grid", values.pop("grid", {}))
     for change in changes:
         apply_change(values, change)
@@ -79,10 +79,8 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> list[Recipe]:
     for name, of_variant in settings.items():
         check_apart(f"variant {name!r}", of_variant, "the command", given)
         check_apart(f"variant {name!r}", of_variant, "the grid", grid)
-        check_apart(
-            f"variant {name!r}", of_variant, "each run's own: use seeds, and the variant's key", ("seed", "name")
-        )
-    check_apart("the grid", grid, "each run's own: use seeds", ("seed", "name"))
+        check_apart(f"variant {name!r}", of_variant, "the study, for each of its seeds", ("seed", "name"))
+    check_apart("the grid", grid, "the study, for each of its seeds", ("seed", "name"))
     recipes = []
     for seed in seeds:  # outermost: a study cut short has all its variants
         for variant, of_variant in settings.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,3 +156,29 @@ def check_path(name: str, path: Path | None, layout: str) -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"path must be a folder, got {path}: {layout}")
     return path
+
+
+def check_file(path: Path, layout: str) -> None:
+    """Checks that a file of a data set is one: what reads a pipe or a device may wait, or read, for ever.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no regular file.
+    """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{path} is missing: {layout}")
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}; {layout}") from error
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path} must be a file, got {_KINDS.get(stat.S_IFMT(mode), 'another thing')}; {layout}")
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.training.data.augment import CropAndFlip
-from stompp_kernels.training.data.base import Data, check_path
+from stompp_kernels.training.data.base import Data, check_file, check_path
 from stompp_kernels.training.data.cifar_pickle import read_pickled_batch
 from stompp_kernels.training.data.images import ImageData, first_images, shrink
 
@@ -20,11 +22,15 @@ PIXELS = 3 * 32 * 32  # planes of red, green and blue, row by row
 
 @dataclass(frozen=True)
 class _Version:
-    """A folder of files; in the binary version records begin with ``label_bytes``, the last of which is the label."""
+    """A folder of files; in the binary version records begin with ``label_bytes``, the last of which is the label.
+
+    ``images`` is the most that a training file has; the test file has at most 10,000.
+    """
 
     folder: str
     train: tuple[str, ...]
     test: str
+    images: int
     label_bytes: int = 0
     label_key: str = ""
 
@@ -34,17 +40,19 @@ class _Version:
 
 
 _BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
+_BINARY_BATCHES = tuple(f"{name}.bin" for name in _BATCHES)
 _VERSIONS = {
     "cifar10": (
-        _Version("cifar-10-batches-bin", tuple(f"{name}.bin" for name in _BATCHES), "test_batch.bin", label_bytes=1),
-        _Version("cifar-10-batches-py", _BATCHES, "test_batch", label_key="labels"),
+        _Version("cifar-10-batches-bin", _BINARY_BATCHES, "test_batch.bin", 10_000, label_bytes=1),
+        _Version("cifar-10-batches-py", _BATCHES, "test_batch", 10_000, label_key="labels"),
     ),
     "cifar100": (
-        _Version("cifar-100-binary", ("train.bin",), "test.bin", label_bytes=2),
-        _Version("cifar-100-python", ("train",), "test", label_key="fine_labels"),
+        _Version("cifar-100-binary", ("train.bin",), "test.bin", 50_000, label_bytes=2),
+        _Version("cifar-100-python", ("train",), "test", 50_000, label_key="fine_labels"),
     ),
 }
 _CLASSES = {"cifar10": 10, "cifar100": 100}
+_TEST_IMAGES = 10_000
 
 
 def load(
@@ -74,8 +82,7 @@ def load(
     root = check_path(name, path, layout)
     version, folder = _find(root, name, layout)
     for file in (*version.train, version.test):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"{folder / file} is missing: {layout}")
+        check_file(folder / file, layout)
 
     def read(files: tuple[str, ...], limit_name: str, limit: int | None) -> tuple[Tensor, Tensor]:
         parts = [_read(folder / file, version, _CLASSES[name], layout) for file in files]
@@ -98,31 +105,31 @@ def _find(root: Path, name: str, layout: str) -> tuple[_Version, Path]:
         if (root / version.folder).is_dir():
             return version, root / version.folder
     for version in _VERSIONS[name]:
-        if any((root / file).is_file() for file in (*version.train, version.test)):
+        if any(os.path.lexists(root / file) for file in (*version.train, version.test)):
             return version, root
     raise FileNotFoundError(f"no {name} in {root}: {layout}")
 
 
 def _read(path: Path, version: _Version, classes: int, layout: str) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, 3, 32, 32] and labels int64 [N] of a file."""
+    most = _TEST_IMAGES if path.name == version.test else version.images
     try:
         if version.label_bytes:
-            pixels, labels = _read_records(path, version.label_bytes)
+            pixels, labels = _read_records(path, version.label_bytes, most)
         else:
-            pixels, labels = read_pickled_batch(path, version.label_key, PIXELS)
+            pixels, labels = read_pickled_batch(path, version.label_key, PIXELS, most)
         outside = [label for label in labels if not 0 <= label < classes]
         if outside:
-            raise ValueError(f"labels must be in [0, {classes}), got {outside[0]}")
+            raise ValueError(f"labels must be in [0, {classes}), got {reprlib.repr(outside[0])}")
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; {layout}") from error
     return torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.tensor(labels)
 
 
-def _read_records(path: Path, label_bytes: int) -> tuple[np.ndarray, list[int]]:
+def _read_records(path: Path, label_bytes: int, most: int) -> tuple[np.ndarray, list[int]]:
     """Pixels uint8 [N, PIXELS] and N labels."""
-    content = np.fromfile(path, dtype=np.uint8)
-    size = label_bytes + PIXELS
-    if len(content) == 0 or len(content) % size:
-        raise ValueError(f"its size must be a multiple of {size} bytes, got {len(content)}")
-    records = content.reshape(-1, size)
+    size, found = label_bytes + PIXELS, path.stat().st_size  # before anything is read: a file may be sparse and huge
+    if found == 0 or found % size or found > most * size:
+        raise ValueError(f"its size must be a multiple of {size} bytes, at most {most * size}, got {found}")
+    records = np.fromfile(path, dtype=np.uint8, count=found).reshape(-1, size)
     return np.ascontiguousarray(records[:, label_bytes:]), records[:, label_bytes - 1].tolist()

@@ -7,7 +7,9 @@ What was recorded is then checked and read as the data that it is meant to be.
 
 from __future__ import annotations
 
+import io
 import pickle
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ _NAMES = {
     ("numpy", "dtype"): "dtype",
     ("_codecs", "encode"): "encode",
 }
+
+
+# Protocol 0 writes a byte as four characters, "\\x80"; a label and a file's name take less than this.
+_LONGEST_BYTE, _REST_BYTES = 4, 1000
 
 
 class _Call:
@@ -52,12 +58,13 @@ class _Reader(pickle.Unpickler):
         return _Name(_NAMES[module, name])
 
 
-def read_pickled_batch(path: Path, label_key: str, pixels: int) -> tuple[np.ndarray, list[int]]:
+def read_pickled_batch(path: Path, label_key: str, pixels: int, most: int) -> tuple[np.ndarray, list[int]]:
     """The images and labels of a batch of CIFAR's python version.
 
     Args:
         label_key: of the labels in the pickled dict: "labels" or "fine_labels".
         pixels: bytes of an image.
+        most: images that the file may have.
 
     Returns:
         uint8 [N, pixels], and N labels.
@@ -65,9 +72,12 @@ def read_pickled_batch(path: Path, label_key: str, pixels: int) -> tuple[np.ndar
     Raises:
         ValueError: the file is not a pickle, or one of anything else.
     """
+    size, limit = path.stat().st_size, most * pixels * _LONGEST_BYTE + _REST_BYTES * most
+    if size > limit:
+        raise ValueError(f"its size must be at most {limit} bytes, got {size}")
     try:
-        with path.open("rb") as file:
-            batch = _Reader(file, encoding="latin1").load()  # latin1 keeps every byte of Python 2's strings
+        # From memory: a length in the pickle cannot ask for more than is there.
+        batch = _Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load()  # latin1 keeps Python 2's bytes
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(f"not a pickle of arrays, lists and numbers: {error}") from error
     if not isinstance(batch, dict) or "data" not in batch or label_key not in batch:
@@ -89,7 +99,7 @@ def _image_rows(node: Any, n: int, pixels: int) -> np.ndarray:
         raise ValueError("'data' must be an array of uint8")
     content = _as_bytes(raw)
     if shape != (n, pixels) or len(content) != n * pixels:
-        raise ValueError(f"'data' must be {n} rows of {pixels} bytes, one for each label, got {shape!r}")
+        raise ValueError(f"'data' must be {n} rows of {pixels} bytes, one for each label, got {reprlib.repr(shape)}")
     rows = np.frombuffer(content, dtype=np.uint8).reshape(shape, order="F" if fortran_order else "C")
     return rows.copy(order="C")  # its own memory: that of bytes cannot be written to, which torch warns about
 

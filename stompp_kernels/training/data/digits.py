@@ -24,10 +24,10 @@ class SmallAffine:
         """float32 [n, 8, 8, 2]: where the pixels of each image come from."""
 
         def uniform(*shape: int) -> Tensor:
-            return 2 * torch.rand(*shape, generator=generator) - 1
+            return 2 * torch.rand(*shape, generator=generator, dtype=torch.float32) - 1
 
         angle, scale, shear = math.radians(10) * uniform(n), 1 + 0.1 * uniform(n, 2), 0.1 * uniform(n)
-        theta = torch.empty(n, 2, 3)
+        theta = torch.empty(n, 2, 3, dtype=torch.float32)
         theta[:, 0, 0], theta[:, 0, 1] = angle.cos() * scale[:, 0], -angle.sin() + shear
         theta[:, 1, 0], theta[:, 1, 1] = angle.sin(), angle.cos() * scale[:, 1]
         theta[:, :, 2] = 0.2 * uniform(n, 2)  # of half an image

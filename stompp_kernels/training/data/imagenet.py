@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.training.data.base import Data, check_int, check_path, limited, mixed_seed
@@ -70,21 +71,44 @@ def load(
 
 
 def _folders(split: Path) -> list[str]:
-    """The names of the classes."""
-    names = sorted(entry.name for entry in os.scandir(split) if entry.is_dir()) if split.is_dir() else []
+    """The names of the classes; hidden folders are none, such as those that notebooks and file managers leave."""
+    names = []
+    if split.is_dir():
+        for entry in os.scandir(split):
+            if not entry.name.startswith(".") and _kind(entry) == "a folder":
+                names.append(entry.name)
     if not names:
         raise FileNotFoundError(f"{split} has no folders of images: {LAYOUT}")
-    return names
+    return sorted(names)
 
 
 def _samples(split: Path, classes: list[str], limit_name: str, limit: int | None) -> list[Sample]:
     samples = []
     for label, name in enumerate(classes):
-        files = sorted(file for file in os.listdir(split / name) if file.lower().endswith(ENDINGS))
+        files = []
+        for entry in os.scandir(split / name):
+            # macOS keeps a hidden "._name.jpg" beside a file on disks of other systems: it is no image.
+            if not entry.name.startswith(".") and entry.name.lower().endswith(ENDINGS):
+                if _kind(entry) != "a file":
+                    raise ValueError(f"{entry.path} must be an image's file, got {_kind(entry)}; {LAYOUT}")
+                files.append(entry.name)
         if not files:
             raise FileNotFoundError(f"{split / name} has no images: {LAYOUT}")
-        samples += [(os.path.join(split, name, file), label) for file in files]
+        samples += [(os.path.join(split, name, file), label) for file in sorted(files)]
     return [samples[i] for i in limited(limit_name, torch.tensor([label for _, label in samples]), limit).tolist()]
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """What an entry of a folder is; links are followed."""
+    try:
+        if entry.is_file():
+            return "a file"
+        if entry.is_dir():
+            return "a folder"
+        entry.stat()
+    except OSError as error:  # a link that leads nowhere, or to itself
+        raise ValueError(f"{entry.path} cannot be read: {error.strerror}; {LAYOUT}") from error
+    return "a pipe, a socket or a device"
 
 
 class _Images(Dataset):
@@ -97,20 +121,47 @@ class _Images(Dataset):
         return len(self.samples)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
-        from PIL import Image
-
         index, seed = item
         path, label = self.samples[index]
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError) as error:  # the latter is Pillow's for some damaged PNG files
-            raise ValueError(f"{path} is damaged: {error}") from error
+        image = _decode(path)
         if self.augment:
             pixels = _crop_and_flip(image, self.image_size, torch.Generator().manual_seed(seed))
         else:
-            pixels = _centre(image, self.image_size)
+            pixels = _centre(image, self.image_size, path)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), label
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int]] | ValueError:
+        """A batch, or the error that ends it: one raised in a worker would arrive with its traceback as its message."""
+        try:
+            return [self[item] for item in items]
+        except ValueError as error:
+            return error
+
+
+def _collate(batch: list[tuple[Tensor, int]] | ValueError) -> Any:
+    return batch if isinstance(batch, ValueError) else default_collate(batch)
+
+
+def _decode(path: str) -> Image.Image:
+    """An image in RGB.
+
+    Raises:
+        ValueError: it is damaged, neither JPEG nor PNG, or has more pixels than Pillow takes for an image; names it.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=("JPEG", "PNG")) as file:
+                return file.convert("RGB")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} must have at most {Image.MAX_IMAGE_PIXELS} pixels, it has more") from error
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f"{path} is damaged: it is neither JPEG nor PNG") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(f"{path} is damaged: {reason}") from error
 
 
 def _crop_and_flip(image: Image.Image, size: int, generator: torch.Generator) -> np.ndarray:
@@ -123,12 +174,14 @@ def _crop_and_flip(image: Image.Image, size: int, generator: torch.Generator) ->
     return np.array(crop)[:, :: -1 if flip else 1]
 
 
-def _centre(image: Image.Image, size: int) -> np.ndarray:
+def _centre(image: Image.Image, size: int, path: str) -> np.ndarray:
     """uint8 [size, size, 3]."""
-    from PIL.Image import Resampling
+    from PIL.Image import MAX_IMAGE_PIXELS, Resampling
 
     short = round(size * 8 / 7)
     width, height = (short * side // min(image.size) for side in image.size)
+    if MAX_IMAGE_PIXELS is not None and width * height > max(MAX_IMAGE_PIXELS, 4 * short * short):
+        raise ValueError(f"{path} is too long for its width: resized, its {image.size} would be {width, height} pixels")
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), Resampling.BILINEAR)
     return np.array(resized.crop((left, top, left + size, top + size)))
@@ -139,7 +192,7 @@ def random_box(width: int, height: int, generator: torch.Generator) -> Box:
 
     Ten tries; for an image so long that none fits, the largest crop of such sides at the centre.
     """
-    for area, ratio, x, y in torch.rand(10, 4, generator=generator).tolist():
+    for area, ratio, x, y in torch.rand(10, 4, generator=generator, dtype=torch.float32).tolist():
         area = (0.08 + 0.92 * area) * width * height
         ratio = (4 / 3) ** (2 * ratio - 1)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
@@ -175,8 +228,12 @@ class _Folder(Data):
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw a number from the global one
+            collate_fn=_collate,
         )
-        for batch, labels in loader:
+        for loaded in loader:
+            if isinstance(loaded, ValueError):
+                raise loaded
+            batch, labels = loaded
             yield self._normalize(batch), labels.to(self.device, non_blocking=True)
 
     def example_inputs(self) -> Tensor:
@@ -184,5 +241,7 @@ class _Folder(Data):
 
     def _normalize(self, images: Tensor) -> Tensor:
         # On the device, to which bytes travel faster than floats.
-        mean, std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (MEAN, STD))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=self.device).view(3, 1, 1) for values in (MEAN, STD)
+        )
         return (images.to(self.device, non_blocking=True).float() / 255 - mean) / std

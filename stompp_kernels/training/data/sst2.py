@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from stompp_kernels.training.data.base import Data, check_int, check_path, limited
+from stompp_kernels.models.hub import from_hub
+from stompp_kernels.training.data.base import Data, check_file, check_int, check_path, limited
 
 KEYS = ("input_ids", "attention_mask")
+LINE_BYTES = 1 << 20  # of a sentence; the longest of SST-2 has 268
 LAYOUT = "expected train.tsv and dev.tsv, whose first line names the columns, sentence and label, parted by tabs"
 
 
@@ -44,12 +48,7 @@ def load(
         from transformers import AutoTokenizer
     except ImportError as error:
         raise ImportError('sst2 needs a tokenizer: pip install "stompp_kernels[transformers]"') from error
-    try:
-        tokenize = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"tokenizer must be a folder or a model's name that transformers can load, got {str(tokenizer)!r}: {error}"
-        ) from error
+    tokenize = from_hub(AutoTokenizer, tokenizer, "tokenizer")
 
     def tokens(sentences: list[str]) -> dict[str, Tensor]:
         encoded = tokenize(sentences, padding="max_length", truncation=True, max_length=max_length, return_tensors="pt")
@@ -88,29 +87,51 @@ def _select(tokens: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
 
 def _read(path: Path, limit_name: str, limit: int | None) -> tuple[list[str], Tensor]:
     """Sentences and labels int64 [N] of a file, the first of each class if there is a limit."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {LAYOUT}")
+    check_file(path, LAYOUT)
     try:
-        sentences, labels = _parse(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            sentences, labels = _parse(file)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; {LAYOUT}") from error
     chosen = limited(limit_name, labels, limit)
     return [sentences[i] for i in chosen.tolist()], labels[chosen]
 
 
-def _parse(text: str) -> tuple[list[str], Tensor]:
-    # Not splitlines: a sentence may hold a character that Unicode counts as the end of a line. Quotes mean nothing.
-    header, *lines = text.removesuffix("\n").split("\n")
-    columns = header.split("\t")
-    if not {"sentence", "label"} <= set(columns):
-        raise ValueError(f"its columns must be sentence and label, got {columns}")
+def _parse(file: BinaryIO) -> tuple[list[str], Tensor]:
+    columns: list[str] = []
     sentences, labels = [], []
-    for number, line in enumerate(lines, start=2):
-        fields = dict(zip(columns, line.split("\t"), strict=False))
-        if fields.get("label") not in ("0", "1"):
-            raise ValueError(f"the label must be 0 or 1, got {fields.get('label')!r} in line {number}")
-        sentences.append(fields["sentence"])
-        labels.append(int(fields["label"]))
+    for number, line in _lines(file):
+        fields = line.split("\t")  # quotes mean nothing
+        if number == 1:
+            columns = fields
+            if columns.count("sentence") != 1 or columns.count("label") != 1:
+                raise ValueError(f"its columns must be sentence and label, got {reprlib.repr(columns)}")
+            continue
+        named = dict(zip(columns, fields, strict=False))
+        if named.get("label") not in ("0", "1"):
+            raise ValueError(f"the label must be 0 or 1, got {reprlib.repr(named.get('label'))} in line {number}")
+        if len(fields) != len(columns):
+            raise ValueError(f"line {number} must have {len(columns)} columns, it has {len(fields)}")
+        sentences.append(named["sentence"])
+        labels.append(int(named["label"]))
+    if not columns:
+        raise ValueError("its columns must be sentence and label, and it is empty")
     if not labels:
         raise ValueError("it has no line beside the first")
     return sentences, torch.tensor(labels)
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Number and text of each line, which ends with a newline alone: a sentence may hold other ends of Unicode's."""
+    number = 0
+    while line := file.readline(LINE_BYTES + 1):
+        number += 1
+        if len(line) > LINE_BYTES:
+            raise ValueError(f"line {number} must have at most {LINE_BYTES} bytes, it has more")
+        if b"\0" in line:
+            raise ValueError(f"line {number} has a NUL byte, which no text has")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"line {number} is not in UTF-8: {error}") from error
+        yield number, text.removeprefix("\ufeff" if number == 1 else "").removesuffix("\n")

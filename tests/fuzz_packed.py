@@ -32,7 +32,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion import serialize
+from stompp_kernels.conversion import serialize_container
 from stompp_kernels.nn import Stage
 
 HANG_SECONDS = 300
@@ -232,7 +232,7 @@ def with_checksum(data):
                 metadata = dict(opened.metadata() or {})
         except Exception:  # what the reader of the format says is tested without a repair
             return None
-    digest = serialize._digest(metadata.get("structure", ""), tensors)
+    digest = serialize_container.digest(metadata.get("structure", ""), tensors)
     return save(tensors, metadata | {"sha256": digest})
 
 
@@ -247,7 +247,7 @@ def mutate(rng, original):
     CONTENTS[kind](rng, tensors, structure)
     text, tensors = json.dumps(structure), {name: t.contiguous().clone() for name, t in tensors.items()}
     fits = rng.random() < 0.75
-    digest = serialize._digest(text, tensors) if fits else original.metadata["sha256"]
+    digest = serialize_container.digest(text, tensors) if fits else original.metadata["sha256"]
     return kind, save(tensors, original.metadata | {"structure": text, "sha256": digest}), fits
 
 

@@ -11,9 +11,10 @@ from models_for_tests import NETS, committed, float_convs_of, set_stage
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 import stompp_kernels as sk
-from stompp_kernels.conversion import serialize
+from stompp_kernels.conversion import serialize_container
 from stompp_kernels.nn import BinaryWeightLayer, Stage
 
 
@@ -40,7 +41,7 @@ def rewrite(source, target, change):
     change(tensors, structure)
     text = json.dumps(structure, sort_keys=True)
     tensors = {name: t.contiguous() for name, t in tensors.items()}
-    metadata |= {"structure": text, "sha256": serialize._digest(text, tensors)}
+    metadata |= {"structure": text, "sha256": serialize_container.digest(text, tensors)}
     save_file(tensors, target, metadata)
     return target
 
@@ -195,7 +196,8 @@ def test_files_cut_short_are_refused(saved, tmp_path):
     [
         ("format", "another", "is no packed network: format must be 'stompp_kernels.packed'"),
         ("format", None, "is no packed network"),
-        ("version", "1", "has version '1', this package reads 2"),
+        ("version", "4", "has version '4', this package reads 1, 2, 3"),
+        ("version", "03", "has version '03'"),
         ("version", None, "has version None"),
         ("sha256", "0" * 64, "was altered"),
         ("sha256", None, "was altered"),
@@ -320,26 +322,41 @@ class Twice(nn.Module):
         return self.head(self.last(self.fc(self.relu(self.first(x)))))
 
 
-class Sine(nn.Module):
+class Bessel(nn.Module):
     def forward(self, x):
-        return torch.sin(x)
+        return torch.special.i0(x)
 
 
-class Constant(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Parameter(torch.ones(8))
-
+class Histogram(nn.Module):
     def forward(self, x):
-        return x * self.table
+        return x * x.histc(8)
+
+
+class WidePadding(nn.Module):
+    def forward(self, x):
+        return F.pad(x, (0, 1 << 20))[:, :8]
+
+
+class Hooked(nn.ReLU6):
+    """Its hook is no part of a file."""
+
+    def __new__(cls):
+        relu = nn.Tanh()
+        relu.register_forward_hook(lambda module, args, output: output * 2)
+        return relu
 
 
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        (nn.Softplus(), "module 'last' of type Softplus cannot be saved"),
-        (Sine(), "function .*sin.* cannot be saved"),
-        (Constant(), "attribute 'last.table' cannot be saved"),
+        (
+            NonDynamicallyQuantizableLinear(8, 8),
+            "'last' of type NonDynamicallyQuantizableLinear cannot be saved",
+        ),
+        (Bessel(), r"function .*i0.*\(node '\w+'.* cannot be saved .*; write it with functions that the format lists"),
+        (Histogram(), "method 'histc' .*cannot be saved"),
+        (WidePadding(), r"argument 'pad' of function 'F.pad' must be .*, got \[0, 1048576\]"),
+        (Hooked(), "module 'last' of type Tanh has hooks or a max_norm, which no file can hold"),
     ],
 )
 def test_what_the_format_does_not_know_is_named(last, message, tmp_path):

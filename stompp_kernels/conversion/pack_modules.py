@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,6 +87,17 @@ def swap_layers(model: nn.Module, twins: Mapping[str, PackedLayer], folded: Sequ
             setattr(parent, name, swapped[full_name])
     for chain in folded:
         model.set_submodule(chain.function, nn.Identity())
+    for module in model.modules():
+        if hasattr(module, "save_pretrained"):
+            module.save_pretrained = _refuse_save_pretrained
+
+
+def _refuse_save_pretrained(*args: Any, **kwargs: Any) -> None:
+    """Stands in the place of a model's own method, in which packed layers would lose their settings without a word."""
+    raise ValueError(
+        "save_pretrained cannot save a packed network, as from_pretrained could not read it; use "
+        "sk.save_packed(packed, path) and sk.load_packed(path)"
+    )
 
 
 def _twin(name: str, layer: BinaryLayer) -> PackedLayer | None:

@@ -16,28 +16,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from stompp_kernels.conversion.pack_modules import swap_layers
-from stompp_kernels.conversion.serialize_layers import packed_from_json, packed_to_json
+from stompp_kernels.conversion.serialize_config import (
+    MADE_PER_TENSOR,
+    FewTensors,
+    LittleTime,
+    check_settings,
+    config_to_json,
+    generation_from_json,
+    generation_to_json,
+)
+from stompp_kernels.conversion.serialize_kinds import shown
+from stompp_kernels.conversion.serialize_layers import check_packed, packed_from_json, packed_to_json
 from stompp_kernels.conversion.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.split_activations import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation, SignActivation
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.ops.checks import FLOATS, check_choice
+from stompp_kernels.ops.checks import FLOATS
 
 _OWN_CLASS, _OWN_ARGUMENTS = "EncoderClassifier", ("num_classes", "max_length", "pooling")
-_ATTENTIONS = ("eager", "sdpa")  # others are kernels that may be fetched from the hub
-
-# What transformers notes beside the architecture.
-_NOTES = ("architectures", "transformers_version", "task_specific_params", "torch_dtype", "dtype")
-# Keys of a config that name code, another model or a file to fetch.
-_REACHING_OUT = re.compile(
-    r"^_|auto_map|name_or_path|quantization|compression|pretrained|backbone|timm|custom|implementation|use_kernels"
-)
-_COUNT = re.compile(r"num|^n_|layer|depth")
-_COMMON_SIZE = 1 << 20  # of positions, say, which rotary embeddings need no tensor for
-_MADE_PER_TENSOR = 16  # tensors made while a model is built; those of transformers make 2 to 5
+_CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
 
 
 def is_packed_by_layer(model: nn.Module) -> bool:
@@ -82,18 +81,48 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
         ImportError: transformers is missing.
         ValueError: the structure describes no such model, or the tensors are not its own.
     """
+    _check_structure(structure, tensors)
     model = _build_on_meta(structure["model"], tensors)
     unused = dict(tensors)
-    layers = structure["layers"]
+    layers, signs = structure["layers"], structure.get("signs", [])
+    modules = dict(model.named_modules())  # of these names no other can be: no property, no attribute of Python's
+    if unknown := {*layers, *signs} - modules.keys():
+        raise ValueError(f"the model has no module {shown(sorted(unknown)[0])}")
     chains = _folded_chains(model, layers)
     bare = {chain.reader for chain in chains}
-    twins = {name: _twin_from_json(model, name, spec, name in bare, unused, copy) for name, spec in layers.items()}
-    for name in structure.get("signs", ()):
-        _check_is_relu_like(name, model.get_submodule(name))
+    twins = {
+        name: _twin_from_json(modules[name], name, spec, name in bare, unused, copy) for name, spec in layers.items()
+    }
+    for name in signs:
+        _check_is_relu_like(name, modules[name])
         model.set_submodule(name, SignActivation())
     swap_layers(model, twins, chains)
     _fill(model, twins.values(), unused, copy)
+    if "generation" in structure["model"]:
+        model.generation_config = generation_from_json(structure["model"]["generation"])
     return model
+
+
+def _check_structure(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless everything in a structure is what a file may hold."""
+    if not {"model", "layers"} <= structure.keys() <= {"model", "layers", "signs"}:
+        raise ValueError(f"a structure must have a model, layers and signs, got {shown(sorted(structure))}")
+    spec, layers, signs = structure["model"], structure["layers"], structure.get("signs", [])
+    required = {"class", "arguments", "config"}
+    if type(spec) is not dict or not required <= spec.keys() <= {*required, "generation"}:
+        raise ValueError(f"a model must have a class, arguments and a config, got {shown(spec)}")
+    if type(spec["class"]) is not str or _CLASS.fullmatch(spec["class"]) is None:
+        raise ValueError(f"class must be a model of transformers or {_OWN_CLASS!r}, got {shown(spec['class'])}")
+    arguments, config, own = spec["arguments"], spec["config"], spec["class"] == _OWN_CLASS
+    if type(arguments) is not dict or type(config) is not dict or type(config.get("model_type")) is not str:
+        raise ValueError("arguments and config must be objects, the config with a model_type")
+    if set(arguments) != set(_OWN_ARGUMENTS if own else ()):
+        raise ValueError(f"class {spec['class']!r} has arguments {shown(sorted(arguments))}")
+    check_settings({"arguments": arguments, "config": config}, spec.get("generation"), tensors)
+    if type(layers) is not dict or type(signs) is not list or not all(type(name) is str for name in signs):
+        raise ValueError("layers must be an object, and signs a list of names")
+    for name, layer in layers.items():
+        check_packed(name, layer)
 
 
 def _model_to_json(model: nn.Module) -> dict[str, Any]:
@@ -105,8 +134,10 @@ def _model_to_json(model: nn.Module) -> dict[str, Any]:
             "max_length": model.max_length,
             "pooling": model.pooling,
         }
-        return {"class": _OWN_CLASS, "arguments": arguments, "config": _config_to_json(model.encoder.config)}
+        return {"class": _OWN_CLASS, "arguments": arguments, "config": config_to_json(model.encoder.config)}
     name = type(model).__name__
+    generation = getattr(model, "generation_config", None)
+    own = {} if generation is None else {"generation": generation_to_json(generation)}
     try:
         known = type(model) is _transformers_class(name)
     except (ImportError, ValueError):
@@ -116,21 +147,7 @@ def _model_to_json(model: nn.Module) -> dict[str, Any]:
             f"packed must be traced by torch.fx (by_layer=False), a model of transformers or an {_OWN_CLASS} to be"
             f" saved, got {name}, whose forward no file can hold"
         )
-    return {"class": name, "arguments": {}, "config": _config_to_json(model.config)}
-
-
-def _config_to_json(config: Any) -> dict[str, Any]:
-    settings = _without_notes(json.loads(config.to_json_string(use_diff=False)))
-    attention = getattr(config, "_attn_implementation", None)
-    return {**settings, "attn_implementation": attention} if attention in _ATTENTIONS else settings
-
-
-def _without_notes(value: Any) -> Any:
-    """A config, those inside it too, without notes, private keys and where its model came from."""
-    if isinstance(value, dict):
-        kept = {key: v for key, v in value.items() if not key.startswith("_") and key not in _NOTES}
-        return {key: _without_notes(v) for key, v in kept.items()}
-    return [_without_notes(v) for v in value] if isinstance(value, list) else value
+    return {"class": name, "arguments": {}, "config": config_to_json(model.config), **own}
 
 
 def _check_same_modules(packed: nn.Module, rebuilt: nn.Module) -> None:
@@ -168,13 +185,10 @@ def _transformers_class(name: str) -> Any:
 def _build_on_meta(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     name, settings, arguments = spec["class"], spec["config"], spec["arguments"]
     own = name == _OWN_CLASS
-    if set(arguments) != set(_OWN_ARGUMENTS if own else ()):
-        raise ValueError(f"class {name!r} has arguments {sorted(arguments)}")
-    _check_config({"arguments": arguments, "config": settings}, tensors)
     # Also for the own class, whose encoder is one: says that transformers is missing.
     kind = _transformers_class("BertModel" if own else name)
     try:
-        with _FewTensors(_MADE_PER_TENSOR * (len(tensors) + 100)), torch.device("meta"):
+        with LittleTime(len(tensors)), FewTensors(MADE_PER_TENSOR * (len(tensors) + 100)), torch.device("meta"):
             return _own_model(arguments, settings) if own else _model_of_transformers(kind, settings)
     except Exception as error:  # of someone else's code, given settings that a file holds
         raise ValueError(f"class {name!r} cannot be built from its config: {error}") from error
@@ -195,51 +209,6 @@ def _model_of_transformers(kind: Any, settings: Mapping[str, Any]) -> nn.Module:
     return kind(config)
 
 
-def _check_config(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """That a config reaches for nothing outside, and for no network larger than the file's tensors."""
-    sizes = [size for t in tensors.values() for size in t.shape]
-    limits = {"layers": len(tensors), "count": max([len(tensors), *sizes])}
-    limits["any"] = max(_COMMON_SIZE, sum(t.numel() for t in tensors.values()))
-    for key, value in _entries(settings):
-        if key == "attn_implementation":
-            check_choice(key, value, _ATTENTIONS)
-        elif _REACHING_OUT.search(key) or (key == "model_type" and "timm" in str(value)):
-            raise ValueError(f"a config with {key!r} cannot be loaded: it may lead to another model, file or code")
-        elif isinstance(value, int):
-            limit = limits["layers" if "layers" in key else "count" if _COUNT.search(key) else "any"]
-            if value > limit:
-                raise ValueError(f"{key} must be at most {limit} in a file of {len(tensors)} tensors, got {value}")
-
-
-def _entries(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
-    """(key, value) of everything in a config; what lies in a list has the list's key."""
-    if isinstance(value, Mapping):
-        for inner_key, inner in value.items():
-            yield inner_key, inner
-            yield from _entries(inner, inner_key)
-    elif isinstance(value, list):
-        for inner in value:
-            yield key, inner
-            yield from _entries(inner, key)
-
-
-class _FewTensors(TorchFunctionMode):
-    """Ends what makes tensors too often: the time of building a model is bounded by the file's size."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.left = limit
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        # Not in calls without a result: no_grad ends with one, which must not fail.
-        if isinstance(result, Tensor):
-            self.left -= 1
-            if self.left < 0:
-                raise ValueError("it has more parameters than the file has tensors")
-        return result
-
-
 def _folded_chains(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> list[SignChain]:
     """The chains whose layer writes words, found again: the class that is installed may have another forward."""
     folded = {name: tuple(spec["replaces"]) for name, spec in layers.items() if spec["writes"] != "floats"}
@@ -257,10 +226,9 @@ def _check_is_relu_like(name: str, module: nn.Module) -> None:
 
 
 def _twin_from_json(
-    model: nn.Module, name: str, spec: Mapping[str, Any], bare: bool, unused: dict[str, Tensor], copy: bool
+    layer: nn.Module, name: str, spec: Mapping[str, Any], bare: bool, unused: dict[str, Tensor], copy: bool
 ) -> PackedLayer:
-    """The packed layer for a layer of the model; its tensors are taken from ``unused``. ``bare``: it reads words."""
-    layer = model.get_submodule(name)
+    """The packed twin of a model's layer; its tensors are taken from ``unused``. ``bare``: it reads words."""
     kind, shape = spec["type"], list(spec["shape"])
     of = nn.Linear if kind.endswith("Linear") else nn.Conv2d
     if type(layer) is not of or list(layer.weight.shape) != shape:
@@ -268,7 +236,7 @@ def _twin_from_json(
     prefix = name if bare or kind.startswith("BinaryWeight") else f"{name}.layer"
     constants = ("thresholds", "flip_words") if spec["threshold_rows"] else ("scale", "bias")
     own = {key: unused.pop(f"{prefix}.{key}") for key in ("weight", *constants)}
-    return packed_from_json(dict(spec), own, copy)
+    return packed_from_json(spec, own, copy)
 
 
 def _fill(model: nn.Module, twins: Iterable[PackedLayer], tensors: Mapping[str, Tensor], copy: bool) -> None:

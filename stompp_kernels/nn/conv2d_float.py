@@ -49,14 +49,16 @@ class FloatConv2d(nn.Module):
         self.kernel_size, self.stride = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1)
         self.padding, self.dilation, self.fused = pair("padding", padding, 0), pair("dilation", dilation, 1), fused
         K = in_channels * self.kernel_size[0] * self.kernel_size[1]
-        self.register_buffer("panels", torch.zeros(-(-out_channels // FLOAT_PANEL), K, FLOAT_PANEL))
+        panels = torch.zeros(-(-out_channels // FLOAT_PANEL), K, FLOAT_PANEL, dtype=torch.float32)
+        self.register_buffer("panels", panels)
         for name, of, value in (
             ("scale", "affine", 1.0),
             ("bias", "affine", 0.0),
             ("low", "bits", 0.0),
             ("high", "bits", torch.inf),
         ):
-            self.register_buffer(name, torch.full((out_channels,), value) if writes == of else None)
+            constant = torch.full((out_channels,), value, dtype=torch.float32) if writes == of else None
+            self.register_buffer(name, constant)
 
     @classmethod
     def of(cls, conv: nn.Conv2d, reads: str = "floats", epilogue: Affine | Limits | None = None) -> FloatConv2d:

@@ -53,8 +53,8 @@ class PackBatchNorm(nn.Module):
     def __init__(self, channels: int, images: bool) -> None:
         super().__init__()
         self.channels, self.images = channels, images
-        self.register_buffer("low", torch.full((channels,), -torch.inf))
-        self.register_buffer("high", torch.full((channels,), torch.inf))
+        self.register_buffer("low", torch.full((channels,), -torch.inf, dtype=torch.float32))
+        self.register_buffer("high", torch.full((channels,), torch.inf, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         return pack_outside(x.permute(0, 2, 3, 1) if self.images else x, self.low, self.high)

@@ -1,10 +1,13 @@
 r"""Mutated packed files: each is refused with a clear ValueError or gives the network that it describes.
 
     python tests/fuzz_packed.py 10000 --seed 0
+    python tests/fuzz_packed.py 20000 --structure
 
-Half of the files get a checksum that fits them again, so that what stands behind it is reached. Memory is limited, and
-a process that hangs is ended with its stacks; a file that breaks a promise is left in the working directory. With the
-library built with sanitizers:
+With --structure the bytes stay whole, every checksum fits, and the structure is what someone would write who wants code
+to run or memory and time to be taken (hostile_structures.py): none runs code, and none takes more than 1 GB or 5 s of
+the processor, to be loaded or to be run on the original's input. Without it, half of the files get a checksum that fits
+them again, so that what stands behind it is reached. Memory is limited, and a process that hangs is ended with its
+stacks; a file that breaks a promise is left in the working directory. With the library built with sanitizers:
 
     LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" \
         ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 \
@@ -22,10 +25,13 @@ import random
 import resource
 import struct
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
+import hostile_structures
 import torch
+import torch.nn.functional as F
 from models_for_tests import committed, set_stage
 from safetensors import safe_open
 from safetensors.torch import load, save
@@ -38,6 +44,7 @@ from stompp_kernels.nn import Stage
 HANG_SECONDS = 300
 MEMORY_BYTES = 4 << 30  # beyond what the process has when it begins
 LOAD_BYTES = 50 << 20  # what a load may add to resident memory at most
+RUN_BYTES, SECONDS = 1 << 30, 5.0  # what a call may add, and what a load or a call may take of the processor
 # Sizes that are small or that no machine has, as a size between them would be right and take long.
 INTEGERS = [-(1 << 63), -(1 << 31), -1, 0, 1, 2, 3, 7, 31, 33, 1 << 20, 1 << 31, 1 << 33, (1 << 63) - 1, 1 << 70]
 VALUES = [
@@ -92,7 +99,33 @@ def encoder():
     return set_stage(model, Stage.BINARY).eval(), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-OWN_MODELS = {f.__name__: f for f in (grouped, encoder)}
+def varied():
+    """A network with names, tensors and functions of many kinds, which gives a dict, and its input."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.relu1, self.conv1 = nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1)
+            self.add_module("block-1", nn.Sequential(nn.BatchNorm2d(8), nn.Hardswish()))
+            self.up, self.shift = nn.Upsample(scale_factor=2), nn.Parameter(torch.randn(1, 8, 1, 1))
+            self.register_buffer("table", torch.arange(8))
+            self.head = nn.Linear(32, 4)
+
+        def forward(self, x, scale=1.0):
+            y = getattr(self, "block-1")(self.conv1(self.relu1(self.stem(x)))) + self.shift
+            y = F.interpolate(self.up(y), size=[12, 12], mode="bilinear", align_corners=False)
+            y = torch.cat(F.pad(y, (1, 1, 0, 0)).chunk(2, 1)[::-1], 1)[:, self.table].repeat(1, 1, 2, 1)
+            y = F.adaptive_avg_pool2d(y, (2, None)).mean(3, keepdim=True).to(torch.float32) * scale
+            y = y.expand(-1, -1, -1, 2).reshape(y.shape[0], -1, 2).transpose(1, 2).flatten(1)
+            return self.head(y)
+
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 8, 8)
+    model, _ = sk.prepare(Net(), x)
+    return set_stage(model, Stage.BINARY).eval(), x
+
+
+OWN_MODELS = {f.__name__: f for f in (grouped, encoder, varied)}
 
 
 class Original:
@@ -251,6 +284,19 @@ def mutate(rng, original):
     return kind, save(tensors, original.metadata | {"structure": text, "sha256": digest}), fits
 
 
+def forge(rng, original):
+    """(kind, file with a hostile structure, that its checksum fits)."""
+    while True:
+        tensors, structure = dict(original.tensors), copy.deepcopy(original.structure)
+        kind, text = hostile_structures.hostile(rng, tensors, structure)
+        tensors = {name: t.contiguous().clone() for name, t in tensors.items()}
+        try:
+            digest = serialize_container.digest(text, tensors)
+            return kind, save(tensors, original.metadata | {"structure": text, "sha256": digest}), True
+        except UnicodeEncodeError:  # half of a surrogate pair is no text of a file
+            continue
+
+
 def memory(key):
     """Bytes of /proc/self/status: VmRSS is resident memory, VmHWM its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -260,7 +306,7 @@ def memory(key):
 def load_or_refuse(path):
     """The network of a mutated file, or None after the one error that is allowed."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before = memory("VmRSS")
+    before, start = memory("VmRSS"), time.process_time()
     try:
         network = sk.load_packed(path)
     except ValueError as error:
@@ -269,7 +315,25 @@ def load_or_refuse(path):
         network = None
     growth = memory("VmHWM") - before
     assert growth < LOAD_BYTES, f"a load of {path.stat().st_size} bytes took {growth}"
+    assert time.process_time() - start < SECONDS, "a load took too long"
     return network
+
+
+def run_or_fail(network, x):
+    """What a network gives; None after an error, which a forged network may end in."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = memory("VmRSS"), time.process_time()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints where it stopped
+            result = run(network, x)
+    except Exception as error:  # of a forged network whose parts do not fit each other; not the end of the process
+        if "allocate memory" in str(error):
+            raise AssertionError("a call asks for too much memory") from error
+        result = None
+    growth = memory("VmHWM") - before
+    assert growth < RUN_BYTES, f"a call took {growth} bytes"
+    assert time.process_time() - start < SECONDS, "a call took too long"
+    return result
 
 
 def outcome_of(original, path, fits):
@@ -280,10 +344,8 @@ def outcome_of(original, path, fits):
     if not fits:
         assert same(run(network, original.x), original.result), "another network than the one that was saved"
         return "the same"
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints where it stopped
-            result = run(network, original.x)
-    except Exception:  # of a forged network whose parts do not fit each other; not the end of the process
+    result = run_or_fail(network, original.x)
+    if result is None:
         return "loaded, does not run"
     if not isinstance(result, torch.Tensor):
         return "loaded, gives no tensor"
@@ -297,19 +359,20 @@ def limit_memory():
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_BYTES, size + MEMORY_BYTES))
 
 
-def fuzz(count, seed, folder):
+def fuzz(count, seed, folder, change=mutate):
     """Outcomes of `count` files by (kind, whether the checksum fits, outcome)."""
-    originals = [Original(name, folder) for name in ("residual", "bireal", "mlp", "grouped", "encoder")]
+    originals = [Original(name, folder) for name in ("residual", "bireal", "mlp", "grouped", "encoder", "varied")]
     originals.append(Original("residual", folder, "weights"))
     path, found = folder / "mutated.safetensors", Counter()
     for index in range(count):
         rng = random.Random(seed * 1_000_003 + index)
         original = rng.choice(originals)
-        kind, data, fits = mutate(rng, original)
+        kind, data, fits = change(rng, original)
         path.write_bytes(data)
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
         try:
             found[kind, fits, outcome_of(original, path, fits)] += 1
+            assert not hostile_structures.ran(), "code of the file has run"
         except BaseException:
             Path("broken.safetensors").write_bytes(data)
             print(f"number {index} ({kind} of {original.name}, seed {seed}) is left in broken.safetensors", flush=True)
@@ -323,13 +386,14 @@ def main():
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-memory-limit", action="store_true", help="under a sanitizer, which has its own")
+    parser.add_argument("--structure", action="store_true", help="hostile structures with checksums that fit")
     options = parser.parse_args()
     faulthandler.enable()
     torch.set_num_threads(1)
     if not options.no_memory_limit:
         limit_memory()
     with tempfile.TemporaryDirectory() as folder:
-        found = fuzz(options.count, options.seed, Path(folder))
+        found = fuzz(options.count, options.seed, Path(folder), forge if options.structure else mutate)
     for (kind, fits, outcome), number in sorted(found.items()):
         print(f"{kind}, checksum {'fits' if fits else 'as it was'}: {outcome}: {number}")
     print(f"{sum(found.values())} files")

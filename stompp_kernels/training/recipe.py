@@ -302,7 +302,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def _build(kind: Any, values: Any, where: str) -> Any:
     """A dataclass of this kind from a mapping; ``where`` is the key that holds it."""
     if not isinstance(values, Mapping):
-        raise ValueError(f"{where} must hold keys and values, got {values!r}")
+        raise ValueError(f"{where or 'a recipe'} must hold keys and values, got {values!r}")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     prefix = f"{where}." if where else ""
     unknown = [key for key in values if key not in fields]

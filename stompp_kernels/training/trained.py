@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -44,10 +45,10 @@ def load_trained(
     where = choose_device(device)
     file = CHECKPOINTS[checkpoint]
     saved = RunState(load_checkpoint(folder / file), os.fspath(folder / file), file)
-    different = first_difference(saved.recipe, read_json(folder / RECIPE))
+    recipe = _recipe(saved.recipe, folder / file)
+    different = first_difference(recipe.to_dict(), _recipe(read_json(folder / RECIPE), folder / RECIPE).to_dict())
     if different:
         raise ValueError(f"{os.fspath(folder / file)!r} is of another run than {RECIPE} beside it: {different}")
-    recipe = recipe_from_dict(saved.recipe)
     if data_path is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data_path))
     with default_dtype(torch.float32):
@@ -55,6 +56,14 @@ def load_trained(
         model = build_model(recipe, data)
     model.load_state_dict(saved.model(model))
     return model.eval(), data, recipe
+
+
+def _recipe(values: Any, path: Path) -> Recipe:
+    """The recipe that a file of a run holds."""
+    try:
+        return recipe_from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} holds no recipe: {error}") from error
 
 
 def evaluate_trained(model: nn.Module, data: Data, recipe: Recipe, packed: bool) -> tuple[float, float]:

@@ -8,23 +8,17 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from stompp_kernels.conversion.tracing import Tracer
-from stompp_kernels.progression.example_run import as_arguments, undisturbed
+from stompp_kernels.conversion.prepare_report import RefusedLayers
+from stompp_kernels.conversion.split_forward import RELU_LIKE as RELU_LIKE
+from stompp_kernels.conversion.split_forward import module_of_function, split_block
+from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 from stompp_kernels.progression.execution import Call
 from stompp_kernels.progression.gradient_paths import tensors_in
-
-# Activations that clip/sign takes the place of.
-RELU_LIKE = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
 
 def unshare_activations(model: nn.Module, calls: Iterable[Call]) -> bool:
@@ -47,6 +41,27 @@ def unshare_activations(model: nn.Module, calls: Iterable[Call]) -> bool:
     return bool(further)
 
 
+def name_functions(model: nn.Module, calls: Iterable[Call]) -> bool:
+    """Makes modules of the functions that modules keep as an attribute and feed these calls from.
+
+    So does ``activation`` of ``nn.TransformerEncoderLayer``, whose forward torch.fx cannot follow.
+
+    Returns:
+        Whether there was such a function.
+    """
+    changed = False
+    for place in {call.place: None for call in calls if call.functional}:
+        block = model.get_submodule(place)
+        for name, value in list(vars(block).items()):
+            partial = isinstance(value, functools.partial) and not value.args
+            function, keywords = (value.func, value.keywords) if partial else (value, {})
+            module = module_of_function(function, (), keywords)
+            if module is not None:
+                setattr(block, name, module.train(block.training))
+                changed = True
+    return changed
+
+
 def split_activations(model: nn.Module, calls: Iterable[Call], runs: Mapping[str, int], example_inputs: Any) -> bool:
     """Gives every place its own activation in those modules whose forward feeds one of these calls from an activation
     that runs several times, or from a functional one; see :func:`split_block`.
@@ -60,70 +75,51 @@ def split_activations(model: nn.Module, calls: Iterable[Call], runs: Mapping[str
         Whether a module was changed.
 
     Raises:
-        ValueError: a forward cannot be split; the message names the layer, the activation, the module and the reason.
+        RefusedLayers: a forward cannot be split; the message names each layer, its activation, the module and the
+            reason.
     """
-    blocks: dict[str, Call] = {}
+    blocks: dict[str, list[Call]] = {}
     for call in calls:
         if call.functional or (call.producer and runs[call.producer] > 1):
-            blocks.setdefault(call.place, call)
+            blocks.setdefault(call.place, []).append(call)
     if not blocks:
         return False
     before, constants = _example_run(model, blocks, example_inputs)
-    for place, call in blocks.items():
+    refused: dict[str, str] = {}
+    for place, fed in blocks.items():
         try:
             if runs.get(place, 0) > 1:
                 raise ValueError(f"it runs at {runs[place]} places itself")
             split_block(model.get_submodule(place), constants[place])
         except ValueError as error:
-            what = f"a functional {call.functional}" if call.functional else f"activation {call.producer!r}"
             block = f"{place!r} of type {type(model.get_submodule(place)).__name__}" if place else "the model itself"
-            raise ValueError(
-                f"layer {call.name!r}: its input comes from {what}, which would need a module for each place where it "
-                f"runs, and {block}, whose forward calls it, cannot be changed so: {error}; use an nn.ReLU module for "
-                "each place, or keep the layer in float with keep=..."
-            ) from error
+            for call in fed:
+                what = f"a functional {call.functional}" if call.functional else f"activation {call.producer!r}"
+                refused[call.name] = (
+                    f"its input comes from {what}, which would need a module for each place where it runs, and "
+                    f"{block}, whose forward calls it, cannot be changed so: {error}; use an nn.ReLU module for each "
+                    "place, or keep the layer in float with keep=..."
+                )
+    if refused:
+        raise RefusedLayers(refused)
     _check_outputs(model, blocks, before, example_inputs)
     return True
 
 
-def _check_outputs(model: nn.Module, places: Iterable[str], before: list[Tensor], example_inputs: Any) -> None:
-    """That the model still returns this, for torch.fx does not see all that Python does."""
+def _check_outputs(
+    model: nn.Module, blocks: Mapping[str, list[Call]], before: list[Tensor], example_inputs: Any
+) -> None:
+    """Checks that the model still returns this, for torch.fx does not see all that Python does."""
     try:
         after, _ = _example_run(model, (), example_inputs)
         if len(before) != len(after) or not all(map(_equal, before, after)):
             raise ValueError("the outputs differ")
     except Exception as error:
-        raise ValueError(
-            f"torch.fx misread the forward of one of {list(places)}, where activations need a module for each place "
-            f"where they run: {error}; use nn.ReLU modules, each at one place"
-        ) from error
-
-
-def split_block(block: nn.Module, constants: Mapping[str, Any]) -> None:
-    """Rewrites a module's forward so that each place in it that applies a ReLU-like activation calls another module.
-
-    Of a module that is called at several places the first keeps it and the others get copies, ``relu_1``, ``relu_2``,
-    ...; functional ones (relu, relu6, hardtanh, clamp at 0 or between two numbers) become modules with such names. The
-    block stays the object that it is, with its parameters, buffers, submodules, methods and hooks, and computes the
-    same. Its class becomes a subclass of its class that differs in ``forward``: what torch.fx reads from it, submodules
-    taken whole. It can be copied, pickled and compiled.
-
-    Args:
-        constants: arguments of the forward that it may branch on, with their values; other values are then refused.
-
-    Raises:
-        ValueError: torch.fx cannot follow the forward, or not all that it does; the message says why.
-    """
-    if isinstance(block, fx.GraphModule):
-        _split_graph(block, block.graph)
-        block.recompile()
-        return
-    graph = _read_forward(block, constants)
-    _split_graph(block, graph)
-    code = graph.python_code("self")
-    names = tuple(item for item in code.globals.items() if item[0] not in _names_of_fx())
-    original: Any = type(block)
-    block.__class__ = _with_forward(original, code.src, names)
+        reason = (
+            f"torch.fx misread the forward of one of {list(blocks)}, where activations need a module for each place "
+            f"where they run: {error}; use nn.ReLU modules, each at one place, or keep the layer in float with keep=..."
+        )
+        raise RefusedLayers({call.name: reason for fed in blocks.values() for call in fed}) from error
 
 
 def _example_run(
@@ -135,221 +131,20 @@ def _example_run(
     """
     args, kwargs = as_arguments(example_inputs)
     constants: dict[str, dict[str, Any]] = {}
+    wanted = set(places)
 
-    def note(place: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, keywords: Any) -> None:
-            bound = inspect.signature(module.forward).bind(*inputs, **keywords)
+    def observe(place: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any] | None:
+        def observed(*inputs: Any, **keywords: Any) -> Any:
+            bound = inspect.signature(forward).bind(*inputs, **keywords)
             bound.apply_defaults()
             constants[place] = {k: v for k, v in bound.arguments.items() if v is None or isinstance(v, (bool, str))}
+            return forward(*inputs, **keywords)
 
-        return hook
+        return observed if place in wanted else None
 
-    with ExitStack() as stack:
-        for place in places:
-            block = model.get_submodule(place)
-            stack.callback(block.register_forward_pre_hook(note(place), with_kwargs=True).remove)
-        stack.enter_context(undisturbed(model))
+    with forwards(model, observe), undisturbed(model):
         return [tensor.clone() for tensor in tensors_in(model(*args, **kwargs))], constants
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
-class _Tracer(Tracer):
-    """Takes submodules whole, and follows the block's buffers and training flag as it does its input."""
-
-    proxy_buffer_attributes = True
-
-    def __init__(self, constants: Mapping[str, Any]) -> None:
-        super().__init__()
-        self._constants = constants
-        self._autocast_depth = _autocast_depth()
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
-        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        for index, value in enumerate(args):
-            name = str(value.node.target) if isinstance(value, fx.Proxy) else ""
-            if name in self._constants:
-                constant = args[index] = self._constants[name]
-                torch._assert(value == constant, f"{name} must be {constant!r}, as in the example inputs of sk.prepare")
-        return function, args
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        if not torch.is_grad_enabled() or _autocast_depth() != self._autocast_depth:
-            raise fx.proxy.TraceError("it switches gradients or autocast for a part of it")
-        return super().create_node(*args, **kwargs)
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        if obj.node.target == "training":
-            raise fx.proxy.TraceError("it branches on self.training")
-        return super().to_bool(obj)
-
-
-def _autocast_depth() -> int:
-    torch.autocast_increment_nesting()
-    return torch.autocast_decrement_nesting()
-
-
-def _read_forward(block: nn.Module, constants: Mapping[str, Any]) -> fx.Graph:
-    """The graph of a block's forward, which serves both modes."""
-    if "forward" in vars(block):
-        raise ValueError("its forward is not that of its class")
-    graphs = []
-    for training in (False, True):
-        with _submodules_in_mode(block, training), _no_side_effects(block):
-            graphs.append(_trace(block, constants))
-    in_eval, in_training = (graph.python_code("self").src for graph in graphs)
-    if in_eval != in_training:
-        raise ValueError("it depends on the training flags of its submodules")
-    return graphs[0]
-
-
-@torch.enable_grad()
-def _trace(block: nn.Module, constants: Mapping[str, Any]) -> fx.Graph:
-    tracer = _Tracer(constants)
-    original = type(block)
-    flag = property(lambda _: tracer.create_proxy("get_attr", "training", (), {}))
-    block.__class__ = type(original.__name__, (original,), {"training": flag})
-    try:
-        graph = tracer.trace(block)
-    except Exception as error:  # a forward can do anything with what stands for its input
-        raise ValueError(f"torch.fx cannot follow it: {type(error).__name__}: {error}") from error
-    finally:
-        block.__class__ = original
-    for node in graph.nodes:
-        node.type = None  # an annotation may name what only the block's own file knows
-    return graph
-
-
-@contextmanager
-def _submodules_in_mode(block: nn.Module, training: bool) -> Iterator[None]:
-    modes = [(module, module.training) for module in block.modules() if module is not block]
-    try:
-        for module, _ in modes:
-            module.training = training
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def _no_side_effects(block: nn.Module) -> Iterator[None]:
-    """Refuses a forward that changes its module or draws random numbers, for in later runs it would not."""
-    stores = [
-        (store, dict(store))
-        for module in block.modules()
-        if not isinstance(module, torch.jit.ScriptModule)  # its stores are no dicts
-        for store in (vars(module), module._parameters, module._buffers, module._modules)
-    ]
-    random_states = _random_states()
-    yield
-    for store, before in stores:
-        changed = [name for name in store if name not in before or store[name] is not before[name]]
-        if changed or len(store) < len(before):
-            raise ValueError(f"it sets attributes, or makes tensors that do not depend on its input: {changed}")
-    if random_states != _random_states():
-        raise ValueError("it draws random numbers that do not depend on its input")
-
-
-def _random_states() -> tuple[Any, ...]:
-    numpy_state = str(np.random.get_state(legacy=False))  # noqa: NPY002 (what models draw from)
-    return random.getstate(), torch.get_rng_state().tolist(), numpy_state
-
-
-def _split_graph(block: nn.Module, graph: fx.Graph) -> None:
-    seen: set[nn.Module] = set()
-    for node in list(graph.nodes):
-        if node.op == "call_module":
-            module = block.get_submodule(node.target)
-            if isinstance(module, RELU_LIKE) and module in seen:
-                node.target = _add(block, node.target.replace(".", "_"), copy.deepcopy(module))
-            seen.add(module)
-        elif (found := _as_module(node)) is not None:
-            x, module = found
-            with graph.inserting_before(node):
-                called = graph.call_module(_add(block, type(module).__name__.lower(), module), (x,))
-            node.replace_all_uses_with(called)
-            graph.erase_node(node)
-
-
-def _add(block: nn.Module, base: str, activation: nn.Module) -> str:
-    number = 1
-    while hasattr(block, f"{base}_{number}"):
-        number += 1
-    block.add_module(f"{base}_{number}", activation.train(block.training))
-    return f"{base}_{number}"
-
-
-def _clamp(min: Any = None, max: Any = None, inplace: bool = False) -> nn.Module | None:
-    if max is None:
-        return nn.ReLU(inplace) if min == 0 else None
-    return None if min is None else nn.Hardtanh(min, max, inplace)
-
-
-_clamp_ = functools.partial(_clamp, inplace=True)
-# Called with the arguments after the input, they make the module that computes the same.
-_MODULES: dict[Any, Callable[..., nn.Module | None]] = {
-    F.relu: nn.ReLU,
-    F.relu6: nn.ReLU6,
-    F.hardtanh: nn.Hardtanh,
-    F.hardtanh_: functools.partial(nn.Hardtanh, inplace=True),
-    torch.relu: nn.ReLU,
-    torch.relu_: functools.partial(nn.ReLU, inplace=True),
-    torch.clamp: _clamp,
-    torch.clamp_: _clamp_,
-    torch.clamp_min: _clamp,
-    torch.clamp_min_: _clamp_,
-}
-_METHODS = ("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_")
-
-
-def _as_module(node: fx.Node) -> tuple[Any, nn.Module] | None:
-    """What a functional activation is applied to, and a module that computes the same."""
-    function = node.target
-    if node.op == "call_method":
-        function = getattr(torch, str(function)) if function in _METHODS else None
-    if function not in _MODULES:
-        return None
-    keywords = dict(node.kwargs)
-    args: list[Any] = [*node.args]
-    x, *others = [keywords.pop("input"), *args] if "input" in keywords else args
-    if any(isinstance(value, fx.Node) for value in (*others, *keywords.values())):
-        return None
-    module = _MODULES[function](*others, **keywords)
-    return None if module is None else (x, module)
-
-
-@functools.cache
-def _names_of_fx() -> dict[str, Any]:
-    """What the code that torch.fx writes takes for granted."""
-    return fx.Graph().python_code("self").globals
-
-
-@functools.cache
-def _with_forward(original: Any, source: str, names: tuple[tuple[str, Any], ...]) -> Any:
-    """The subclass of ``original`` with this forward, under the same name."""
-    scope = {**_names_of_fx(), **dict(names)}
-    exec(compile(source, f"<forward of {original.__qualname__}>", "exec"), scope)
-
-    def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-        return _rebuild, (original, source, names), *super(made, self).__reduce_ex__(protocol)[2:]
-
-    members = {
-        "forward": scope["forward"],
-        "__reduce_ex__": reduce,
-        "__module__": original.__module__,
-        "__qualname__": original.__qualname__,
-        "__doc__": original.__doc__,
-    }
-    made: Any = type(original.__name__, (original,), members)
-    return made
-
-
-def _rebuild(original: Any, source: str, names: tuple[tuple[str, Any], ...]) -> nn.Module:
-    kind = _with_forward(original, source, names)
-    return kind.__new__(kind)

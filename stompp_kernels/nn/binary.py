@@ -69,6 +69,8 @@ class BinaryLayer(Masked):
         # The activations upstream whose signs arrive here; in a tuple, so that they do not become submodules.
         self._sources: tuple[ProgressiveActivation, ...] = ()
         self._dropout_between = False
+        self._tied: tuple[BinaryLayer, ...] = ()
+        self._leads_tied = False
         self._packed: tuple[nn.Parameter, Any, PackedWeight] | None = None
 
     @property
@@ -85,6 +87,26 @@ class BinaryLayer(Masked):
         """
         self._sources = () if activation is None else (activation,)
         self._dropout_between = dropout_between
+
+    def refresh(self, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
+        """One soft refresh of the mask; of tied layers the first to be refreshed leads, see :func:`tie_weights`."""
+        if any(other._leads_tied or other.committed for other in self._tied):
+            return
+        super().refresh(p, r, seed, tensor_id, step)
+        self._leads_tied = True
+        for other in self._tied:
+            other.stage = self.stage
+            other.mask_words.copy_(self.mask_words)
+
+    def commit(self) -> None:
+        super().commit()
+        for other in self._tied:
+            Masked.commit(other)
+
+    def soften(self) -> None:
+        for layer in (self, *self._tied):
+            layer._leads_tied = False
+            Masked.soften(layer)
 
     @property
     def input_is_binary(self) -> bool:
@@ -171,6 +193,19 @@ class BinaryLayer(Masked):
             self._packed = None  # an optimizer's step may follow
         w = self.apply_progressive(self.latent(), batch_shared=False).to(x.dtype)
         return self._packed_product(x, w, None) if packed else self._float_product(x, w)
+
+
+def tie_weights(layers: Sequence[BinaryLayer]) -> None:
+    """Gives layers of one shape the first one's latent weight, and masks that are always the same.
+
+    A committed weight must not move, so the layers are committed together: in the window that opens first.
+    """
+    for layer in layers:
+        if layer.weight.shape != layers[0].weight.shape:
+            shapes = [list(other.weight.shape) for other in layers]
+            raise ValueError(f"layers that share a weight must have weights of one shape, got {shapes}")
+        layer.weight = layers[0].weight
+        layer._tied = tuple(other for other in layers if other is not layer)
 
 
 def _operand_of(weight: Tensor, values: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -45,3 +46,36 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             if buffer is not None and buffer.requires_grad:  # changed in place by a run with gradient
                 buffer = buffer.detach()
             owner[name] = buffer if buffer is None else buffer.copy_(values)
+
+
+@contextmanager
+def forwards(model: nn.Module, wrap: Callable[[str, nn.Module, Callable[..., Any]], Any]) -> Iterator[None]:
+    """Inside, every module runs ``wrap(name, module, forward)`` in place of its forward; None leaves it as it is.
+
+    Hooks would not do: modules of torch take other paths where there are hooks, and a call of ``module.forward`` runs
+    none.
+    """
+    replaced: list[tuple[dict[str, Any], bool, Any]] = []
+    try:
+        for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # has no forward in Python
+                continue
+            forward = module.forward
+            wrapped = wrap(name, module, forward)
+            if wrapped is not None:
+                store = vars(module)
+                replaced.append((store, "forward" in store, store.get("forward")))
+                store["forward"] = functools.wraps(forward)(wrapped)  # some models read their forward's signature
+        yield
+    finally:
+        for store, own, forward in replaced:
+            if own:
+                store["forward"] = forward
+            else:
+                store.pop("forward", None)
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether the module runs something else than its class's forward, set on the object itself."""
+    forward = vars(module).get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(module).forward

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -18,8 +17,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
-from stompp_kernels.progression.example_run import as_arguments, undisturbed
+from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
+from stompp_kernels.progression.fast_paths import turn_off_fast_paths
 from stompp_kernels.progression.gradient_paths import Gate, find_gates, set_gates
+from stompp_kernels.progression.parameter_use import ParameterUse, trace_parameter_use
 
 _aten = torch.ops.aten
 
@@ -167,7 +168,8 @@ class _Dropouts(TorchFunctionMode):
         return result
 
 
-def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first argument of a call, by position or by keyword; None where there is none."""
     return next(iter((*args, *kwargs.values())), None)
 
 
@@ -194,34 +196,26 @@ def trace_calls(
     running: list[str] = []
     provenance = _Provenance(running)
 
-    def on_entry(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, keywords: Any) -> None:
-            if is_layer(module):
-                x = _first_argument(inputs, keywords)
+    def observe(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        layer, producer = is_layer(module), is_producer(module)
+
+        def observed(*inputs: Any, **keywords: Any) -> Any:
+            if layer:
+                x = first_argument(inputs, keywords)
                 calls.append(Call(**vars(provenance.source(x)), name=name, nonnegative=_is_nonnegative(x)))
             runs[name] = runs.get(name, 0) + 1
             running.append(name)
-
-        return hook
-
-    def on_exit(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if name in running:  # not where another hook raised before on_entry
-                while running.pop() != name:
-                    pass
-            if is_producer(module):
+            try:
+                output = forward(*inputs, **keywords)
+            finally:
+                running.pop()
+            if producer:  # before the module's hooks, which may change the output
                 provenance.mark(output, Source(producer=name, place=provenance.place()))
+            return output
 
-        return hook
+        return observed
 
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
-                stack.callback(module.register_forward_pre_hook(on_entry(name), with_kwargs=True).remove)
-                stack.callback(module.register_forward_hook(on_exit(name), always_call=True).remove)
-        stack.enter_context(undisturbed(model))
-        stack.enter_context(provenance)
-        stack.enter_context(_Dropouts(provenance))
+    with forwards(model, observe), undisturbed(model), provenance, _Dropouts(provenance):
         model(*args, **kwargs)
     return calls, runs
 
@@ -232,7 +226,9 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
     Sets every activation's mask shape, every binary layer's source activation and its ``execution_index``. A layer that
     runs several times has a source only if it is the same each time. Also keeps which parameters lie behind which
     progressive tensors (see :mod:`stompp_kernels.progression.gradient_paths`), for which the model runs with gradient,
-    in eval and in training mode; where that fails it warns, and no parameter is ever taken for cut off.
+    in eval and in training mode; where that fails it warns, and no parameter is ever taken for cut off. Modules of
+    torch.nn that hold binary layers lose their fused kernels, which would read latent weights (see
+    :mod:`stompp_kernels.progression.fast_paths`).
     ``sk.prepare`` calls it; call it yourself for a model built from progressive layers by hand, and again when the
     structure of the model changed.
 
@@ -243,26 +239,38 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
         The binary layers in order of execution; one that did not run keeps an ``execution_index`` of None.
 
     Raises:
-        ValueError: an activation runs at more than one place; the message names it.
+        ValueError: an activation runs at more than one place, or the weights of a layer are read by another module's
+            forward, in a mode in which the layer itself does not run. The message names it. Where the layer runs too
+            there is a warning.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    modules = dict(model.named_modules())
+    turn_off_fast_paths(model, lambda module: isinstance(module, BinaryLayer))
+    _check_reads(model, trace_parameter_use(model, example_inputs))
+    return connect(model, example_inputs)
+
+
+def _check_reads(model: nn.Module, use: ParameterUse) -> None:
+    for name, module in model.named_modules():
+        found = use.read_elsewhere(name) if isinstance(module, BinaryLayer) else None
+        if found is None:
+            continue
+        parameter, read = found
+        what = f"layer {name!r}: {place(model, read.reader)} reads its latent {parameter} {read.mode}"
+        if name not in use.called[read.mode]:
+            raise ValueError(f"{what}, where the layer itself does not run; call the layer there")
+        warnings.warn(f"{what}, and not the signs that the layer computes with", RuntimeWarning, stacklevel=3)
+
+
+def place(model: nn.Module, name: str) -> str:
+    """A module in words: its name and type."""
+    kind = type(model.get_submodule(name)).__name__
+    return f"the forward of {name!r} of type {kind}" if name else f"the model's own forward ({kind})"
+
+
+def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]:
+    """What :func:`link` does after its checks."""
     # First, so that what the model keeps of its last run holds no graph: such a tensor cannot be copied or pickled.
     gates, failure = _gates_or_failure(model, example_inputs)
-    with ExitStack() as stack:
-        for name, module in modules.items():
-            if isinstance(module, ProgressiveActivation):
-
-                def note(module: nn.Module, inputs: Any, keywords: Any, name: str = name) -> None:
-                    shapes.setdefault(name, tuple(_first_argument(inputs, keywords).shape[1:]))
-
-                stack.callback(module.register_forward_pre_hook(note, with_kwargs=True).remove)
-        calls, runs = trace_calls(
-            model,
-            example_inputs,
-            lambda module: isinstance(module, BinaryLayer),
-            lambda module: isinstance(module, ProgressiveActivation),
-        )
+    calls, runs, shapes = _trace_progressive(model, example_inputs)
     for name in shapes:
         count = runs[name]
         if count > 1:
@@ -275,9 +283,10 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
             "the model did not run with gradient in training mode on the example inputs, so what commitments cut off "
             f"will not be frozen; {type(failure).__name__}: {failure}",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     set_gates(model, gates)
+    modules = dict(model.named_modules())
     for name, shape in shapes.items():
         activation = modules[name]
         assert isinstance(activation, ProgressiveActivation)
@@ -299,6 +308,32 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
             layer.set_source(source, any(call.dropout for call in own))
         ordered.append((name, layer))
     return ordered
+
+
+def _trace_progressive(
+    model: nn.Module, example_inputs: Any
+) -> tuple[list[Call], dict[str, int], dict[str, tuple[int, ...]]]:
+    """The calls and runs of a model of progressive layers, and the shape of a sample at each activation."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def observe(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any] | None:
+        if not isinstance(module, ProgressiveActivation):
+            return None
+
+        def observed(*inputs: Any, **keywords: Any) -> Any:
+            shapes.setdefault(name, tuple(first_argument(inputs, keywords).shape[1:]))
+            return forward(*inputs, **keywords)
+
+        return observed
+
+    with forwards(model, observe):
+        calls, runs = trace_calls(
+            model,
+            example_inputs,
+            lambda module: isinstance(module, BinaryLayer),
+            lambda module: isinstance(module, ProgressiveActivation),
+        )
+    return calls, runs, shapes
 
 
 def _gates_or_failure(model: nn.Module, example_inputs: Any) -> tuple[dict[str, Gate], Exception | None]:

@@ -6,9 +6,10 @@ library with the kernels for NVIDIA GPUs: there is no Python in it, it has its o
 torch for CPUs too. Ninja runs the compilers directly: the flags are exactly those written here, and a second build
 compiles only what changed, also under `pip install -e`, whose temporary directories would defeat that.
 
-Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual; STOMPP_BUILD_NATIVE=0 leaves both out, STOMPP_CUDA=0 leaves
-_cuda out and STOMPP_CUDA=1 insists on it; CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST ("8.0;9.0a;12.0+PTX")
-what _cuda is compiled for.
+Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual, flags that name a processor or loosen arithmetic (-march=native,
+-ffast-math) being left out; CFLAGS, CPPFLAGS and ARCHFLAGS are not read. STOMPP_BUILD_NATIVE=0 leaves both out,
+STOMPP_CUDA=0 leaves _cuda out and STOMPP_CUDA=1 insists on it; CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST
+("8.0;9.0a;12.0+PTX") what _cuda is compiled for.
 """
 
 import os
@@ -18,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -63,7 +64,21 @@ CXX_FLAGS = [
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
 ]
 # Kernels pick their instruction set at run time, through target attributes on their functions.
-CPU_FEATURE_FLAG = re.compile(r"-m(arch|cpu|no-(avx|sse|fma)|avx|sse|ssse|fma|f16c|bmi|lzcnt|popcnt|amx)")
+CPU_FEATURE_FLAG = re.compile(
+    r"--?m(arch|cpu|fpu|no-(avx|sse|fma)|avx|sse|ssse|fma|f16c|bmi|lzcnt|popcnt|amx|abm|adx|aes|apx|evex|gfni|movbe|"
+    r"pclmul|sha|tbm|vaes|vpclmul|xop|3dnow)"
+)
+# Arithmetic that is not IEEE 754's: NaN packs as either sign, results differ between instruction sets, and a library
+# that is linked with some of these sets the processor to flush denormals in the whole process.
+FLOAT_FLAG = re.compile(
+    r"--?(Ofast|ffast-math|funsafe-math|ffinite-math|fassociative-math|freciprocal-math|fno-signed-zeros|fno-honor-|"
+    r"fapprox-func|ffp-contract=(?!off)|ffp-(model|eval)|fp-model|fdenormal-fp-math|fsingle-precision-constant|"
+    r"mfpmath|mdaz-ftz|mrecip)"
+)
+# The same of nvcc's own flags.
+NVCC_FLOAT_FLAG = re.compile(r"--?(use_fast_math|ftz[= ](true|1)|prec-(div|sqrt)[= ](false|0))")
+# gcc and clang hand the next word to a part of theirs.
+FORWARDS_NEXT = re.compile(r"-X\w+$|-mllvm$")
 
 
 # The first nvcc that knows all of DEFAULT_ARCHITECTURES.
@@ -114,7 +129,7 @@ def find_torch() -> Path:
 def find_compiler() -> list[str]:
     """The C++ compiler as a command: $CXX (it may carry a launcher, as in "ccache g++"), or c++."""
     if os.environ.get("CXX", "").strip():
-        candidates = [shlex.split(os.environ["CXX"])]
+        candidates = [kept_flags("CXX", shlex.split(os.environ["CXX"]))]
     else:
         candidates = [["c++"], ["g++"], ["clang++"]]
     for command in candidates:
@@ -272,16 +287,59 @@ def find_python_headers() -> Path:
 
 
 def user_flags(variable: str) -> list[str]:
-    """The flags of an environment variable, without those that name CPU features.
+    """The flags of an environment variable that leave the kernels' results and instruction sets as they are."""
+    return kept_flags(variable, shlex.split(os.environ.get(variable, "")))
 
-    A distribution's default flags would otherwise put instructions into the scalar kernels that the
-    machine they run on may lack.
+
+def kept_flags(variable: str, words: list[str]) -> list[str]:
+    """Those of a variable's flags that do not change what the kernels compute, or on which processor.
+
+    People and distributions set flags for all that they build. The scalar kernels would get instructions that the
+    machine they run on may lack, and NaN or -0.0 would pack as any bit. csrc/core/bits.h refuses what comes in another
+    way, by a wrapper or a configuration file of the compiler.
     """
-    flags = shlex.split(os.environ.get(variable, ""))
-    refused = [flag for flag in flags if CPU_FEATURE_FLAG.match(flag)]
-    if refused:
-        print(f"{variable}: {' '.join(refused)} left out; kernels are dispatched at run time")
-    return [flag for flag in flags if flag not in refused]
+    kept: list[str] = []
+    left_out = []
+    for word in expand_response_files(variable, words):
+        if not (CPU_FEATURE_FLAG.match(word) or FLOAT_FLAG.match(word)):
+            kept.append(word)
+            continue
+        forward = [kept.pop()] if kept and FORWARDS_NEXT.match(kept[-1]) else []
+        left_out += [*forward, word]
+    if left_out:
+        print(
+            f"{variable}: {' '.join(left_out)} left out; kernels are dispatched at run time, and their arithmetic is "
+            "that of IEEE 754"
+        )
+    return kept
+
+
+def expand_response_files(variable: str, words: list[str]) -> Iterator[str]:
+    """The words, and in the place of @file those that are in the file."""
+    for word in words:
+        if not word.startswith("@"):
+            yield word
+            continue
+        try:
+            text = Path(ROOT, word[1:]).read_text()
+        except OSError as error:
+            raise PlatformError(f"{variable} names the file {word!r}, which cannot be read ({error}).") from None
+        yield from expand_response_files(variable, shlex.split(text))
+
+
+def check_nvcc_flags() -> None:
+    """Refuses what nvcc itself reads from the environment where it changes results."""
+    for variable in ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"):
+        text = os.environ.get(variable, "")
+        found = [match[0] for match in NVCC_FLOAT_FLAG.finditer(text)]
+        # The host compiler's come as in -Xcompiler=-ffast-math,-mavx2.
+        words = re.split(r"[\s,]+|(?<=-Xcompiler)=|(?<=-compiler-options)=", text)
+        found += [word for word in words if CPU_FEATURE_FLAG.match(word) or FLOAT_FLAG.match(word)]
+        if found:
+            raise PlatformError(
+                f"{variable} holds {' '.join(found)}, which nvcc reads by itself: kernels would flush denormals, "
+                f"lose NaN or need this machine's processor. Unset {variable} for this build. {WITHOUT_CUDA}"
+            )
 
 
 def include_flags(torch_dir: Path, *system: Path) -> list[str]:
@@ -307,7 +365,8 @@ def link_command(compiler: list[str], torch_dir: Path) -> list[str]:
     else:
         kind = ["-shared", "-Wl,--as-needed"]
     libraries = [f"-L{torch_dir / 'lib'}", "-ltorch_cpu", "-lc10"]
-    return [*compiler, *kind, "$in", *libraries, *user_flags("LDFLAGS")]
+    # An -Ofast of a compiler's wrapper would link what makes the processor flush denormals; the last -O replaces it.
+    return [*compiler, "-O3", *kind, "$in", *libraries, *user_flags("LDFLAGS")]
 
 
 def to_host(flags: Iterable[str]) -> list[str]:
@@ -316,6 +375,7 @@ def to_host(flags: Iterable[str]) -> list[str]:
 
 
 def nvcc_command(nvcc: str, compiler: list[str]) -> list[str]:
+    check_nvcc_flags()
     if not os.environ.get("CXX", "").strip():
         return [nvcc]  # finds its own
     words = [word for word in compiler if os.path.basename(word) not in LAUNCHERS] or compiler
@@ -343,7 +403,7 @@ def cuda_link_command(compiler: list[str], torch_dir: Path, cuda_runtime: str) -
     torch = [f"-L{torch_dir / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-ltorch_cpu", "-lc10"]
     # The CUDA runtime in it must neither be seen by others nor be replaced by one that is loaded already.
     runtime = ["-Wl,--exclude-libs,ALL", cuda_runtime, "-lpthread", "-ldl", "-lrt"]
-    return [*compiler, "-shared", "$in", *torch, *runtime, *user_flags("LDFLAGS")]
+    return [*compiler, "-O3", "-shared", "$in", *torch, *runtime, *user_flags("LDFLAGS")]
 
 
 def shell(command: list[str]) -> str:

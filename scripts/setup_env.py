@@ -240,6 +240,7 @@ def main():
     metadata = digest([ROOT / "pyproject.toml"], ["STOMPP_BUILD_NATIVE"])
     sources = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
     variables = ["CXX", "CXXFLAGS", "LDFLAGS", "STOMPP_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"]
+    variables += ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"]
     build = digest([ROOT / "setup.py", *sources], variables) + f" {shutil.which('nvcc')}"
 
     if state.get("metadata") != metadata or state.get("extras") != extras:

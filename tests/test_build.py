@@ -51,7 +51,10 @@ def project(tmp_path, monkeypatch):
     (folder / "fake-c++").write_text(FAKE_COMPILER)
     (folder / "fake-c++").chmod(0o755)
     fake_torch(folder, "__version__ = '2.10.0'")
-    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "STOMPP_BUILD_NATIVE", "CUDA_HOME", "TORCH_CUDA_ARCH_LIST"):
+    for name in (
+        *("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "STOMPP_BUILD_NATIVE", "CUDA_HOME", "TORCH_CUDA_ARCH_LIST"),
+        *("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"),
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STOMPP_CUDA", "0")  # a real nvcc takes its time
     return folder
@@ -236,6 +239,153 @@ def rebuilt(project, changed, **variables):
     assert result.returncode == 0, result.stdout
     commands = (project / "commands.log").read_text()
     return sorted(re.findall(r"-c (\S+)", commands))
+
+
+LOOSE = (
+    *("-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-ffinite-math-only", "-fassociative-math"),
+    *("-freciprocal-math", "-fno-signed-zeros", "-ffp-contract=fast", "-mfpmath=387", "-fno-honor-nans"),
+)
+FOR_ONE_MACHINE = ("-march=native", "-mavx512f", "-mavx2", "-mfma", "-mcpu=native", "-mpopcnt", "-mvaes", "-mno-sse4.1")
+HARMLESS = ("-O0", "-flto", "-fopenmp-simd", "-frounding-math", "-ffp-contract=off", "-fno-fast-math", "-mtune=native")
+
+
+@pytest.mark.parametrize("variable", ["CXX", "CXXFLAGS", "LDFLAGS"])
+def test_flags_that_change_results_or_processors_are_left_out_and_named(build, monkeypatch, capsys, variable, tmp_path):
+    """Directly, in a response file that another one names, and behind a word that hands them to a part of clang."""
+    (tmp_path / "outer").write_text(f"@{tmp_path / 'inner'} -g1")
+    (tmp_path / "inner").write_text("'-Ofast' -m64")
+    words = [*LOOSE, *FOR_ONE_MACHINE, *HARMLESS, f"@{tmp_path / 'outer'}", "-Xclang", "-ffast-math", "-Xclang", "-v"]
+    before = ["c++"] if variable == "CXX" else []
+    monkeypatch.setenv(variable, " ".join([*before, *words]))
+    kept = build.find_compiler() if variable == "CXX" else build.user_flags(variable)
+    assert kept == [*before, *HARMLESS, "-m64", "-g1", "-Xclang", "-v"]
+    left_out = " ".join([*LOOSE, *FOR_ONE_MACHINE, "-Ofast", "-Xclang", "-ffast-math"])
+    assert f"{variable}: {left_out} left out" in capsys.readouterr().out
+
+
+def test_a_response_file_that_cannot_be_read_is_named(project):
+    result = run_setup(project, "build_ext", CXX="./fake-c++", CXXFLAGS="@absent.txt")
+    assert_clear_error(result, "CXXFLAGS", "'@absent.txt'")
+
+
+def test_variables_that_this_build_does_not_read_do_not_reach_the_compiler(project):
+    names = ("CFLAGS", "CPPFLAGS", "ARCHFLAGS", "OPT", "BASECFLAGS", "CCSHARED", "LDSHARED", "CC", "FFLAGS")
+    (project / "setup.cfg").write_text("[build_ext]\ndefine = UNWANTED\ninclude_dirs = -ffast-math\n")
+    variables = dict.fromkeys(names, "-ffast-math")
+    result = run_setup(project, "build_ext", "--inplace", CXX="./fake-c++ -Ofast", LDFLAGS="-ffast-math", **variables)
+    assert result.returncode == 0, result.stdout
+    commands = (project / "commands.log").read_text()
+    assert "-fvisibility=hidden" in commands
+    assert not re.search("fast|UNWANTED", commands)
+
+
+# What each function gives shows one liberty that a compiler may take with floats.
+ARITHMETIC = """
+#include "core/bits.h"
+#define EXPORT extern "C" __attribute__((visibility("default")))
+EXPORT int is_negative(float x) { return x < 0 ? 1 : 0; }
+EXPORT int is_nan(float x) { return x != x; }
+EXPORT float add_zero(float x) { return x + 0.0f; }
+EXPORT float added(float a, float b) { return (a + b) - a; }
+EXPORT float third(float x) { return x / 3.0f; }
+EXPORT float product_plus(float a, float b, float c) { return a * b + c; }
+"""
+
+CHECK_ARITHMETIC = """
+import ctypes, math, struct, sys
+library = ctypes.CDLL(sys.argv[1])
+def call(name, *values):
+    function = getattr(library, name)
+    function.restype, function.argtypes = ctypes.c_float, [ctypes.c_float] * len(values)
+    return function(*values)
+library.is_negative.argtypes = library.is_nan.argtypes = [ctypes.c_float]
+assert [library.is_nan(x) for x in (math.nan, -math.nan, math.inf, 0.0)] == [1, 1, 0, 0]
+assert [library.is_negative(x) for x in (math.nan, -math.nan, -0.0, -1e-45, -math.inf)] == [0, 0, 0, 1, 1]
+assert math.copysign(1, call("add_zero", -0.0)) == 1
+assert call("added", 1e8, 1.0) == 0
+single = lambda x: struct.unpack("f", struct.pack("f", x))[0]
+for x in range(1, 100):
+    assert call("third", x) == single(x / 3)
+a = single(1 + 2.0**-12)
+assert call("product_plus", a, a, -single(a * a)) == 0
+assert 5e-324 * 1.0 > 0, "loading the library made the processor flush denormals"
+"""
+
+
+def real_project(project):
+    """The project with a library that a real compiler can make: torch's are empty."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler on PATH")
+    (project / "csrc/core/pack.cpp").write_text(ARITHMETIC)
+    shutil.copy(ROOT / "csrc/core/bits.h", project / "csrc/core/bits.h")
+    (project / "site/torch/lib").mkdir()
+    for name in ("torch_cpu", "c10"):
+        target = project / f"site/torch/lib/lib{name}.so"
+        subprocess.run([compiler, "-shared", "-x", "c++", os.devnull, "-o", target], check=True)
+    return compiler
+
+
+def assert_ieee(project):
+    library = project / "stompp_kernels" / "libstompp_kernels.so"
+    done = subprocess.run([sys.executable, "-c", CHECK_ARITHMETIC, library], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the flags are those of Linux")
+def test_a_library_built_under_such_flags_computes_as_ieee_says(project):
+    compiler = real_project(project)
+    flags = " ".join(flag for flag in (*LOOSE, "-march=native") if flag != "-fno-honor-nans")
+    result = run_setup(
+        project, "build_ext", "--inplace", CXX=f"{compiler} {flags}", CXXFLAGS=flags, LDFLAGS=flags, CFLAGS=flags
+    )
+    assert result.returncode == 0, result.stdout
+    assert_ieee(project)
+
+
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-fno-signed-zeros", "-freciprocal-math", "-mavx512f"])
+def test_flags_that_a_compiler_adds_by_itself_are_refused(project, flag):
+    compiler = real_project(project)
+    if flag.startswith("-m") and os.uname().machine != "x86_64":
+        pytest.skip("a flag of x86-64")
+    (project / "wrapped").write_text(f'#!/bin/sh\nexec {compiler} "$@" {flag}\n')
+    (project / "wrapped").chmod(0o755)
+    result = run_setup(project, "build_ext", "--inplace", CXX="./wrapped")
+    expected = "picks instructions at run time" if flag == "-mavx512f" else "needs IEEE 754 arithmetic"
+    assert_clear_error(result, expected, "did not compile")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the flags are those of Linux")
+def test_a_wrapper_that_begins_with_ofast_is_overruled(project):
+    compiler = real_project(project)
+    (project / "wrapped").write_text(f'#!/bin/sh\nexec {compiler} -Ofast "$@"\n')
+    (project / "wrapped").chmod(0o755)
+    result = run_setup(project, "build_ext", "--inplace", CXX="./wrapped")
+    assert result.returncode == 0, result.stdout
+    assert_ieee(project)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("--use_fast_math", "--use_fast_math"),
+        ("-O2 -ftz=true", "-ftz=true"),
+        ("--prec-div false", "--prec-div false"),
+        ("-Xcompiler -ffast-math", "-ffast-math"),
+        ("-Xcompiler=-g,-march=native", "-march=native"),
+    ],
+)
+@pytest.mark.parametrize("variable", ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"])
+def test_what_nvcc_reads_by_itself_is_refused_where_it_changes_results(project, cuda_home, variable, text, named):
+    result = run_setup(
+        project, "build_ext", CXX="./fake-c++", CUDA_HOME=str(cuda_home), STOMPP_CUDA="1", **{variable: text}
+    )
+    assert_clear_error(result, f"{variable} holds {named}, which nvcc reads by itself", "STOMPP_CUDA=0")
+
+
+def test_other_flags_of_nvcc_are_let_through(build, monkeypatch):
+    monkeypatch.setenv("NVCC_PREPEND_FLAGS", "-ccbin=/opt/bin/g++ -Xcompiler=-g,-O1 --ftz=false -lineinfo")
+    build.check_nvcc_flags()
 
 
 def test_build_requirements(build):

@@ -11,6 +11,19 @@
 #error "stompp_kernels reads packed words as bytes and needs a little-endian target"
 #endif
 
+// Without IEEE arithmetic NaN packs as either bit, and epilogues differ between instruction sets.
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0) ||         \
+    defined(__NO_SIGNED_ZEROS__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    (defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ == 2)
+#error "stompp_kernels needs IEEE 754 arithmetic: compile without -ffast-math, -Ofast, -mfpmath=387 and their like"
+#endif
+
+// Kernels carry target attributes and are dispatched at run time. A distribution may require x86-64-v3 of all machines;
+// what is beyond it comes from a flag for one machine.
+#if defined(__AVX512F__) || defined(__AVXVNNI__) || defined(__GFNI__) || defined(__VAES__) || defined(__SHA__)
+#error "stompp_kernels picks instructions at run time: compile without -march=native, -mavx512f and their like"
+#endif
+
 namespace stompp {
 
 constexpr int kWordBits = 32;

@@ -105,7 +105,7 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
         calls = [name for name, module in modules.items() if _does_something(module)]
     else:
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
-    devices = [module.weight.data.device for module in modules.values() if isinstance(module, PackedLayer)]
+    devices = [module.weight.device for module in modules.values() if isinstance(module, PackedLayer)]
     device = devices[0] if devices else torch.device("cpu")
     rows = [_explain(name, modules[name], device) for name in calls]
     if inputs is not None:
@@ -176,10 +176,10 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
         return row("unpack_signs", "", 0, 0, "a float module reads these signs")
     nbytes = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
     if isinstance(module, BinaryLayer):
-        reason = "its weights are not committed"
+        reason = "not committed yet"
         if module.committed:
             reason = (
-                "its weights are committed, but its input is not" if module.activation else "pads floats with signs"
+                "its input is not committed yet" if module.activation else "its input is float, its padding is not 0"
             )
     elif isinstance(module, (nn.Conv2d, nn.Linear)):
         reason = "kept in float by prepare"

@@ -81,10 +81,11 @@ def has_kernel(conv: nn.Conv2d) -> bool:
 
 @torch.no_grad()
 def _gives_the_same_bits(conv: nn.Conv2d, reads: str, pixels: Pixels) -> bool:
-    x = torch.randn(1, conv.in_channels, *pixels, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, conv.in_channels, *pixels, dtype=torch.float32, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last)
     if reads == "bits":
-        x = torch.where(x < 0, -1.0, 1.0)
+        x = 1 - 2 * (x < 0).to(x.dtype)
     return torch.equal(FloatConv2d.of(conv)(x), PrepackedConv2d.of(conv)(x))
 
 
@@ -108,7 +109,7 @@ def _what_follows(
 @torch.no_grad()
 def _limits(conv: nn.Conv2d, packer: PackBatchNorm | PackSigns) -> Limits:
     """Of the sums, for what the packer says of sums and bias."""
-    low, high = torch.zeros(conv.out_channels), torch.full((conv.out_channels,), torch.inf)
+    low, high = (torch.full((conv.out_channels,), value, dtype=torch.float32) for value in (0.0, torch.inf))
     if isinstance(packer, PackBatchNorm):
         low, high = packer.low, packer.high
     bias = conv.bias

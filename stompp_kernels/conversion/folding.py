@@ -45,8 +45,11 @@ def fold_threshold(
     for threshold, own_flip, constant in rows:
         turned = torch.where(threshold == _ALWAYS, _NEVER, _ALWAYS)
         thresholds.append(torch.where(constant & (flip != own_flip), turned, threshold))
-    flip_words = pack_signs(torch.where(flip, -1.0, 1.0))
-    return Threshold(torch.stack(thresholds).to(torch.int32), flip_words)
+    return Threshold(torch.stack(thresholds).to(torch.int32), _words(flip))
+
+
+def _words(bits: Tensor) -> Tensor:
+    return pack_signs(-bits.to(torch.float32))
 
 
 def _fold_row(
@@ -107,8 +110,7 @@ def fold_function(function: Callable[[Tensor], Tensor], affine: Affine, K: int) 
         constant = torch.where(negative[0], _ALWAYS, _NEVER)
         thresholds.append(torch.where(changes.any(0), acc[1 + changes.int().argmax(0)], constant))
         flips.append(~negative[0] & negative[-1])
-    flip_words = pack_signs(torch.where(torch.cat(flips), -1.0, 1.0))
-    return Threshold(torch.cat(thresholds).to(torch.int32)[None], flip_words)
+    return Threshold(torch.cat(thresholds).to(torch.int32)[None], _words(torch.cat(flips)))
 
 
 def _in_layouts(y: Tensor) -> Iterator[Tensor]:
@@ -128,7 +130,7 @@ def fold_limits(function: Callable[[Tensor], Tensor], channels: int, device: tor
     def negative(order: Tensor) -> Tensor:
         return function(_float_at(order)) < 0
 
-    largest = int(torch.tensor(torch.finfo(torch.float32).max).view(torch.int32))
+    largest = int(torch.tensor(torch.finfo(torch.float32).max, dtype=torch.float32).view(torch.int32))
     low = torch.full((channels,), -largest - 1, dtype=torch.int64, device=device)
     high = torch.full((channels,), largest, dtype=torch.int64, device=device)
     at_low, at_high = negative(low), negative(high)
@@ -192,9 +194,10 @@ def fold_norm(norm: nn.BatchNorm2d, fused: bool) -> tuple[Tensor, Tensor] | None
     unshifted.running_mean.zero_()
     if unshifted.bias is not None:
         unshifted.bias.zero_()
-    ones = torch.ones(1, norm.num_features, 1, 1, device=norm.running_mean.device)
+    ones = torch.ones(1, norm.num_features, 1, 1, dtype=torch.float32, device=norm.running_mean.device)
     scale, bias = unshifted(ones).flatten().clone(), norm(0 * ones).flatten().clone()
-    probes = torch.randn(_PROBES, norm.num_features, generator=torch.Generator().manual_seed(0)).to(ones.device)
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(_PROBES, norm.num_features, dtype=torch.float32, generator=generator).to(ones.device)
     probes = torch.cat([probes, 100 * probes, 0.01 * probes])
     found = norm(probes[:, :, None, None]).flatten(1)
     return (scale, bias) if torch.equal(multiply_add(probes, scale, bias, fused), found) else None

@@ -17,6 +17,7 @@ from stompp_kernels.conversion import serialize_container as container
 from stompp_kernels.conversion.serialize_graph import check_graph, graph_from_json, graph_to_json, upgraded
 from stompp_kernels.conversion.serialize_modules import is_packed_by_layer, modules_from_json, modules_to_json
 from stompp_kernels.files import replacing
+from stompp_kernels.nn.gives_floats import GivesFloats
 
 
 def save_packed(packed: nn.Module, path: str | os.PathLike[str]) -> int:
@@ -36,8 +37,11 @@ def save_packed(packed: nn.Module, path: str | os.PathLike[str]) -> int:
     Raises:
         TypeError: ``packed`` is not such a network.
         ValueError: it holds a module, function or argument that the format does not know, or is of another class and
-            was converted layer by layer; the message names it.
+            was converted layer by layer; the message names it. Or it was cast to another type than float32.
     """
+    cast = {str(module.dtype) for module in packed.modules() if isinstance(module, GivesFloats)} - {"torch.float32"}
+    if cast:
+        raise ValueError(f"packed must be float32 to be saved (packed.float()), got {', '.join(sorted(cast))}")
     if isinstance(packed, fx.GraphModule):
         structure, tensors = graph_to_json(packed)
     elif is_packed_by_layer(packed):

@@ -129,7 +129,7 @@ def _is_function_of_each_value(module: nn.Module) -> bool:
         return module.committed
     if module.training or any(True for _ in (*module.children(), *module.parameters(), *module.buffers())):
         return False
-    operations, x = _Operations(), torch.ones(2, 3, device="cpu")
+    operations, x = _Operations(), torch.ones(2, 3, dtype=torch.float32, device="cpu")
     try:
         with torch.no_grad(), operations:
             result = module(x)

@@ -32,8 +32,9 @@ def own_affine(layer: BinaryLayer) -> Affine:
     """The layer's own scales and bias as an epilogue."""
     N, device = layer.weight.shape[0], layer.weight.device
     own = layer.output_scale()
-    scale = torch.ones(N, device=device) if own is None else own.detach().float().expand(N).contiguous()
-    bias = torch.zeros(N, device=device) if layer.bias is None else layer.bias.detach().float().clone()
+    one, zero = (torch.full((N,), value, dtype=torch.float32, device=device) for value in (1.0, 0.0))
+    scale = one if own is None else own.detach().float().expand(N).contiguous()
+    bias = zero if layer.bias is None else layer.bias.detach().float().clone()
     return Affine(scale, bias)
 
 

@@ -21,6 +21,9 @@ from stompp_kernels.progression.example_run import as_arguments, undisturbed
 # and so do kernels with binary weights.
 _TOLERANCE = 1e-4
 
+# Results beside tensors; of others, such as transformers' caches, nothing but the type is compared.
+_COMPARED = (bool, int, float, str)
+
 
 def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
     """Runs both on the inputs and compares, layer by layer, then what they return.
@@ -78,8 +81,10 @@ def _difference(found: Any, expected: Any) -> str:
     for y, wanted in zip(leaves, wanted_leaves, strict=True):
         if isinstance(wanted, Tensor) and isinstance(y, Tensor):
             difference = _difference_of_tensors(y, wanted)
+        elif type(y) is not type(wanted) or (isinstance(wanted, _COMPARED) and y != wanted):
+            difference = f"in being {y!r} instead of {wanted!r}"
         else:
-            difference = "" if type(y) is type(wanted) and y == wanted else f"in being {y!r} instead of {wanted!r}"
+            difference = ""
         if difference:
             return difference
     return ""

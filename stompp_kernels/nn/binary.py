@@ -318,6 +318,11 @@ class BinaryConv2d(BinaryLayer):
         return self._finish(self._product(self._activated(x)), 3)
 
     @property
+    def padding_mode(self) -> str:
+        """As nn.Conv2d's: "zeros", or "constant" where it pads with a sign."""
+        return "zeros" if self.padding_value == 0 else "constant"
+
+    @property
     def _geometry(self) -> tuple[Any, ...]:
         return self.stride, self.padding, self.dilation, self.groups, self.padding_value
 

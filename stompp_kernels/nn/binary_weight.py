@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.nn.gives_floats import narrowed
+from stompp_kernels.nn.packed import Conv2dAttributes, LinearAttributes, PackedLayer
 from stompp_kernels.ops import Affine, BinaryWeight, conv2d_binary_weight, linear_binary_weight
 
 
@@ -32,14 +33,14 @@ class BinaryWeightLayer(PackedLayer):
         super().__init__(weight, Affine(scale, torch.zeros_like(scale) if bias is None else bias), replaces)
 
 
-class BinaryWeightLinear(BinaryWeightLayer):
+class BinaryWeightLinear(LinearAttributes, BinaryWeightLayer):
     """Floats [..., K] to floats [..., N] of the same type, see :func:`stompp_kernels.ops.linear_binary_weight`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear_binary_weight(x, self.weight, self.scale, self.bias)
+        return linear_binary_weight(narrowed(x), self.weight, self.scale, self.bias).to(x.dtype)
 
 
-class BinaryWeightConv2d(BinaryWeightLayer):
+class BinaryWeightConv2d(Conv2dAttributes, BinaryWeightLayer):
     """Floats [B, C, H, W] to floats [B, O, OH, OW] of the same type, channels_last.
 
     ``stride``, ``padding`` and ``dilation`` are those of :func:`stompp_kernels.ops.conv2d_binary_weight`.
@@ -59,9 +60,8 @@ class BinaryWeightConv2d(BinaryWeightLayer):
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d_binary_weight(
-            x, self.weight, self.scale, self.bias, self.stride, self.padding, self.dilation, self.weight.groups
-        )
+        geometry = self.stride, self.padding, self.dilation, self.weight.groups
+        return conv2d_binary_weight(narrowed(x), self.weight, self.scale, self.bias, *geometry).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"

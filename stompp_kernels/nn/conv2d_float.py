@@ -8,16 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stompp_kernels.nn.gives_floats import GivesFloats
 from stompp_kernels.ops import Affine, FloatWeight, Limits, conv2d_float, pack_float_weight, pack_outside, unpack_signs
 from stompp_kernels.ops.checks import check_choice, pair
 from stompp_kernels.ops.gradients import multiply_add
 from stompp_kernels.ops.reference import FLOAT_PANEL
 
 
-class FloatConv2d(nn.Module):
+class FloatConv2d(GivesFloats):
     """A convolution with float weights that reads floats or bits, and writes floats or bits. For inference.
 
-    Floats [B, C, H, W] or words [B, H, W, ceil(C/32)] become float32 [B, O, OH, OW], or words [B, OH, OW, ceil(O/32)].
+    Floats [B, C, H, W] or words [B, H, W, ceil(C/32)] become floats [B, O, OH, OW], or words [B, OH, OW, ceil(O/32)].
 
     Buffers: ``panels``, the weights as :class:`stompp_kernels.ops.FloatWeight` holds them; ``scale`` and ``bias``
     float32 [O] where floats are scaled and shifted, as by a BatchNorm; ``low`` and ``high`` float32 [O] where bits are
@@ -89,8 +90,10 @@ class FloatConv2d(nn.Module):
         if x.is_floating_point() and x.dtype is not torch.float32:
             x = x.to(torch.float32)
         if x.device.type != "cpu":
-            return self._by_torch(x)
-        return conv2d_float(x, self.weight, self.stride, self.padding, self.dilation, self._epilogue())
+            y = self._by_torch(x)
+        else:
+            y = conv2d_float(x, self.weight, self.stride, self.padding, self.dilation, self._epilogue())
+        return y if self.writes == "bits" else self._cast(y)
 
     def _epilogue(self) -> Affine | Limits | None:
         if self.writes == "bits":
@@ -114,13 +117,6 @@ class FloatConv2d(nn.Module):
         if self._dense is None or self._dense[0] is not self.panels:
             self._dense = self.panels, self.weight.unpacked().contiguous(memory_format=torch.channels_last)
         return self._dense[1]
-
-    def _apply(self, fn: Any, recurse: bool = True) -> FloatConv2d:
-        """Moves to a device; buffers stay float32, whatever type the rest of a network is cast to."""
-        device = fn(torch.empty(0)).device
-        for name, buffer in self._buffers.items():
-            self._buffers[name] = None if buffer is None else buffer.to(device)
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_dense": None}

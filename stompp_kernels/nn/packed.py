@@ -8,11 +8,13 @@ portable word order; it is packed for the running machine when it is loaded.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stompp_kernels.nn.gives_floats import GivesFloats, narrowed
 from stompp_kernels.ops import (
     Affine,
     AffineSigns,
@@ -38,13 +40,14 @@ class PackSigns(nn.Module):
         self.images = images
 
     def forward(self, x: Tensor) -> Tensor:
+        x = narrowed(x)
         return pack_signs(x.permute(0, 2, 3, 1) if self.images else x)
 
     def extra_repr(self) -> str:
         return f"images={self.images}"
 
 
-class PackBatchNorm(nn.Module):
+class PackBatchNorm(GivesFloats):
     """BatchNorm, sign and packing in one pass: [B, C, H, W] to [B, H, W, C_words], or [B, C] to [B, C_words].
 
     Buffers: ``low`` and ``high`` float32 [C], see :func:`stompp_kernels.ops.pack_outside`.
@@ -57,14 +60,15 @@ class PackBatchNorm(nn.Module):
         self.register_buffer("high", torch.full((channels,), torch.inf, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = narrowed(x)
         return pack_outside(x.permute(0, 2, 3, 1) if self.images else x, self.low, self.high)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, images={self.images}"
 
 
-class UnpackSigns(nn.Module):
-    """Words to +-1 float32: the inverse of :class:`PackSigns` for C channels or K features.
+class UnpackSigns(GivesFloats):
+    """Words to +-1 floats: the inverse of :class:`PackSigns` for C channels or K features.
 
     Of images, ``stride`` (height, width) unpacks every so many-th pixel only, from the first on.
     """
@@ -78,7 +82,7 @@ class UnpackSigns(nn.Module):
     def forward(self, words: Tensor) -> Tensor:
         if self.stride != (1, 1):
             words = words[:, :: self.stride[0], :: self.stride[1]]
-        x = unpack_signs(words, self.channels)
+        x = unpack_signs(words, self.channels, self.dtype)
         return x.permute(0, 3, 1, 2) if self.images else x
 
     def extra_repr(self) -> str:
@@ -102,7 +106,7 @@ class MaxPoolSigns(nn.Module):
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
-class PackedLayer(nn.Module):
+class PackedLayer(GivesFloats):
     """A packed weight with one of the three epilogues; a shortcut that it adds is given to each call.
 
     Buffers: ``scale`` and ``bias`` float32 [N] (affine, and its signs), with ``residual_scale`` and ``residual_bias``
@@ -129,6 +133,7 @@ class PackedLayer(nn.Module):
             self.writes = "bits"
             self.register_buffer("thresholds", epilogue.thresholds)
             self.register_buffer("flip_words", epilogue.flip_words)
+            self.register_buffer("bias", None)  # as every float layer has one, or None
             return
         self.fused = epilogue.fused
         if isinstance(epilogue, AffineSigns):
@@ -157,20 +162,21 @@ class PackedLayer(nn.Module):
             return self._product(x_words, Threshold(self.thresholds, self.flip_words, residual))
         if residual is not None and tuple(residual.shape) != self._out_shape(x_words):
             return self._finish_broadcast(x_words, residual)
-        epilogue = (self.scale, self.bias, residual)
+        epilogue = (self.scale, self.bias, None if residual is None else narrowed(residual))
         own = {"fused": self.fused, "residual_scale": self.residual_scale, "residual_bias": self.residual_bias}
         if self.writes == "floats":
-            return self._product(x_words, Affine(*epilogue, **own))
-        return self._product(x_words, AffineSigns(*epilogue, floats=self.writes == "both", **own))
+            return self._cast(self._product(x_words, Affine(*epilogue, **own)))
+        y = self._product(x_words, AffineSigns(*epilogue, floats=self.writes == "both", **own))
+        return (self._cast(y[0]), y[1]) if self.writes == "both" else y
 
     def _finish_broadcast(self, x_words: Tensor, residual: Tensor) -> Any:
         if self.residual_scale is not None:
             residual = multiply_add(residual, self.residual_scale, self.residual_bias, self.fused)
         y = self._product(x_words, Affine(self.scale, self.bias, fused=self.fused)) + residual
         if self.writes == "floats":
-            return y
-        words = pack_signs(y)
-        return (y, words) if self.writes == "both" else words
+            return self._cast(y)
+        words = pack_signs(narrowed(y))
+        return (self._cast(y), words) if self.writes == "both" else words
 
     @property
     def nbytes(self) -> int:
@@ -178,11 +184,9 @@ class PackedLayer(nn.Module):
         return self.weight.nbytes + sum(b.numel() * b.element_size() for b in self.buffers())
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
-        """Moves to a device; the constants stay float32 and int32, whatever type the rest of a network is cast to."""
-        device = fn(torch.empty(0)).device
-        for name, buffer in self._buffers.items():
-            self._buffers[name] = None if buffer is None else buffer.to(device)
-        self.weight = self.weight.to(device)
+        super()._apply(fn, recurse)
+        device = fn(torch.empty(0, dtype=self.dtype)).device
+        self.weight = replace(self.weight.to(device), dtype=self.dtype)
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -196,14 +200,50 @@ class PackedLayer(nn.Module):
         if words is None:
             missing.append(prefix + "weight")
         else:
-            device = self.weight.data.device
-            self.weight = self.weight.from_words(words.to(device), self.weight.shape, self.weight.groups)
+            weight = self.weight.from_words(words.to(self.weight.device), self.weight.shape, self.weight.groups)
+            self.weight = replace(weight, dtype=self.dtype)
 
     def extra_repr(self) -> str:
         return f"shape={list(self.weight.shape)}, groups={self.weight.groups}, writes {self.writes}"
 
 
-class PackedLinear(PackedLayer):
+class LinearAttributes:
+    """What a model reads of nn.Linear, from a packed weight."""
+
+    weight: Any
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
+
+
+class Conv2dAttributes:
+    """What a model reads of nn.Conv2d, from a packed weight."""
+
+    weight: Any
+
+    @property
+    def in_channels(self) -> int:
+        return self.weight.shape[1] * self.weight.groups
+
+    @property
+    def out_channels(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        return self.weight.shape[2], self.weight.shape[3]
+
+    @property
+    def groups(self) -> int:
+        return self.weight.groups
+
+
+class PackedLinear(LinearAttributes, PackedLayer):
     """Words [..., ceil(K/32)] to floats [..., N], words [..., ceil(N/32)], or both."""
 
     def forward(self, x_words: Tensor, residual: Tensor | None = None) -> Any:
@@ -216,7 +256,7 @@ class PackedLinear(PackedLayer):
         return (*x_words.shape[:-1], self.weight.shape[0])
 
 
-class PackedConv2d(PackedLayer):
+class PackedConv2d(Conv2dAttributes, PackedLayer):
     """Words [B, H, W, ceil(C/32)] to floats [B, O, OH, OW], words [B, OH, OW, ceil(O/32)], or both.
 
     ``stride``, ``padding``, ``dilation`` and ``padding_value`` are those of :func:`stompp_kernels.ops.bconv2d`.

@@ -36,6 +36,11 @@ class SharedSigns(PackSigns):
         return {**self.__dict__, "_last": None}
 
 
+def _of_the_layer(name: str) -> property:
+    """An attribute that a model may read of the float layer in whose place this one stands."""
+    return property(lambda self: getattr(self.layer, name))
+
+
 class PackedOnFloats(nn.Module):
     """A packed layer that takes floats, whose signs it packs itself, and gives floats or the next layer's words.
 
@@ -52,6 +57,12 @@ class PackedOnFloats(nn.Module):
         if layer.writes == "both":
             raise ValueError(f"layer must write floats or bits, got one that writes {layer.writes}")
         self.signs, self.layer = signs, layer
+
+    weight, bias = _of_the_layer("weight"), _of_the_layer("bias")
+    in_features, out_features = _of_the_layer("in_features"), _of_the_layer("out_features")
+    in_channels, out_channels = _of_the_layer("in_channels"), _of_the_layer("out_channels")
+    kernel_size, stride, padding = _of_the_layer("kernel_size"), _of_the_layer("stride"), _of_the_layer("padding")
+    dilation, groups = _of_the_layer("dilation"), _of_the_layer("groups")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(self.signs(x))

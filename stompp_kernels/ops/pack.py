@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -112,15 +112,23 @@ def unpack_signs(words: Tensor, K: int, dtype: torch.dtype = torch.float32) -> T
 class PackedWeight:
     """Binary weights in the order that this machine's kernels read.
 
+    It answers what models ask of a layer's weight, such as its dtype, but is no tensor: a torch function that is given
+    it raises TypeError, and torch's fused kernels, which would read the weight past the layer, turn themselves off.
+
     Attributes:
         data: uint8 [bytes], opaque: a header, sums for borders, panels. Never store it; store :meth:`words`.
         shape: logical shape, (N, K) or (O, I/groups, kh, kw).
         groups: of the convolution; 1 for a matrix.
+        dtype: of the floats that its layer writes.
     """
 
     data: Tensor
     shape: tuple[int, ...]
     groups: int = 1
+    dtype: torch.dtype = torch.float32
+
+    requires_grad = False
+    grad = None
 
     @classmethod
     def from_words(cls, words: Tensor, shape: Sequence[int], groups: int = 1) -> Self:
@@ -144,7 +152,7 @@ class PackedWeight:
         """Packed for another device's kernels."""
         if self.data.device == torch.device(device):
             return self
-        return self.from_words(self.words().to(device), self.shape, self.groups)
+        return replace(self.from_words(self.words().to(device), self.shape, self.groups), dtype=self.dtype)
 
     @staticmethod
     def _pack(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
@@ -158,6 +166,31 @@ class PackedWeight:
         """The +1 / -1 weights, shape ``shape``."""
         w = unpack_signs(self.words(), self.shape[1], dtype)
         return w if len(self.shape) == 2 else w.permute(0, 3, 1, 2)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise TypeError(
+            f"{getattr(func, '__name__', func)} must be given floats, got a packed weight, which holds signs as bits; "
+            "call its layer, or use its unpack()"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.device
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> tuple[int, ...] | int:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """Weights, not bytes."""
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:

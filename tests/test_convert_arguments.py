@@ -266,3 +266,22 @@ def test_the_reason_names_arguments_that_were_left_out():
     with pytest.raises(ValueError, match=r"cannot be traced .*\(with the defaults of \['mask'\]; example_inputs can"):
         sk.convert(model)
     assert_equal(sk.convert(model, verify=(X, torch.ones(2))), model, X, torch.ones(3))
+
+
+def test_a_file_keeps_what_was_fixed(tmp_path):
+    """Items of a dict, and checks that stand between inputs: in the file all inputs come first."""
+    model = committed(negated_if_given)
+
+    def forward(self, inputs, flip=None, scale=2, name="a"):
+        return negated_if_given(self, inputs["x"], flip) * scale
+
+    type(model).forward = forward
+    packed = sk.convert(model, verify={"inputs": {"x": X}})
+    sk.save_packed(packed, tmp_path / "a.safetensors")
+    loaded = sk.load_packed(tmp_path / "a.safetensors")
+    assert torch.equal(loaded({"x": X}), packed({"x": X}))
+    for other in ({"flip": 1}, {"scale": 3}, {"name": "b"}):
+        with pytest.raises(ValueError, match=f"{next(iter(other))} must be"):
+            loaded({"x": X}, **other)
+    with pytest.raises(ValueError, match="inputs must be a dict of 'x'"):
+        loaded({"y": X})

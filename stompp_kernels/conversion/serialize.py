@@ -86,4 +86,4 @@ def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> nn.Module:
         AssertionError,
     ) as error:
         raise ValueError(f"{os.fspath(path)!r} holds a network that this package cannot build: {error}") from error
-    return packed.eval()
+    return packed.eval().requires_grad_(False)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from stompp_kernels.conversion import checks
 from stompp_kernels.conversion.serialize_kinds import (
     BOOLEAN,
     DEVICES,
@@ -43,7 +44,7 @@ _DIM = integer(-16, 16)
 _SIZE = integer(-1, 1 << 31) | NODE
 _MADE = integer(-1, 1 << 24) | NODE
 _LISTED = Kind('{"list": [...]}', lambda v: type(v) is dict and v.keys() == {"list"} and type(v["list"]) is list)
-_POSITION = NODE | INDEX | SLICE | ELLIPSIS | NONE | BOOLEAN
+_POSITION = NODE | INDEX | SLICE | ELLIPSIS | NONE | BOOLEAN | TEXT
 _POSITIONS = _POSITION | Kind(
     '{"list": [...]} of positions',
     lambda v: _LISTED.holds(v) and len(v["list"]) <= 1 << 16 and all(map(INDEX.holds, v["list"])),
@@ -104,6 +105,9 @@ _KINDS: dict[str, Kind] = {
     "memory_format": wrapped("memory_format", MEMORY_FORMATS),
     "attribute": choice("shape", "dtype", "device", "ndim", "T", "mT", "is_cuda", "requires_grad"),
     "text": TEXT | NODE,
+    "name": TEXT,
+    "constant": NONE | BOOLEAN | NUMBER | TEXT,
+    "keys": integer(0, 4096) | list_of(TEXT, 0, 4096),
 }
 
 _TENSOR = "input:tensor"
@@ -350,6 +354,11 @@ _OPERATORS = {
     **dict.fromkeys(("neg", "pos", "invert", "not_", "abs"), "a:tensor"),
     "getitem": "a:tensor b:position",
 }
+_CHECKS = {  # of arguments, see checks.py
+    "require_constant": "value:tensor name:name constant:constant",
+    **dict.fromkeys(("require_given", "require_left_out"), "value:tensor name:name"),
+    "require_items": "value:tensor name:name keys:keys",
+}
 
 
 def _listed() -> tuple[dict[str, Callable[..., Any]], dict[str, tuple[Parameter, ...]]]:
@@ -360,6 +369,7 @@ def _listed() -> tuple[dict[str, Callable[..., Any]], dict[str, tuple[Parameter,
         ("", operator, _OPERATORS),
         ("torch.", torch, {**_BOTH, **_CALLS_OF_TORCH}),
         ("F.", F, _CALLS_OF_FUNCTIONAL),
+        ("", checks, _CHECKS),
     ):
         for name, text in listed.items():
             # A torch that lacks a function reads all files but those that call it.

@@ -55,6 +55,7 @@ def trace_model(model: nn.Module, example_inputs: Any = None) -> fx.Graph:
         if not arguments.numbers:
             raise
         graph = PackedTracer(TracedArguments(model, example_inputs, fix_numbers=True)).trace(model)
+    _placeholders_first(graph)
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     layers = {name for name, module in model.named_modules() if isinstance(module, BinaryLayer) and module.committed}
     missing = sorted(layers - called)
@@ -64,6 +65,15 @@ def trace_model(model: nn.Module, example_inputs: Any = None) -> fx.Graph:
             "out for these arguments, so they cannot be packed"
         )
     return graph
+
+
+def _placeholders_first(graph: fx.Graph) -> None:
+    """What a placeholder's items and checks made stands behind all placeholders, as readers of graphs expect it."""
+    nodes = list(graph.nodes)
+    first = next(node for node in nodes if node.op != "placeholder")
+    for node in nodes[nodes.index(first) :]:
+        if node.op == "placeholder":
+            first.prepend(node)
 
 
 def torch_modules_with_binary_layers(model: nn.Module) -> list[str]:

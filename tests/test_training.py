@@ -276,7 +276,7 @@ def test_a_run_on_a_gpu_ends_binary_and_repeats_itself(amp, tmp_path):
 # Stopping and going on
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_to_the_same_bits(number, tmp_path, monkeypatch, one_thread):
     run(small(), tmp_path / "whole")
     step = trainer.Run._train_step

@@ -148,7 +148,10 @@ def bound(
 
 def _large_product(device: torch.device) -> Callable[[], Any]:
     M, N, K = _LARGE
-    a, w = pack_signs(torch.randn(M, K, device=device)), pack_weight(torch.randn(N, K, device=device))
+    a, w = (
+        pack_signs(torch.randn(M, K, dtype=torch.float32, device=device)),
+        pack_weight(torch.randn(N, K, dtype=torch.float32, device=device)),
+    )
     return lambda: bgemm(a, w)
 
 

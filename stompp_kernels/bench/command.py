@@ -15,6 +15,7 @@ from stompp_kernels.bench import report
 from stompp_kernels.bench.network import measure, sizes
 from stompp_kernels.bench.subjects import Subject, of_models, settle_norms, untrained
 from stompp_kernels.conversion import load_packed
+from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.device import choose_device
 from stompp_kernels.files import check_can_be_written, write_json
 from stompp_kernels.measure import machine
@@ -44,6 +45,7 @@ class Options:
     output: Path | None = None
 
 
+@default_dtype(torch.float32)
 def bench(name: str, options: Options) -> None:
     """Times a network and prints what was found.
 
@@ -121,7 +123,7 @@ def _of_file(path: Path, shape: Sequence[int] | None) -> Subject:
     if getattr(encoder, "main_input_name", "") == "input_ids":
         sample: Any = _tokens(encoder, getattr(packed, "max_length", None), shape)
     else:
-        sample = torch.zeros(1, *_shape_of(packed, shape))
+        sample = torch.zeros(1, *_shape_of(packed, shape), dtype=torch.float32)
     return Subject(os.fspath(path), sample, None, None, packed)
 
 

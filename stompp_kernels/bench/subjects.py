@@ -59,7 +59,8 @@ class Subject:
 def _noise(sample: Tensor, batch: int) -> Tensor:
     if not sample.is_floating_point():
         return sample.repeat(batch, *(1,) * (sample.dim() - 1))
-    x = torch.randn(batch, *sample.shape[1:], generator=torch.Generator().manual_seed(batch)).to(sample.device)
+    x = torch.randn(batch, *sample.shape[1:], generator=torch.Generator().manual_seed(batch), dtype=torch.float32)
+    x = x.to(sample.device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 

@@ -150,10 +150,8 @@ def _run_all(recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, co
             _stop(running)
             raise
         if signals:
-            left = len(running) + len(waiting)
-            raise Stopped(
-                signals[0], f"with {left} of {len(recipes)} runs to finish; the same command goes on with them"
-            )
+            left = len(waiting) + sum(process.returncode != 0 for process in running.values())
+            raise Stopped(signals[0], f"with {left} runs to finish; the same command goes on with them")
     return failed
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from stompp_kernels import native
 from stompp_kernels.conversion import convert, load_packed, prepare, save_packed
+from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import check_can_be_written, write_json
 from stompp_kernels.measure import compare, machine
 from stompp_kernels.nn import BinaryLayer, float_simulation
@@ -74,6 +75,7 @@ def recipe_of_demo(regime: str, surrogate: str, seed: int, epochs: int) -> Recip
     )
 
 
+@default_dtype(torch.float32)
 def run(
     regime: str = "ste",
     surrogate: str = "clip",
@@ -188,7 +190,7 @@ def _float_layer(chain: list[nn.Module], inputs: tuple[Tensor, ...], layer: Pack
     """conv -> BatchNorm -> (+ shortcut) -> activation in fp32, channels_last, on random data of the layer's shape."""
     n, h, w, _ = inputs[0].shape
     channels = layer.weight.shape[1] * layer.weight.groups
-    x = torch.randn(n, channels, h, w).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(n, channels, h, w, dtype=torch.float32).contiguous(memory_format=torch.channels_last)
     residual = torch.randn_like(chain[0](x)) if len(inputs) > 1 else None
 
     def call() -> Tensor:

@@ -39,7 +39,11 @@ class Diagnostics:
     def gradient_norms(self) -> list[float | None]:
         """Of each unit's latent weights; None where no gradient arrives."""
         gradients = [unit.layer.weight.grad for unit in self._units]
-        norms = iter(torch.stack([g.float().norm() for g in gradients if g is not None] or [torch.zeros(())]).tolist())
+        norms = iter(
+            torch.stack(
+                [g.float().norm() for g in gradients if g is not None] or [torch.zeros((), dtype=torch.float32)]
+            ).tolist()
+        )
         return [None if g is None else next(norms) for g in gradients]
 
     def record(self, probe: Any) -> dict[str, list[float | None]]:

@@ -104,7 +104,7 @@ class RunState:
                 if name not in allowed:
                     raise self._error(f"{key}.{name}", f"must be one of {', '.join(allowed)}")
                 if value is not None:
-                    expected = torch.zeros(()) if name == "step" else parameters[index]
+                    expected = torch.zeros((), dtype=torch.float32) if name == "step" else parameters[index]
                     self._check_tensor(f"{key}.{name}", value, expected)
         return saved
 

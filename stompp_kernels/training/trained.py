@@ -17,7 +17,6 @@ from stompp_kernels.files import read_json
 from stompp_kernels.measure import compare, compare_on_gpu
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
 from stompp_kernels.training.data import Data
-from stompp_kernels.training.default_dtype import default_dtype
 from stompp_kernels.training.evaluate import evaluate
 from stompp_kernels.training.processes import Processes
 from stompp_kernels.training.recipe import Recipe, recipe_from_dict
@@ -51,9 +50,8 @@ def load_trained(
         raise ValueError(f"{os.fspath(folder / file)!r} is of another run than {RECIPE} beside it: {different}")
     if data_path is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data_path))
-    with default_dtype(torch.float32):
-        data = load_data(recipe, where)
-        model = build_model(recipe, data)
+    data = load_data(recipe, where)
+    model = build_model(recipe, data)
     model.load_state_dict(saved.model(model))
     return model.eval(), data, recipe
 

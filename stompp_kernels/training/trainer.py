@@ -19,6 +19,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from stompp_kernels import models
+from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import remove_unfinished, write_json
 from stompp_kernels.measure import machine
 from stompp_kernels.progression import StoMPP
@@ -28,7 +29,6 @@ from stompp_kernels.training import data as datasets
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from stompp_kernels.training.data import Data, Inputs
 from stompp_kernels.training.data.base import mixed_seed
-from stompp_kernels.training.default_dtype import default_dtype
 from stompp_kernels.training.diagnostics import Diagnostics
 from stompp_kernels.training.evaluate import evaluate, logits_of
 from stompp_kernels.training.folder_lock import locked
@@ -95,6 +95,7 @@ def load_data(recipe: Recipe, device: torch.device) -> Data:
     return datasets.load(recipe.data.name, path, **options).to(device)
 
 
+@default_dtype(torch.float32)
 def build_model(recipe: Recipe, data: Data, prepared: bool = True) -> nn.Module:
     """The model of a recipe as it is before the first step, on the data's device; or the float one it is made from."""
     torch.manual_seed(mixed_seed(recipe.seed, -1))
@@ -292,7 +293,7 @@ class Run:
         if self.processes.world_size > 1:
             if self.step % self.recipe.log_every:
                 return
-            asked = torch.tensor([float(number > 0)], device=self.processes.device)
+            asked = torch.tensor([float(number > 0)], dtype=torch.float32, device=self.processes.device)
             number = number or (signal.SIGTERM if float(self.processes.sum(asked)) else 0)
         if number and self.step < self.total_steps:
             self._checkpoint()

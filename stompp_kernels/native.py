@@ -18,7 +18,7 @@ from typing import Any
 
 import torch  # before the libraries, which resolve their symbols against it
 
-from stompp_kernels import cuda_library
+from stompp_kernels import cuda_library, missing_library
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,34 @@ CPP_LIBRARY = Path(__file__).with_name("libstompp_kernels.so")
 """The ops and their CPU kernels without Python, for C++ programs; not to be loaded into a process that imports this."""
 
 
+def _import() -> ModuleType:
+    """The library of this copy of the package.
+
+    Raises:
+        ImportError: there is none, it does not load, or an editable installation offers that of another copy, which
+            other Python code goes with.
+    """
+    found = importlib.util.find_spec("stompp_kernels._C")
+    if found is not None and found.origin is not None:
+        folder = Path(found.origin).parent
+        if not folder.samefile(missing_library.PACKAGE):
+            raise ImportError(f"{found.origin} is of another copy of this package")
+    return importlib.import_module("stompp_kernels._C")
+
+
 def _load() -> tuple[Any, str]:
-    """The library and "", or None and the reason."""
+    """The library and "", or None and the reason, of which a warning says more."""
     try:
-        library: ModuleType = importlib.import_module("stompp_kernels._C")
+        library = _import()
     except ImportError as error:
+        reason, remedy = f"the compiled library did not load ({error})", missing_library.remedy(error)
         forced = os.environ.get("STOMPP_CPU", "")
         if forced not in ("", "reference"):
-            raise ValueError(
-                f"STOMPP_CPU={forced!r} cannot run here: the compiled library did not load ({error})"
-            ) from error
-        return None, f"the compiled library did not load ({error})"
+            raise ValueError(f"STOMPP_CPU={forced!r} cannot run here: {reason}. {remedy}") from error
+        warnings.warn(
+            f"stompp_kernels runs on the slow reference path: {reason}. {remedy}", RuntimeWarning, stacklevel=3
+        )
+        return None, reason
     if library.active_implementation() is None:
         names = ", ".join(name for name, _, supported in library.implementations() if supported)
         raise ValueError(f"STOMPP_CPU={os.environ['STOMPP_CPU']!r} cannot run here; allowed: {names}")
@@ -64,15 +81,6 @@ def _load() -> tuple[Any, str]:
 
 
 library, missing_reason = _load()
-
-if library is None:
-    warnings.warn(
-        f"stompp_kernels runs on the slow reference path: {missing_reason}. "
-        "Build it with `pip install --no-build-isolation .` from the source tree.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-
 
 # The library for GPUs, or None and the reason.
 cuda, cuda_missing_reason = cuda_library.find()

@@ -65,9 +65,8 @@ def prepare(
     whose output arrives at one becomes a ProgressiveActivation, and a layer that no such activation feeds gets one of
     its own, after a GELU or SiLU too. First, last and downsample layers stay in float, and so do activations that feed
     no binarized layer, subclasses of Conv2d and Linear (parametrized ones too), layers with forward hooks, and layers
-    whose weights another module shares or reads; but layers that are binarized and share a weight go on sharing it, with
-    one mask. Attributes, buffers
-    and hooks that were set on a layer or an activation go over to what replaces it.
+    whose weights another module shares or reads; but layers that are binarized and share a weight go on sharing it,
+    with one mask. Attributes, buffers and hooks that were set on a layer or an activation go over to what replaces it.
 
     The fused kernel of ``nn.TransformerEncoderLayer`` for eval mode, which reads the weights of its layers, is turned
     off where they are binary.

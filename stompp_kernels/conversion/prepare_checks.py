@@ -151,7 +151,7 @@ def other_multiplications(model: nn.Module, calls: list[Call], use: ParameterUse
         found = use.read_elsewhere(name) if is_layer(module) or name in use.products else None
         if found is not None:
             how = "" if runs else ", and its own forward does not run"
-            reason = f"its {found[0]} is read by {place(model, found[1].reader)}{how}"
+            reason = f"its {found[0]} is read by {place(model, found[1].reader)} {found[1].mode}{how}"
         elif is_layer(module) and runs:
             training = all("training" in mode for mode in runs)
             reason = "runs in training mode only" if training else "does not run in eval mode without gradients"

@@ -113,17 +113,19 @@ def progressive_activation(activation: nn.Module, device: torch.device) -> Progr
 @functools.cache
 def _own_attributes(kind: Any) -> frozenset[str]:
     """What the constructor of a layer's or an activation's type sets."""
-    if issubclass(kind, (nn.ReLU, nn.Hardtanh)):
-        return frozenset(vars(kind()))
-    return frozenset(vars(kind(*((1, 1, 1) if kind is nn.Conv2d else (1, 1)))))
+    with torch.device("meta"):  # draws no random numbers
+        if issubclass(kind, (nn.ReLU, nn.Hardtanh)):
+            return frozenset(vars(kind()))
+        return frozenset(vars(kind(*((1, 1, 1) if kind is nn.Conv2d else (1, 1)))))
 
 
 @functools.cache
 def _names_taken(kind: Any) -> frozenset[str]:
     """What a module that takes the place of this kind needs for itself."""
-    if issubclass(kind, (nn.ReLU, nn.Hardtanh)):
-        return frozenset(dir(ProgressiveActivation()))
-    return frozenset(dir(BinaryConv2d(1, 1, 1) if kind is nn.Conv2d else BinaryLinear(1, 1)))
+    with torch.device("meta"):
+        if issubclass(kind, (nn.ReLU, nn.Hardtanh)):
+            return frozenset(dir(ProgressiveActivation()))
+        return frozenset(dir(BinaryConv2d(1, 1, 1) if kind is nn.Conv2d else BinaryLinear(1, 1)))
 
 
 def _attached(module: nn.Module) -> dict[str, Any]:
@@ -134,7 +136,8 @@ def _attached(module: nn.Module) -> dict[str, Any]:
     return {**plain, **{name: value for name, value in stores.items() if name not in ("weight", "bias")}}
 
 
-def _base(module: nn.Module) -> type[nn.Module]:
+def _base(module: nn.Module) -> Any:
+    """The type of layer or activation that a module is, or is derived from."""
     bases = (nn.Conv2d, nn.Linear, *transposed_linear(), nn.ReLU, nn.ReLU6, nn.Hardtanh)
     return next((base for base in bases if isinstance(module, base)), nn.Module)
 

@@ -179,21 +179,24 @@ def _split_graph(block: nn.Module, graph: fx.Graph) -> None:
 def _source_of(graph: fx.Graph) -> tuple[str, dict[str, Any]]:
     """The source of a graph's forward, and the names that it uses.
 
-    torch.fx writes the names of submodules and parameters into it as they are, be they keywords or text with quotes. So
-    it is given names of our own for those that are not plain, which then become calls of getattr.
+    torch.fx writes the names of submodules and parameters into it as they are, be they keywords or text with quotes,
+    and calls what a submodule named "self" returns ``self``. So the module gets another name here, and so do those of
+    its attributes that are not plain, which then become calls of getattr.
     """
     plain: dict[str, str] = {}
     kept = [(node, node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
     for node, target in kept:
         if not all(part.isidentifier() and not keyword.iskeyword(part) for part in target.split(".")):
             node.target = plain.setdefault(target, f"_stompp_target_{len(plain)}_")
-    code = graph.python_code("self")
+    code = graph.python_code("_stompp_module_")
     for node, target in kept:
         node.target = target
-    source = code.src
+    source = code.src.replace("def forward(self", "def forward(_stompp_module_", 1)
     for target, name in plain.items():
-        access = functools.reduce(lambda owner, part: f"getattr({owner}, {part!r})", target.split("."), "self")
-        source = source.replace(f"self.{name}", access)
+        access = functools.reduce(
+            lambda owner, part: f"getattr({owner}, {part!r})", target.split("."), "_stompp_module_"
+        )
+        source = source.replace(f"_stompp_module_.{name}", access)
     return source, code.globals
 
 

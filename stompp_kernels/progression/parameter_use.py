@@ -149,12 +149,12 @@ class _Watch(TorchDispatchMode):
         self._running: list[str] = []
         self.called: set[str] = set()
         self._owners: dict[int, list[tuple[int, int, str, str]]] = {}
-        self._matrices: set[tuple[str, str]] = set()
+        self._matrices: dict[tuple[str, str], int] = {}
         for module, name, tensor in named_tensors(model):
             if (where := extent(tensor)) is not None:
                 self._owners.setdefault(where[0], []).append((where[1], where[2], module, name))
                 if tensor.dim() > 1:
-                    self._matrices.add((module, name))
+                    self._matrices[module, name] = tensor.numel()
         # The tensors, so that an id names one, and what each was computed from.
         self._derived: dict[int, tuple[Tensor, frozenset[tuple[str, str]]]] = {}
 
@@ -200,10 +200,11 @@ class _Watch(TorchDispatchMode):
 
     def _note_products(self, sources: Iterable[frozenset[tuple[str, str]]]) -> None:
         for owners in sources:
-            running = {owner for owner in owners if owner[0] in self._running}
-            for module, name in sorted(running or owners):
-                if (module, name) in self._matrices:
-                    self._use.products.setdefault(module, name)
+            matrices = [owner for owner in owners if owner in self._matrices]
+            running = [owner for owner in matrices if owner[0] in self._running]
+            # The largest first: what it may be scaled by matters less.
+            for module, name in sorted(running or matrices, key=lambda owner: (-self._matrices[owner], owner)):
+                self._use.products.setdefault(module, name)
 
 
 def _leaves_values_unread(func: Any, name: str, outputs: list[frozenset[tuple[str, str]]]) -> bool:

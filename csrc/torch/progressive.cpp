@@ -86,9 +86,10 @@ struct Arguments {
     values.batch = batch_shared ? u.size(0) : 1;
     values.n = !batch_shared ? u.numel() : values.batch == 0 ? 0 : u.numel() / values.batch;
     values.surrogate = surrogate_named(surrogate);
-    if (!mask_words.has_value() || u.numel() == 0) return;
+    if (!mask_words.has_value()) return;
     mask = words_of("progressive", "mask_words", *mask_words);
     check_shape("progressive", "mask_words", *mask, {words_for(values.n)});
+    if (u.numel() == 0) return;
     values.mask = word_pointer(*mask);
     if (!order.has_value() || std::is_sorted(order->begin(), order->end())) return;
     if (has_batch) order->erase(order->begin());
@@ -196,10 +197,16 @@ void refresh_mask_cpu(const Tensor& mask_words, int64_t n, double p, double r, i
         "refresh_mask_: mask_words must be contiguous and hold ceil(n / 32) words for n = ", n, ", got ",
         ShapeOf{mask_words});
   check(tensor_id >= 0 && tensor_id <= 0xffffffffll, "refresh_mask_: tensor_id must fit 32 bits, got ", tensor_id);
+  check(step >= 0, "refresh_mask_: step must be at least 0, got ", step);
   RefreshMask refresh;
   check(make_refresh(n, p, r, static_cast<uint64_t>(seed), static_cast<uint32_t>(tensor_id),
                      static_cast<uint64_t>(step), &refresh));
-  check(refresh_mask(refresh, static_cast<uint32_t*>(mask_words.data_ptr()), torch_pool()));
+  Tensor words = dense_of(mask_words);  // a copy where foreign memory begins at an odd byte
+  check(refresh_mask(refresh, static_cast<uint32_t*>(words.data_ptr()), torch_pool()));
+  if (words.data_ptr() != mask_words.data_ptr()) {
+    Tensor target = mask_words;
+    torch::stable::copy_(target, words);
+  }
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stompp_kernels.nn.gives_floats import GivesFloats
+from stompp_kernels.nn.state import refused_casts
 from stompp_kernels.ops import Affine, FloatWeight, Limits, conv2d_float, pack_float_weight, pack_outside, unpack_signs
 from stompp_kernels.ops.checks import check_choice, pair
 from stompp_kernels.ops.gradients import multiply_add
@@ -117,6 +118,13 @@ class FloatConv2d(GivesFloats):
         if self._dense is None or self._dense[0] is not self.panels:
             self._dense = self.panels, self.weight.unpacked().contiguous(memory_format=torch.channels_last)
         return self._dense[1]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        names = (name for name, _ in self.named_buffers(recurse=False))
+        problems = refused_casts(state_dict, prefix, dict.fromkeys(names, (torch.float32,)))
+        args[-1].extend(problems)
+        if not problems:
+            super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_dense": None}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.nn.clip import clip
+from stompp_kernels.nn.state import refused_casts
 from stompp_kernels.ops import count_frozen, full_mask, progressive, refresh_mask_
 from stompp_kernels.ops.checks import SURROGATES, check_choice
 from stompp_kernels.ops.reference import words_for
@@ -125,6 +126,11 @@ class Masked(nn.Module):
         self.mask_shape = tuple(shape) or None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        integers = {"mask_words": (torch.int32,), "draw": (torch.int64,), "_extra_state": (torch.int64,)}
+        problems = refused_casts(state_dict, prefix, integers)
+        if problems:
+            args[-1].extend(problems)
+            return
         saved = state_dict.get(prefix + "mask_words")
         if saved is not None and saved.shape != self.mask_words.shape:
             self.mask_words = torch.empty_like(saved, device=self.mask_words.device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.nn.gives_floats import GivesFloats, narrowed
+from stompp_kernels.nn.state import refused_casts
 from stompp_kernels.ops import (
     Affine,
     AffineSigns,
@@ -62,6 +63,12 @@ class PackBatchNorm(GivesFloats):
     def forward(self, x: Tensor) -> Tensor:
         x = narrowed(x)
         return pack_outside(x.permute(0, 2, 3, 1) if self.images else x, self.low, self.high)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        problems = refused_casts(state_dict, prefix, dict.fromkeys(("low", "high"), (torch.float32,)))
+        args[-1].extend(problems)
+        if not problems:
+            super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, images={self.images}"
@@ -194,6 +201,11 @@ class PackedLayer(GivesFloats):
         destination[prefix + "weight"] = self.weight.words()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        dtypes = {name: (buffer.dtype,) for name, buffer in self.named_buffers(recurse=False)}
+        problems = refused_casts(state_dict, prefix, {**dtypes, "weight": (torch.int32,)})
+        if problems:
+            args[-1].extend(problems)
+            return
         words = state_dict.pop(prefix + "weight", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
         missing = args[2]

@@ -18,6 +18,7 @@ from stompp_kernels.ops.checks import (
     pair,
 )
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
+from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.gradients import Bconv2dAffine, gradient_wanted
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
@@ -119,13 +120,13 @@ def _out_pixels(x_words, weight_shape, stride, padding, dilation):
     )
 
 
-@torch.library.register_fake("stompp::bconv2d")
+@register_fake("bconv2d")
 def _(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value):
     pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
     return x_words.new_empty((x_words.shape[0], *pixels, weight_shape[0]))
 
 
-@torch.library.register_fake("stompp::bconv2d_affine")
+@register_fake("bconv2d_affine")
 def _(
     x_words,
     weight,
@@ -147,7 +148,7 @@ def _(
     return x_words.new_empty((x_words.shape[0], *pixels, weight_shape[0]), dtype=dtype)
 
 
-@torch.library.register_fake("stompp::bconv2d_affine_signs")
+@register_fake("bconv2d_affine_signs")
 def _(
     x_words,
     weight,
@@ -170,7 +171,7 @@ def _(
     return scale.new_empty(shape), x_words.new_empty((*rows, words_for(weight_shape[0])))
 
 
-@torch.library.register_fake("stompp::bconv2d_threshold")
+@register_fake("bconv2d_threshold")
 def _(
     x_words,
     weight,

@@ -10,6 +10,7 @@ from torch import Tensor
 from stompp_kernels import native
 from stompp_kernels.ops.checks import check_words
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
+from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.gradients import BgemmAffine, gradient_wanted
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
@@ -68,22 +69,22 @@ def _check(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue) -> None:
         epilogue.check((*a_words.shape[:-1], N))
 
 
-@torch.library.register_fake("stompp::bgemm")
+@register_fake("bgemm")
 def _(a_words, weight, N, K):
     return a_words.new_empty((*a_words.shape[:-1], N))
 
 
-@torch.library.register_fake("stompp::bgemm_affine")
+@register_fake("bgemm_affine")
 def _(a_words, weight, N, K, scale, bias, residual, residual_scale, residual_bias, fused, dtype):
     return a_words.new_empty((*a_words.shape[:-1], N), dtype=dtype)
 
 
-@torch.library.register_fake("stompp::bgemm_affine_signs")
+@register_fake("bgemm_affine_signs")
 def _(a_words, weight, N, K, scale, bias, residual, residual_scale, residual_bias, fused, floats):
     shape = (*a_words.shape[:-1], N) if floats else (0,)
     return scale.new_empty(shape), a_words.new_empty((*a_words.shape[:-1], words_for(N)))
 
 
-@torch.library.register_fake("stompp::bgemm_threshold")
+@register_fake("bgemm_threshold")
 def _(a_words, weight, N, K, thresholds, flip_words, residual_words):
     return a_words.new_empty((*a_words.shape[:-1], words_for(N)))

@@ -16,6 +16,7 @@ from stompp_kernels.ops.checks import (
     check_tensor,
     conv2d_out_size,
 )
+from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.gradients import Conv2dBinaryWeight, LinearBinaryWeight, gradient_wanted, refuse_to_cut
 from stompp_kernels.ops.pack import PackedWeight, check_weight_shape, pack_signs
 from stompp_kernels.ops.reference import words_for
@@ -167,23 +168,23 @@ def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> in
     return native.library.packed_binary_weight_bytes(O, I, kh, kw, groups)
 
 
-@torch.library.register_fake("stompp::pack_binary_weight_words")
+@register_fake("pack_binary_weight_words")
 def _(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
     return words.new_empty(_packed_bytes(words.device, shape, groups), dtype=torch.uint8)
 
 
-@torch.library.register_fake("stompp::unpack_binary_weight_words")
+@register_fake("unpack_binary_weight_words")
 def _(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
     O, I, *kernel = shape
     return weight.new_empty((O, *kernel, words_for(I)), dtype=torch.int32)
 
 
-@torch.library.register_fake("stompp::linear_binary_weight")
+@register_fake("linear_binary_weight")
 def _(x, weight, N, K, scale, bias):
     return x.new_empty((*x.shape[:-1], N))
 
 
-@torch.library.register_fake("stompp::conv2d_binary_weight")
+@register_fake("conv2d_binary_weight")
 def _(x, weight, weight_shape, stride, padding, dilation, groups, scale, bias):
     OH, OW = (conv2d_out_size(x.shape[2 + i], weight_shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
     return x.new_empty((x.shape[0], OH, OW, weight_shape[0])).permute(0, 3, 1, 2)

@@ -9,11 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stompp_kernels.ops.reference import mask_rows, result_format, words_for
+from stompp_kernels.ops.reference import FLOAT_PANEL, keeps_strides, mask_rows, max_pool2d_out_size, words_for
 
 SHORT_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 FLOATS = (*SHORT_FLOATS, torch.float64)
 SURROGATES = ("none", "identity", "clip", "approx_sign")
+
+
+def _differ(a: Any, b: Any) -> bool:
+    """Whether two sizes differ; not where one is a symbol, which a comparison would fix while a graph is traced."""
+    return isinstance(a, int) and isinstance(b, int) and a != b
+
+
+def _below(a: Any, b: int) -> bool:
+    """Whether a size is below a bound; not where it is a symbol."""
+    return isinstance(a, int) and a < b
 
 
 def check_tensor(name: str, value: Any, dtypes: Sequence[torch.dtype]) -> None:
@@ -25,7 +35,7 @@ def check_tensor(name: str, value: Any, dtypes: Sequence[torch.dtype]) -> None:
 
 
 def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
-    if tuple(value.shape) != tuple(expected):
+    if value.dim() != len(expected) or any(map(_differ, value.shape, expected)):
         raise ValueError(f"{name} must have shape {list(expected)}, got {list(value.shape)}")
 
 
@@ -37,16 +47,16 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
 def check_short_floats(x: Any) -> None:
     """That x can be packed: [..., K] of a type that signs are packed from."""
     check_tensor("x", x, SHORT_FLOATS)
-    if x.dim() == 0 or x.shape[-1] == 0:
+    if x.dim() == 0 or _below(x.shape[-1], 1):
         raise ValueError(f"x must have a last dimension of at least 1, got shape {list(x.shape)}")
 
 
 def check_words(name: str, words: Tensor, K: int) -> None:
     """Raises unless ``words`` are int32 rows of K bits."""
     check_tensor(name, words, (torch.int32,))
-    if K < 1:
+    if _below(K, 1):
         raise ValueError(f"K must be at least 1, got {K}")
-    if words.dim() == 0 or words.shape[-1] != words_for(K):
+    if words.dim() == 0 or _differ(words.shape[-1], words_for(K)):
         raise ValueError(
             f"{name} must have a last dimension of ceil(K/32) = {words_for(K)} words for K = {K}, "
             f"got shape {list(words.shape)}"
@@ -84,14 +94,15 @@ def check_gradient(grad: Any, u: Tensor) -> None:
     check_shape("grad", grad, u.shape)
 
 
-def check_gate(grad: Tensor, gate: Any, like: Tensor, batch_shared: bool) -> None:
-    """That the gate has a bit for each element of ``like``: dense, of grad's shape, its batch outermost if shared."""
+def check_gate(grad: Tensor, gate: Any, strides: Sequence[int], batch_shared: bool) -> None:
+    """Checks that the strides are of dense elements of grad's shape, and that the gate has a bit for each."""
     if batch_shared and grad.dim() == 0:
         raise ValueError("grad must have a batch dimension when the mask is shared by the batch, got a scalar")
-    if grad.numel() > 0 and result_format(like, batch_shared) is not torch.preserve_format:
+    known = all(isinstance(size, int) for size in (*grad.shape, *strides))
+    if known and grad.numel() > 0 and not keeps_strides(grad.shape, strides, batch_shared):
         raise ValueError(
             "strides must be those of dense elements, the batch outermost where it shares a mask, "
-            f"got {list(like.stride())} for shape {list(like.shape)}"
+            f"got {list(strides)} for shape {list(grad.shape)}"
         )
     rows, n = mask_rows(grad, batch_shared)
     check_tensor("gate", gate, (torch.int32,))
@@ -147,10 +158,10 @@ def check_conv2d_input(
 ) -> tuple[int, int]:
     """That a kernel fits an input of this height and width, numbers or symbols. The output's are returned."""
     stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-    if size[0] < 1 or size[1] < 1:
+    if _below(size[0], 1) or _below(size[1], 1):
         raise ValueError(f"the input must have at least one row and column of pixels, got {size[0]}x{size[1]}")
     OH, OW = (conv2d_out_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
-    if OH < 1 or OW < 1:
+    if _below(OH, 1) or _below(OW, 1):
         raise ValueError(
             f"the kernel {kernel[0]}x{kernel[1]} with dilation {dilation} reaches beyond the {size[0]}x{size[1]} input "
             f"padded by {padding}"
@@ -158,18 +169,34 @@ def check_conv2d_input(
     return OH, OW
 
 
+def check_per_output(N: int, **values: Any) -> None:
+    """Checks that each of these is float32 [N]."""
+    for name, value in values.items():
+        check_tensor(name, value, (torch.float32,))
+        check_shape(name, value, (N,))
+
+
 def _check_scale_and_bias(N: int, scale: Any, bias: Any) -> None:
-    for name, values in (("scale", scale), ("bias", bias)):
-        if name == "scale" or values is not None:
-            check_tensor(name, values, (torch.float32,))
-            check_shape(name, values, (N,))
+    check_per_output(N, scale=scale)
+    if bias is not None:
+        check_per_output(N, bias=bias)
+
+
+def check_weight_shape(shape: Sequence[int], groups: int) -> None:
+    """Checks that a weight of this shape can be packed."""
+    if len(shape) not in (2, 4) or min(shape) < 1:
+        raise ValueError(f"a weight must be [N, K] or [O, I/groups, kh, kw] and not empty, got {list(shape)}")
+    if not isinstance(groups, int) or groups < 1 or shape[0] % groups != 0:
+        raise ValueError(f"groups must be a positive divisor of the {shape[0]} outputs, got {groups}")
+    if math.prod(shape[1:]) >= 1 << 30:
+        raise ValueError(f"a weight's K must be below 2^30, got shape {list(shape)}")
 
 
 def check_binary_weight_linear(x: Any, weight_shape: Sequence[int], scale: Any, bias: Any) -> None:
     """The arguments of linear_binary_weight but for its weight, which is [N, K]."""
     N, K = weight_shape
     check_tensor("x", x, SHORT_FLOATS)
-    if x.dim() == 0 or x.shape[-1] != K:
+    if x.dim() == 0 or _differ(x.shape[-1], K):
         raise ValueError(f"x must have a last dimension of K = {K}, got shape {list(x.shape)}")
     _check_scale_and_bias(N, scale, bias)
 
@@ -187,7 +214,7 @@ def check_binary_weight_conv2d(
     """The arguments of conv2d_binary_weight but for its weight, which is [O, I/groups, kh, kw]."""
     O, I, kh, kw = weight_shape
     check_tensor("x", x, SHORT_FLOATS)
-    if x.dim() != 4 or x.shape[1] != I * groups or min(x.shape[2:]) < 1:
+    if x.dim() != 4 or _differ(x.shape[1], I * groups) or any(_below(size, 1) for size in x.shape[2:]):
         raise ValueError(f"x must be [N, {I * groups}, H, W] with H and W of at least 1, got shape {list(x.shape)}")
     check_conv2d_input(x.shape[2:], (kh, kw), stride, padding, dilation)
     _check_scale_and_bias(O, scale, bias)
@@ -198,3 +225,51 @@ def check_portable_bytes(weight: Any, shape: Sequence[int]) -> None:
     check_tensor("weight", weight, (torch.uint8,))
     O, I, *kernel = shape
     check_shape("weight", weight, (4 * O * math.prod(kernel) * words_for(I),))
+
+
+def check_float_conv2d(
+    x: Any,
+    weight: Any,
+    weight_shape: Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> None:
+    """Checks the arguments of conv2d_float but for its epilogue."""
+    O, I, kh, kw = weight_shape
+    check_tensor("weight.data", weight, (torch.float32,))
+    check_shape("weight.data", weight, (-(-O // FLOAT_PANEL), kh * kw * I, FLOAT_PANEL))
+    check_tensor("x", x, (torch.float32, torch.int32))
+    words = x.dtype is torch.int32
+    channels = words_for(I) if words else I
+    if x.dim() != 4 or _differ(x.shape[3 if words else 1], channels):
+        form = f"int32 [N, H, W, {channels}]" if words else f"[N, {channels}, H, W]"
+        raise ValueError(f"x must be {form} for weights of {I} channels, got shape {list(x.shape)}")
+    check_conv2d_input(x.shape[1:3] if words else x.shape[2:], (kh, kw), stride, padding, dilation)
+
+
+def check_max_pool2d(
+    x_words: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    ceil_mode: bool,
+) -> None:
+    """Checks the arguments of max_pool2d_signs."""
+    check_tensor("x_words", x_words, (torch.int32,))
+    if x_words.dim() != 4:
+        raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
+    if any(_below(size, 1) for size in x_words.shape[1:]):
+        raise ValueError(f"x_words must have at least one pixel and one word, got shape {list(x_words.shape)}")
+    kernels, strides = pair("kernel_size", kernel_size, 1), pair("stride", stride, 1)
+    paddings, dilations = pair("padding", padding, 0), pair("dilation", dilation, 1)
+    if dilations != (1, 1) and paddings != (0, 0):
+        # Windows may then lie in the padding alone, where torch's maximum is minus infinity.
+        raise ValueError(f"dilation must be 1 where padding is not 0, got {dilation} and {padding}")
+    for i, size in enumerate(x_words.shape[1:3]):
+        kernel, space, spread = kernels[i], paddings[i], dilations[i]
+        if space > kernel // 2:
+            raise ValueError(f"padding must be at most half of kernel_size {kernel}, got {space}")
+        if _below(max_pool2d_out_size(size, kernel, strides[i], space, spread, ceil_mode), 1):
+            raise ValueError(f"kernel_size {kernel} with dilation {spread} reaches beyond {size} padded by {space}")

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import check_conv2d_input, check_shape, check_tensor, conv2d_out_size, pair
+from stompp_kernels.ops.checks import check_float_conv2d, check_per_output, check_tensor, conv2d_out_size, pair
 from stompp_kernels.ops.epilogue import Affine
+from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, refuse_to_cut
-from stompp_kernels.ops.reference import FLOAT_PANEL, unpack_float_weight, words_for
+from stompp_kernels.ops.reference import unpack_float_weight, words_for
 
 _ops = torch.ops.stompp
 
@@ -132,22 +133,11 @@ def _check(
 ) -> None:
     if not isinstance(weight, FloatWeight):
         raise TypeError(f"weight must be a FloatWeight made by pack_float_weight, got {type(weight).__name__}")
-    O, I, kh, kw = weight.shape
-    check_tensor("weight.data", weight.data, (torch.float32,))
-    check_shape("weight.data", weight.data, (-(-O // FLOAT_PANEL), kh * kw * I, FLOAT_PANEL))
-    check_tensor("x", x, (torch.float32, torch.int32))
-    words = x.dtype is torch.int32
-    channels = words_for(I) if words else I
-    if x.dim() != 4 or x.shape[3 if words else 1] != channels:
-        form = f"int32 [N, H, W, {channels}]" if words else f"[N, {channels}, H, W]"
-        raise ValueError(f"x must be {form} for weights of {I} channels, got shape {list(x.shape)}")
-    check_conv2d_input(x.shape[1:3] if words else x.shape[2:], (kh, kw), stride, padding, dilation)
+    check_float_conv2d(x, weight.data, weight.shape, stride, padding, dilation)
     if isinstance(epilogue, Limits):
-        for name, values in (("low", epilogue.low), ("high", epilogue.high)):
-            check_tensor(name, values, (torch.float32,))
-            check_shape(name, values, (O,))
+        check_per_output(weight.shape[0], low=epilogue.low, high=epilogue.high)
     elif isinstance(epilogue, Affine):
-        epilogue.check((O,))
+        epilogue.check(weight.shape[:1])
         if epilogue.residual is not None or epilogue.dtype is not torch.float32:
             raise ValueError("epilogue must be without a residual and of float32 for conv2d_float")
     elif epilogue is not None:
@@ -167,13 +157,13 @@ def _out_shape(
     return x.shape[0], OH, OW, weight_shape[0]
 
 
-@torch.library.register_fake("stompp::conv2d_float")
+@register_fake("conv2d_float")
 def _(x, weight, weight_shape, stride, padding, dilation, scale, bias, fused):
     shape = _out_shape(x, weight_shape, stride, padding, dilation)
     return x.new_empty(shape, dtype=torch.float32).permute(0, 3, 1, 2)
 
 
-@torch.library.register_fake("stompp::conv2d_float_signs")
+@register_fake("conv2d_float_signs")
 def _(x, weight, weight_shape, stride, padding, dilation, low, high):
     *pixels, O = _out_shape(x, weight_shape, stride, padding, dilation)
     return x.new_empty((*pixels, words_for(O)), dtype=torch.int32)

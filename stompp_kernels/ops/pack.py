@@ -23,8 +23,10 @@ from stompp_kernels.ops.checks import (
     check_shape,
     check_short_floats,
     check_tensor,
+    check_weight_shape,
     check_words,
 )
+from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.gradients import refuse_to_cut
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
@@ -209,16 +211,6 @@ class PackedWeight:
         return O * math.prod(kernel) * words_for(I) * 4
 
 
-def check_weight_shape(shape: Sequence[int], groups: int) -> None:
-    """That a weight of this shape can be packed."""
-    if len(shape) not in (2, 4) or min(shape) < 1:
-        raise ValueError(f"a weight must be [N, K] or [O, I/groups, kh, kw] and not empty, got {list(shape)}")
-    if not isinstance(groups, int) or groups < 1 or shape[0] % groups != 0:
-        raise ValueError(f"groups must be a positive divisor of the {shape[0]} outputs, got {groups}")
-    if math.prod(shape[1:]) >= 1 << 30:
-        raise ValueError(f"a weight's K must be below 2^30, got shape {list(shape)}")
-
-
 def pack_weight(w: Tensor) -> PackedWeight:
     """The signs of a weight matrix, packed for :func:`bgemm`.
 
@@ -255,37 +247,37 @@ def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> in
     return O * kh * kw * words_for(I) * 4 if kernels is None else kernels.packed_bytes(O, I, kh, kw, groups)
 
 
-@torch.library.register_fake("stompp::pack_signs")
+@register_fake("pack_signs")
 def _(x: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32)
 
 
-@torch.library.register_fake("stompp::pack_outside")
+@register_fake("pack_outside")
 def _(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], words_for(x.shape[-1])), dtype=torch.int32)
 
 
-@torch.library.register_fake("stompp::unpack_signs")
+@register_fake("unpack_signs")
 def _(words: Tensor, K: int, dtype: torch.dtype) -> Tensor:
     return words.new_empty((*words.shape[:-1], K), dtype=dtype)
 
 
-@torch.library.register_fake("stompp::pack_weight")
+@register_fake("pack_weight")
 def _(w: Tensor) -> Tensor:
     return w.new_empty(_packed_bytes(w.device, w.shape, 1), dtype=torch.uint8)
 
 
-@torch.library.register_fake("stompp::pack_conv_weight")
+@register_fake("pack_conv_weight")
 def _(w: Tensor, groups: int) -> Tensor:
     return w.new_empty(_packed_bytes(w.device, w.shape, groups), dtype=torch.uint8)
 
 
-@torch.library.register_fake("stompp::pack_weight_words")
+@register_fake("pack_weight_words")
 def _(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
     return words.new_empty(_packed_bytes(words.device, shape, groups), dtype=torch.uint8)
 
 
-@torch.library.register_fake("stompp::unpack_weight_words")
+@register_fake("unpack_weight_words")
 def _(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
     O, I, *kernel = shape
     return weight.new_empty((O, *kernel, words_for(I)), dtype=torch.int32)

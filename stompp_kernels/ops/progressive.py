@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import check_draw, check_progressive
+from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.gradients import needs_function, transforms_are_active
 from stompp_kernels.ops.reference import mask_rows, result_format, rows_in_memory, words_for
 from stompp_kernels.ops.schemas import kernels_for, triton
@@ -69,27 +70,27 @@ def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str = "none") -> Tenso
     return kernels_for(u).progressive_drawn.default(u, draw, surrogate)[0]
 
 
-@torch.library.register_fake("stompp::progressive")
+@register_fake("progressive")
 def _(u, mask_words, surrogate, batch_shared):
     return torch.empty_like(u, memory_format=result_format(u, batch_shared))
 
 
-@torch.library.register_fake("stompp::progressive_gated")
+@register_fake("progressive_gated")
 def _(u, mask_words, surrogate, batch_shared):
     return torch.empty_like(u, memory_format=result_format(u, batch_shared)), _gate_fake(u, batch_shared)
 
 
-@torch.library.register_fake("stompp::progressive_drawn")
+@register_fake("progressive_drawn")
 def _(u, draw, surrogate):
     return torch.empty_like(u, memory_format=result_format(u, False)), _gate_fake(u, False)
 
 
-@torch.library.register_fake("stompp::progressive_backward")
+@register_fake("progressive_backward")
 def _(grad, u, mask_words, surrogate, batch_shared):
     return torch.empty_like(u, memory_format=result_format(u, batch_shared))
 
 
-@torch.library.register_fake("stompp::progressive_gate_backward")
+@register_fake("progressive_gate_backward")
 def _(grad, gate, strides, batch_shared):
     return grad.new_empty_strided(grad.shape, strides)
 

@@ -10,6 +10,7 @@ Packed weights are opaque bytes; the reference's are simply the portable words.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -381,21 +382,20 @@ def _frozen(u: Tensor, mask_words: Tensor | None, batch_shared: bool) -> Tensor:
     return bits_from_words(mask_words, shape.numel()).reshape(shape).expand(u.shape)
 
 
-def is_dense(u: Tensor) -> bool:
-    """Whether u's elements fill their memory without gaps or overlaps, in any order of dimensions."""
+def keeps_strides(shape: Sequence[int], strides: Sequence[int], batch_shared: bool) -> bool:
+    """Whether the elements are dense: no gaps or overlaps, in any order of dimensions, a batch outermost."""
     expected = 1
-    for stride, size in sorted((stride, size) for stride, size in zip(u.stride(), u.shape, strict=True) if size != 1):
+    for stride, size in sorted((stride, size) for stride, size in zip(strides, shape, strict=True) if size != 1):
         if stride != expected:
             return False
         expected *= size
-    return True
+    return not batch_shared or shape[0] == 1 or strides[0] == math.prod(shape[1:])
 
 
 def result_format(u: Tensor, batch_shared: bool) -> torch.memory_format:
     """Memory format of the progressive op's result: a dense u, its batch outermost, keeps its strides."""
-    has_batch = batch_shared and u.shape[0] != 1
-    batch_outermost = not has_batch or u.stride(0) == u.shape[1:].numel()
-    return torch.preserve_format if batch_outermost and is_dense(u) else torch.contiguous_format
+    kept = keeps_strides(u.shape, u.stride(), batch_shared)
+    return torch.preserve_format if kept else torch.contiguous_format
 
 
 def mask_rows(u: Tensor, batch_shared: bool) -> tuple[int, int]:

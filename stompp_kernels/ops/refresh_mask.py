@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import check_refresh, check_stream
+from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.reference import pack_bits
 from stompp_kernels.ops.schemas import kernels_for
 
@@ -63,6 +64,6 @@ def count_frozen(mask_words: Tensor) -> int:
     return int((((words * 0x01010101) & 0xFFFFFFFF) >> 24).sum())
 
 
-@torch.library.register_fake("stompp::refresh_mask_")
+@register_fake("refresh_mask_")
 def _(mask_words, n, p, r, seed, tensor_id, step):
     return None

@@ -126,7 +126,7 @@ def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str) -> tuple[Tensor, 
 def progressive_gate_backward(grad: Tensor, gate: Tensor, strides: list[int], batch_shared: bool) -> Tensor:
     check_tensor("grad", grad, FLOATS)
     out = grad.new_empty_strided(grad.shape, strides)
-    check_gate(grad, gate, out, batch_shared)
+    check_gate(grad, gate, strides, batch_shared)
     if grad.numel() == 0:
         return out
     rows, n = mask_rows(grad, batch_shared)

@@ -1,0 +1,290 @@
+"""What fake kernels refuse: the arguments that the compiled kernels refuse, so that a trace fails as a call does.
+
+Sizes that are symbols while a graph is traced are let pass: to compare one would fix it, and the kernel looks again.
+What only data can show, a packed weight's header for example, is not seen here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stompp_kernels.ops.checks import (
+    FLOATS,
+    SURROGATES,
+    check_binary_weight_conv2d,
+    check_binary_weight_linear,
+    check_choice,
+    check_conv2d_input,
+    check_draw,
+    check_float_conv2d,
+    check_gate,
+    check_gradient,
+    check_limits,
+    check_max_pool2d,
+    check_per_output,
+    check_progressive,
+    check_refresh,
+    check_shape,
+    check_short_floats,
+    check_tensor,
+    check_weight_shape,
+    check_words,
+)
+from stompp_kernels.ops.epilogue import Affine, AffineSigns, Threshold
+from stompp_kernels.ops.reference import words_for
+
+
+def register_fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers the fake kernel of ``torch.ops.stompp.<name>``, behind the checks of its compiled kernel.
+
+    It raises what a compiled kernel does, RuntimeError, with the op's name in front.
+    """
+    check = _CHECKS[name]
+
+    def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(kernel)
+        def fake(*arguments: Any) -> Any:
+            try:
+                check(*arguments)
+            except (TypeError, ValueError) as error:
+                raise RuntimeError(f"{name}: {error}") from None
+            return kernel(*arguments)
+
+        torch.library.register_fake(f"stompp::{name}")(fake)
+        return kernel
+
+    return register
+
+
+def _check_bytes(weight: Tensor) -> None:
+    check_tensor("weight", weight, (torch.uint8,))
+    if weight.dim() != 1:
+        raise ValueError(f"weight must be one-dimensional packed bytes, got shape {list(weight.shape)}")
+
+
+def _check_pair(name: str, values: Sequence[int]) -> None:
+    if len(values) != 2:
+        raise ValueError(f"{name} must have two values, got {list(values)}")
+
+
+def _check_geometry(**pairs: Sequence[int]) -> None:
+    for name, values in pairs.items():
+        _check_pair(name, values)
+
+
+def _check_conv_shape(shape: Sequence[int], groups: int) -> None:
+    if len(shape) != 4:
+        raise ValueError(f"weight_shape must be [O, I/groups, kh, kw], got {list(shape)}")
+    check_weight_shape(shape, groups)
+
+
+def _bgemm(a_words: Tensor, weight: Tensor, N: int, K: int) -> tuple[int, ...]:
+    """The shape of the sums."""
+    _check_bytes(weight)
+    check_weight_shape((N, K), 1)
+    check_words("a_words", a_words, K)
+    return (*a_words.shape[:-1], N)
+
+
+def _bconv2d(
+    x_words: Tensor,
+    weight: Tensor,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    padding_value: int,
+) -> tuple[int, ...]:
+    """The shape of the sums."""
+    _check_bytes(weight)
+    _check_conv_shape(shape, groups)
+    _check_geometry(stride=stride, padding=padding, dilation=dilation)
+    check_choice("padding_value", padding_value, (0, 1, -1))
+    check_tensor("x_words", x_words, (torch.int32,))
+    if x_words.dim() != 4:
+        raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
+    check_words("x_words", x_words, shape[1] * groups)
+    pixels = check_conv2d_input(x_words.shape[1:3], shape[2:], stride, padding, dilation)
+    return (x_words.shape[0], *pixels, shape[0])
+
+
+def _with_affine(product: Callable[..., tuple[int, ...]]) -> Callable[..., None]:
+    def check(*arguments: Any) -> None:
+        *operands, scale, bias, residual, residual_scale, residual_bias, fused, dtype = arguments
+        own = (residual_scale, residual_bias) if residual is not None else (None, None)
+        Affine(scale, bias, residual, dtype, fused, *own).check(product(*operands))
+
+    return check
+
+
+def _with_affine_signs(product: Callable[..., tuple[int, ...]]) -> Callable[..., None]:
+    def check(*arguments: Any) -> None:
+        *operands, scale, bias, residual, residual_scale, residual_bias, fused, floats = arguments
+        own = (residual_scale, residual_bias) if residual is not None else (None, None)
+        AffineSigns(scale, bias, residual, fused, floats, *own).check(product(*operands))
+
+    return check
+
+
+def _with_threshold(product: Callable[..., tuple[int, ...]]) -> Callable[..., None]:
+    def check(*arguments: Any) -> None:
+        *operands, thresholds, flip_words, residual_words = arguments
+        Threshold(thresholds, flip_words, residual_words).check(product(*operands))
+
+    return check
+
+
+def _unpack_signs(words: Tensor, K: int, dtype: torch.dtype) -> None:
+    check_choice("dtype", dtype, FLOATS)
+    check_words("words", words, K)
+
+
+def _pack_weight(w: Tensor) -> None:
+    check_short_floats(w)
+    if w.dim() != 2:
+        raise ValueError(f"w must be [N, K], got shape {list(w.shape)}")
+    check_weight_shape(w.shape, 1)
+
+
+def _pack_conv_weight(w: Tensor, groups: int) -> None:
+    if w.dim() != 4:
+        raise ValueError(f"w must be [O, I/groups, kh, kw], got shape {list(w.shape)}")
+    check_short_floats(w)
+    check_weight_shape(w.shape, groups)
+
+
+def _pack_weight_words(words: Tensor, shape: Sequence[int], groups: int) -> None:
+    check_weight_shape(shape, groups)
+    check_tensor("words", words, (torch.int32,))
+    O, I, *kernel = shape
+    check_shape("words", words, (O, *kernel, words_for(I)))
+
+
+def _unpack_weight_words(weight: Tensor, shape: Sequence[int], groups: int) -> None:
+    check_weight_shape(shape, groups)
+    _check_bytes(weight)
+
+
+def _max_pool2d_signs(
+    x_words: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> None:
+    _check_geometry(kernel=kernel, stride=stride, padding=padding, dilation=dilation)
+    check_max_pool2d(x_words, kernel, stride, padding, dilation, ceil_mode)
+
+
+def _linear_binary_weight(x: Tensor, weight: Tensor, N: int, K: int, scale: Tensor, bias: Tensor | None) -> None:
+    _check_bytes(weight)
+    check_weight_shape((N, K), 1)
+    check_binary_weight_linear(x, (N, K), scale, bias)
+
+
+def _conv2d_binary_weight(
+    x: Tensor,
+    weight: Tensor,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    scale: Tensor,
+    bias: Tensor | None,
+) -> None:
+    _check_bytes(weight)
+    _check_conv_shape(shape, groups)
+    _check_geometry(stride=stride, padding=padding, dilation=dilation)
+    check_binary_weight_conv2d(x, shape, stride, padding, dilation, groups, scale, bias)
+
+
+def _float_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    _check_conv_shape(shape, 1)
+    _check_geometry(stride=stride, padding=padding, dilation=dilation)
+    check_float_conv2d(x, weight, shape, stride, padding, dilation)
+
+
+def _conv2d_float(*arguments: Any) -> None:
+    *operands, scale, bias, _ = arguments
+    _float_conv2d(*operands)
+    if (scale is None) != (bias is None):
+        raise ValueError("scale and bias must be given both or neither, got one of them")
+    if scale is not None:
+        check_per_output(operands[2][0], scale=scale, bias=bias)
+
+
+def _conv2d_float_signs(*arguments: Any) -> None:
+    *operands, low, high = arguments
+    _float_conv2d(*operands)
+    check_per_output(operands[2][0], low=low, high=high)
+
+
+def _progressive_gated(u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool) -> None:
+    check_choice("surrogate", surrogate, SURROGATES[:3])
+    check_progressive(u, mask_words, surrogate, batch_shared)
+
+
+def _progressive_drawn(u: Tensor, draw: Tensor, surrogate: str) -> None:
+    check_progressive(u, None, surrogate, False)
+    check_draw(draw)
+
+
+def _progressive_backward(
+    grad: Tensor, u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool
+) -> None:
+    check_progressive(u, mask_words, surrogate, batch_shared)
+    check_gradient(grad, u)
+
+
+def _progressive_gate_backward(grad: Tensor, gate: Tensor, strides: Sequence[int], batch_shared: bool) -> None:
+    check_tensor("grad", grad, FLOATS)
+    if len(strides) != grad.dim():
+        raise ValueError(f"strides must be as many as grad has dimensions, got {len(strides)}")
+    check_gate(grad, gate, strides, batch_shared)
+
+
+_CHECKS: dict[str, Callable[..., Any]] = {
+    "pack_signs": check_short_floats,
+    "pack_outside": check_limits,
+    "unpack_signs": _unpack_signs,
+    "pack_weight": _pack_weight,
+    "pack_conv_weight": _pack_conv_weight,
+    "pack_weight_words": _pack_weight_words,
+    "unpack_weight_words": _unpack_weight_words,
+    "bgemm": _bgemm,
+    "bgemm_affine": _with_affine(_bgemm),
+    "bgemm_affine_signs": _with_affine_signs(_bgemm),
+    "bgemm_threshold": _with_threshold(_bgemm),
+    "bconv2d": _bconv2d,
+    "bconv2d_affine": _with_affine(_bconv2d),
+    "bconv2d_affine_signs": _with_affine_signs(_bconv2d),
+    "bconv2d_threshold": _with_threshold(_bconv2d),
+    "max_pool2d_signs": _max_pool2d_signs,
+    "pack_binary_weight_words": _pack_weight_words,
+    "unpack_binary_weight_words": _unpack_weight_words,
+    "linear_binary_weight": _linear_binary_weight,
+    "conv2d_binary_weight": _conv2d_binary_weight,
+    "conv2d_float": _conv2d_float,
+    "conv2d_float_signs": _conv2d_float_signs,
+    "progressive": check_progressive,
+    "progressive_gated": _progressive_gated,
+    "progressive_drawn": _progressive_drawn,
+    "progressive_backward": _progressive_backward,
+    "progressive_gate_backward": _progressive_gate_backward,
+    "refresh_mask_": check_refresh,
+}

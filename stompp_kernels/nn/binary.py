@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stompp_kernels.nn.activation import ProgressiveActivation
+from stompp_kernels.nn.committed_signs import CommittedSigns
 from stompp_kernels.nn.functional import conv2d, packed_conv2d, packed_linear, packed_path_allowed
-from stompp_kernels.nn.masked import Masked
 from stompp_kernels.ops import PackedWeight, pack_conv_weight, pack_weight
 from stompp_kernels.ops.checks import check_choice, pair
 from stompp_kernels.ops.gradients import transforms_are_active
@@ -23,7 +23,7 @@ from stompp_kernels.ops.gradients import transforms_are_active
 LATENT_STD = 0.3
 
 
-class BinaryLayer(Masked):
+class BinaryLayer(CommittedSigns):
     """A layer with latent weights, a weight mask, and perhaps an activation of its own on its input.
 
     Attributes:
@@ -114,8 +114,13 @@ class BinaryLayer(Masked):
         return self.activation is not None and self.activation.committed
 
     def latent(self) -> Tensor:
-        """u: the weights in units of alpha."""
-        return self.weight if self.alpha is None else self.weight / self._per_output(self.alpha, self.weight.dim())
+        """u: the weights in units of alpha; the committed signs where they are held."""
+        signs = self.committed_signs()
+        return self._in_units_of_scale() if signs is None else signs
+
+    def _in_units_of_scale(self, values: Tensor | None = None) -> Tensor:
+        values = self.weight if values is None else values
+        return values if self.alpha is None else values / self._per_output(self.alpha, self.weight.dim())
 
     def output_scale(self) -> Tensor | None:
         """What the product of u' and the activated input is multiplied by: None, or float [out] or [1]."""
@@ -174,7 +179,7 @@ class BinaryLayer(Masked):
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}
+        return {**super().__getstate__(), "_packed": None}
 
     def _float_product(self, x: Tensor, w: Tensor) -> Tensor:
         raise NotImplementedError

@@ -1,7 +1,7 @@
 """clip(u, -1, 1) with the gradient that the method defines, whatever version of torch runs it.
 
-torch may choose the gradient of ``clamp`` at the bounds, and versions differ: 1 up to torch 2.13, 0 from 2.14 on. Latents
-are clipped to exactly +-1 after each step, so with a 0 there they would stay for ever.
+torch may choose the gradient of ``clamp`` at the bounds, and versions differ: 1 up to torch 2.13, 0 from 2.14 on.
+Latents are clipped to exactly +-1 after each step, so with a 0 there they would stay for ever.
 """
 
 from __future__ import annotations

@@ -150,11 +150,17 @@ def copy_masks(source: nn.Module, target: nn.Module) -> None:
     for name, masked in source.named_modules():
         if isinstance(masked, Masked):
             other = targets.get(name)
-            buffers = dict(masked.named_buffers(recurse=False))
-            others = {} if other is None else dict(other.named_buffers(recurse=False))
+            buffers = _own_buffers(masked)
+            others = {} if other is None else _own_buffers(other)
             if {key: b.shape for key, b in buffers.items()} != {key: b.shape for key, b in others.items()}:
                 raise ValueError(f"target must be a copy of source, got another module at {name!r}")
             assert isinstance(other, Masked)
             other.set_extra_state(masked.get_extra_state())
             for key, buffer in buffers.items():
                 others[key].copy_(buffer)
+
+
+def _own_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a state dict of this module alone holds."""
+    kept = module._non_persistent_buffers_set
+    return {name: buffer for name, buffer in module.named_buffers(recurse=False) if name not in kept}

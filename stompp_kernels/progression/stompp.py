@@ -15,41 +15,16 @@ from typing import Any
 
 from torch import nn
 
-from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, Stage
-from stompp_kernels.nn.masked import Masked
+from stompp_kernels.nn import Stage
 from stompp_kernels.ops.checks import SURROGATES, check_choice
 from stompp_kernels.progression.gradient_paths import set_frozen, without_gradient
+from stompp_kernels.progression.guards import Guard
 from stompp_kernels.progression.schedule import SHAPES, frozen_probability, order_units, windows
+from stompp_kernels.progression.units import Unit, check_binarize, linked_layers, make_units
 
 REGIMES = ("ste_free", "ste", "vanilla_ste")
 BINARIZE = ("both", "weights")
 ACTIVATION_MASKS = ("shared", "per_element")
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A binarized layer and the activation that feeds it: their masks advance together.
-
-    Attributes:
-        name: the layer's qualified name.
-        layer: holds the weight mask.
-        activation: holds the activation mask; None for weights only, or where another unit owns it.
-        window: steps in which the unit is partly frozen; committed from ``window.stop`` on.
-        tensor_ids: of the random stream, for the weight mask and the activation mask.
-    """
-
-    name: str
-    layer: BinaryLayer
-    activation: ProgressiveActivation | None
-    window: range
-    tensor_ids: tuple[int, int]
-
-    def masked(self) -> list[tuple[Masked, int]]:
-        """The unit's progressive tensors, each with its tensor id."""
-        pairs: list[tuple[Masked, int]] = [(self.layer, self.tensor_ids[0])]
-        if self.activation is not None:
-            pairs.append((self.activation, self.tensor_ids[1]))
-        return pairs
 
 
 @dataclass(frozen=True)
@@ -113,6 +88,10 @@ class StoMPP:
     reentrant ones give no gradient to a block whose input has none. An average of weights (``AveragedModel``) needs
     ``stompp_kernels.nn.copy_masks(model, average.module)`` too. A step that a GradScaler skips still counts.
 
+    A RuntimeWarning tells, once each, of a second StoMPP on the model, an optimizer without the model's parameters or
+    without latent weights that are about to be committed, :meth:`step` before ``optimizer.step()`` or more often than
+    ``total_steps``, and a state dict of the model that was loaded without the progression's.
+
     Args:
         model: prepared by ``sk.prepare``, or built by hand and passed through ``sk.link``.
         total_steps: optimizer steps of the run.
@@ -122,6 +101,8 @@ class StoMPP:
         regime: "ste_free": frozen entries have no gradient. What a commitment cuts off (the layer's weights, all
             that lies behind its activation) keeps a gradient of None, so that no optimizer moves it: at each commitment
             :meth:`step` sets the gradients of the whole model to None, hence its place after ``optimizer.step()``.
+            A committed layer computes from the signs that it was committed with; where something changes those of its
+            weights all the same (LBFGS, an average that is copied back) they are restored, with a warning.
             "ste": frozen entries follow ``surrogate``. "vanilla_ste": the baseline, everything committed from step 0.
         surrogate: "identity", "clip" or "approx_sign", for the regimes with one.
         binarize: "both" weights and activations (BNN), or "weights" (BWN), as given to ``sk.prepare``.
@@ -182,11 +163,11 @@ class StoMPP:
         self.seed, self.clip_latent = seed, clip_latent
         self.freeze_prefix = freeze_prefix and regime == "ste_free"
         self._model = model
-        layers = _linked_layers(model)
-        _check_binarize(layers, binarize)
+        layers = linked_layers(model)
+        check_binarize(layers, binarize)
         names = [name for name, _ in layers]
         places = order_units(names, order)
-        self.units = _make_units(layers, windows(places, total_steps, warmup, cooldown, overlap))
+        self.units = make_units(layers, windows(places, total_steps, warmup, cooldown, overlap))
         self._config = {
             "total_steps": total_steps,
             "shape": shape,
@@ -213,6 +194,9 @@ class StoMPP:
                 masked.set_surrogate(self.surrogate)
             if unit.activation is not None:
                 unit.activation.draw_per_element(activation_masks == "per_element")
+        self._guard = Guard(model, dict(layers), total_steps)
+        if regime != "vanilla_ste":
+            self._guard.expect([u.name for u in self.units if any(m.stage > Stage.SOFT for m, _ in u.masked())])
         if self.frontier:
             self._drop_gradients()
         self._advance()
@@ -223,8 +207,10 @@ class StoMPP:
         Raises:
             RuntimeError: :meth:`load_state_dict` was called, but the model's state dict was not loaded.
         """
-        if self._loaded:
+        loaded = self._loaded
+        if loaded:
             self._check_model_is_loaded()
+        self._guard.before_step(self._step, loaded)
         self._step += 1
         if self.clip_latent:
             for unit in self.units:
@@ -242,6 +228,9 @@ class StoMPP:
                     if masked.stage is not Stage.BINARY:  # committed under another progression: for good
                         masked.refresh(self._p(unit), self.refresh, self.seed, tensor_id, self._step)
         committed = [masked.committed for unit in self.units for masked, _ in unit.masked()]
+        self._guard.after_step(
+            [(unit.name, masked) for unit in self.units for masked, _ in unit.masked()], committed != self._frozen_at
+        )
         if committed != self._frozen_at:
             self._freeze_prefix()
             self._frozen_at = committed
@@ -351,6 +340,7 @@ class StoMPP:
         if not state["step"] >= 0:
             raise ValueError(f"step must be at least 0, got {state['step']}")
         self._step, self._loaded = state["step"], True
+        self._guard.loaded()
         self._drop_gradients()
         self._frozen_at = None
         if all(masked.stage is self._expected_stage(unit) for unit in self.units for masked, _ in unit.masked()):
@@ -359,46 +349,3 @@ class StoMPP:
             set_frozen(self._model, {})  # the stages are not those of the state dict that is still to come
         self._run.step = self._step
         self._run.uncommitted = len(self.units) - self.frontier
-
-
-def _linked_layers(model: nn.Module) -> list[tuple[str, BinaryLayer]]:
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BinaryLayer)]
-    if not layers:
-        raise ValueError("model has no BinaryLinear or BinaryConv2d: pass it through sk.prepare first")
-    unlinked = [name for name, layer in layers if layer.execution_index is None]
-    if 0 < len(unlinked) < len(layers):
-        raise ValueError(
-            f"layers {unlinked} did not run on the example inputs, so their place in the order is unknown: take them "
-            "out of the model, or call sk.link with example inputs that reach them"
-        )
-    if unlinked:
-        raise ValueError(
-            f"model was not run yet, so the order of {unlinked} is unknown: call sk.link(model, example_inputs)"
-        )
-    return sorted(layers, key=lambda item: item[1].execution_index or 0)
-
-
-def _check_binarize(layers: list[tuple[str, BinaryLayer]], binarize: str) -> None:
-    fed = [name for name, layer in layers if layer.activation is not None]
-    if binarize == "both" and not fed:
-        raise ValueError(
-            "binarize must be 'weights' for this model, got 'both': no progressive activation feeds a binary layer "
-            "(presumably sk.prepare was given binarize='weights')"
-        )
-    if binarize == "weights" and fed:
-        raise ValueError(
-            f"binarize must be 'both' for this model, got 'weights': progressive activations feed {fed} and would "
-            "stay clipped; give sk.prepare binarize='weights' too"
-        )
-
-
-def _make_units(layers: list[tuple[str, BinaryLayer]], steps: list[range]) -> list[Unit]:
-    """Units in order of execution; an activation that feeds several layers belongs to the first."""
-    units: list[Unit] = []
-    owned: set[ProgressiveActivation] = set()
-    for index, ((name, layer), window) in enumerate(zip(layers, steps, strict=True)):
-        activation = None if layer.activation in owned else layer.activation
-        if activation is not None:
-            owned.add(activation)
-        units.append(Unit(name, layer, activation, window, (2 * index, 2 * index + 1)))
-    return units

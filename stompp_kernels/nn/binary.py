@@ -101,12 +101,12 @@ class BinaryLayer(CommittedSigns):
     def commit(self) -> None:
         super().commit()
         for other in self._tied:
-            Masked.commit(other)
+            CommittedSigns.commit(other)
 
     def soften(self) -> None:
         for layer in (self, *self._tied):
             layer._leads_tied = False
-            Masked.soften(layer)
+            CommittedSigns.soften(layer)
 
     @property
     def input_is_binary(self) -> bool:

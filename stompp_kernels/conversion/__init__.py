@@ -3,6 +3,7 @@
 from stompp_kernels.conversion.convert import convert
 from stompp_kernels.conversion.explain import explain
 from stompp_kernels.conversion.export import export_packed, load_exported, package_packed
+from stompp_kernels.conversion.load_prepared import load_prepared
 from stompp_kernels.conversion.prepare import PreparationReport, prepare
 from stompp_kernels.conversion.serialize import load_packed, save_packed
 
@@ -13,6 +14,7 @@ __all__ = [
     "export_packed",
     "load_exported",
     "load_packed",
+    "load_prepared",
     "package_packed",
     "prepare",
     "save_packed",

@@ -30,6 +30,7 @@ from stompp_kernels.conversion.prepare_layers import (
     transposed_linear,
 )
 from stompp_kernels.conversion.prepare_report import LayerReport, PreparationReport, RefusedLayers, refusal
+from stompp_kernels.conversion.prepared_folder import remembers_settings
 from stompp_kernels.conversion.split_activations import name_functions, split_activations, unshare_activations
 from stompp_kernels.conversion.split_forward import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer
@@ -45,6 +46,7 @@ INPUT_SCALES = (None, "tensor")
 ON_REFUSAL = ("raise", "keep")
 
 
+@remembers_settings
 def prepare(
     model: nn.Module,
     example_inputs: Any,

@@ -197,10 +197,9 @@ class Guard:
         now = self._some_gradients()
         if not now or len(now) != len(self._gradients):
             return False
-        return all(
-            gradient is ref() and gradient._version - version <= _WRITES_WITHOUT_BACKWARD
-            for gradient, (ref, version) in zip(now, self._gradients, strict=True)
-        )
+        versions = [version for _, version in self._gradients]
+        same = all(ref() is gradient for gradient, (ref, _) in zip(now, self._gradients, strict=True))
+        return same and all(g._version - v <= _WRITES_WITHOUT_BACKWARD for g, v in zip(now, versions, strict=True))
 
     def _learning(self) -> list[Tensor]:
         plain = (p for p in self._model.parameters() if p.requires_grad and type(p) is nn.Parameter and not p.is_meta)

@@ -9,7 +9,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import transformers
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger
 from models_for_tests import MLP, assert_same_state, masked_modules, seeded, snapshot
 from torch import nn
@@ -327,6 +332,48 @@ def test_lightning_may_fit_in_two_calls_and_the_whole_module(tmp_path):
     trainer.fit_loop.max_epochs = EPOCHS
     trainer.fit(module, loader())
     assert_fully_binary(callback, module)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_lightnings_averaging_adds_no_steps(regime, accumulated, tmp_path):
+    swa = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2)
+    callback = StoMPPCallback(module="net", **OPTIONS, **REGIMES[regime])
+    module = LitClassifier(prepared())
+    trainer = lightning_trainer(tmp_path, [swa, callback], accumulate_grad_batches=accumulated)
+    trainer.fit(module, loader())
+    assert_fully_binary(callback, module, EPOCHS * BATCHES // accumulated)
+    assert callback.progression.total_steps == EPOCHS * BATCHES // accumulated
+
+
+@pytest.mark.parametrize(
+    ("settings", "callbacks", "steps"),
+    [
+        ({"accumulate_grad_batches": 1}, {0: 4, 2: 1}, 2 * 3 + 2 * 12),
+        ({"accumulate_grad_batches": 1}, {0: 5}, 4 * 3),
+        ({"accumulate_grad_batches": 5}, None, 4 * 3),
+        ({"max_steps": 13}, None, 13),
+        ({"max_epochs": -1, "max_steps": 9}, None, 9),
+        ({"limit_train_batches": 5, "max_epochs": 3}, None, 3 * 3),
+    ],
+    ids=str,
+)
+def test_lightnings_steps_are_counted_ahead(settings, callbacks, steps, tmp_path):
+    callback = StoMPPCallback(module="net", **OPTIONS)
+    schedule = [] if callbacks is None else [GradientAccumulationScheduler(callbacks)]
+    module = LitClassifier(prepared())
+    lightning_trainer(tmp_path, [*schedule, callback], **settings).fit(module, loader())
+    assert callback.progression.total_steps == steps
+    assert_fully_binary(callback, module, steps)
+
+
+@pytest.mark.filterwarnings("default:training ended at step:RuntimeWarning")
+def test_training_that_ends_early_is_told_when_it_ends(tmp_path):
+    callback = StoMPPCallback(total_steps=TOTAL, module="net", **OPTIONS)
+    with pytest.warns(RuntimeWarning, match="training ended at step 6 of 24 with 2 units not committed"):
+        lightning_trainer(tmp_path, [callback], max_epochs=1).fit(LitClassifier(prepared()), loader())
+    with pytest.warns(RuntimeWarning, match="training ended at step 6 of 24 with 2 units not committed"):
+        hf_trainer(tmp_path, [StoMPPTrainerCallback(TOTAL, **OPTIONS)], num_train_epochs=1).train()
 
 
 def test_lightning_names_a_module_that_is_not_there(tmp_path):

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import loss_digest
 import pytest
 import torch
 from helpers import FLOATS, assert_same_bits, random_floats, strided_forms
@@ -147,3 +148,9 @@ def test_a_soft_model_can_be_copied_and_differentiated_by_torch_func():
     twin(x).square().sum().backward()
     for name, parameter in twin.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad)
+
+
+def test_a_run_does_not_depend_on_what_computes_the_clip(monkeypatch):
+    expected = loss_digest.digest("ste_free", "linear")
+    monkeypatch.setattr("stompp_kernels.nn.clip._has_kernel", lambda u: False)
+    assert loss_digest.digest("ste_free", "linear") == expected

@@ -61,6 +61,7 @@ class _Run:
                 RuntimeWarning,
                 stacklevel=2,
             )
+            self.step = 0  # once is enough, unless it goes on
 
 
 class StoMPP:
@@ -303,6 +304,10 @@ class StoMPP:
     def fully_committed(self) -> bool:
         """Every unit is binary: the model can be converted."""
         return self.frontier == len(self.units)
+
+    def warn_if_uncommitted(self) -> None:
+        """Warns if units are not committed, as the end of the progression's life does: call it when training ends."""
+        self._run.warn()
 
     def progress(self) -> Progress:
         """A snapshot for logs and progress bars."""

@@ -78,6 +78,7 @@ class StoMPPTrainerCallback(ProgressionOwner, TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         assert self.progression is not None
+        self.finish()
         if args.load_best_model_at_end and not self.progression.fully_committed:
             frontier, units = self.progression.frontier, len(self.progression.units)
             warnings.warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from stompp_kernels.training.callbacks.owner import ProgressionOwner
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
 except ImportError as error:
     raise ImportError('StoMPPCallback needs lightning: pip install "stompp_kernels[lightning]"') from error
 
@@ -29,7 +31,10 @@ class StoMPPCallback(ProgressionOwner, Callback):
     binarized.
 
     Args:
-        total_steps: of the progression; ``trainer.estimated_stepping_batches`` if None.
+        total_steps: of the progression; if None the optimizer steps that the trainer plans: without the epoch that
+            StochasticWeightAveraging adds for BatchNorm, in which no optimizer steps, and by the factors of a
+            GradientAccumulationScheduler. Give it where training stops earlier (``max_time``, EarlyStopping): at the
+            end a warning tells of units that are not committed.
         module: qualified name of the prepared submodule; "" is the LightningModule as a whole.
         options: of :class:`stompp_kernels.StoMPP`, such as ``regime``, ``shape``, ``refresh`` and ``seed``.
 
@@ -43,6 +48,7 @@ class StoMPPCallback(ProgressionOwner, Callback):
         super().__init__(total_steps, options)
         self.module = module
         self._global_step = 0
+        self._max_epochs: int | None = None
 
     @property
     def state_key(self) -> str:
@@ -57,16 +63,41 @@ class StoMPPCallback(ProgressionOwner, Callback):
                 f"module must name a submodule of {type(pl_module).__name__}, got {self.module!r}"
             ) from error
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._max_epochs = trainer.max_epochs  # before callbacks add epochs of their own, when fitting starts
+
+    def _planned_steps(self, trainer: Trainer) -> Any:
+        """Optimizer steps of the whole run; infinite, a float, where it has no bound."""
+        estimated, added = trainer.estimated_stepping_batches, trainer.max_epochs
+        batches, epochs = trainer.num_training_batches, self._max_epochs
+        if epochs is None or epochs < 0 or math.isinf(batches):
+            return estimated
+        schedules = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]
+        if not schedules and epochs == added:
+            return estimated
+        factors = [
+            schedules[0].get_accumulate_grad_batches(epoch) if schedules else trainer.accumulate_grad_batches
+            for epoch in range(epochs)
+        ]
+        steps = sum(math.ceil(batches / factor) for factor in factors)
+        return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._global_step = trainer.global_step
-        total_steps = trainer.estimated_stepping_batches if self.total_steps is None else self.total_steps
+        total_steps = self._planned_steps(trainer) if self.total_steps is None else self.total_steps
         self.begin(self._model(pl_module), total_steps, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step == self._global_step:  # gradients are being accumulated
             return
         self._global_step = trainer.global_step
+        assert self.progression is not None
+        if self.total_steps is None and self.progression.progress().step >= self.progression.total_steps:
+            return  # the epoch that StochasticWeightAveraging adds ends with a step without a gradient
         if not self.advance(self._model(pl_module), pl_module):
             trainer.should_stop = True
         if trainer.log_every_n_steps and trainer.global_step % trainer.log_every_n_steps == 0:
             pl_module.log_dict(self.figures())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.finish()

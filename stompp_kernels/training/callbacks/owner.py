@@ -41,6 +41,7 @@ class ProgressionOwner:
         saved = self.state_dict()
         if step and not saved:
             raise ValueError(f"training goes on at step {step}, but the checkpoint holds no progression's state")
+        self.progression = None  # one of an earlier run on this model is over
         progression = StoMPP(model, total_steps, **self.options)
         if step:
             progression.load_state_dict(saved)
@@ -65,6 +66,11 @@ class ProgressionOwner:
         # A loss that requires no grad would raise in the library's backward.
         warnings.warn("training stops: no gradient reaches a parameter any more", RuntimeWarning, stacklevel=2)
         return False
+
+    def finish(self) -> None:
+        """Warns at the end of training if units are not committed: it was shorter than the progression."""
+        if self.progression is not None:
+            self.progression.warn_if_uncommitted()
 
     def figures(self) -> dict[str, float]:
         """For logs: units committed, p of the first active unit, frozen fraction of all masks."""

@@ -154,3 +154,5 @@ def test_a_run_does_not_depend_on_what_computes_the_clip(monkeypatch):
     expected = loss_digest.digest("ste_free", "linear")
     monkeypatch.setattr("stompp_kernels.nn.clip._has_kernel", lambda u: False)
     assert loss_digest.digest("ste_free", "linear") == expected
+    monkeypatch.setattr("stompp_kernels.nn.masked.clip", lambda u: torch.where(u.abs() < 1, u, u.detach().clamp(-1, 1)))
+    assert loss_digest.digest("ste_free", "linear") != expected, "the run reaches no bound"

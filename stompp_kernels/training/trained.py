@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from stompp_kernels.conversion import convert, explain, save_packed
+from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.device import choose_device
 from stompp_kernels.files import read_json
 from stompp_kernels.measure import compare, compare_on_gpu
@@ -64,12 +65,14 @@ def _recipe(values: Any, path: Path) -> Recipe:
         raise ValueError(f"{os.fspath(path)!r} holds no recipe: {error}") from error
 
 
+@default_dtype(torch.float32)
 def evaluate_trained(model: nn.Module, data: Data, recipe: Recipe, packed: bool) -> tuple[float, float]:
     """Test accuracy in percent and mean loss of the network, or of what ``sk.convert`` makes of it."""
     network = convert(model) if packed else model
     return evaluate(network, network, data, recipe.batch_size, Processes(data.device))
 
 
+@default_dtype(torch.float32)
 def convert_trained(model: nn.Module, output: Path, console: Console) -> int:
     """Packs the network, shows what became of its layers, and saves it; the bytes of the file."""
     packed = convert(model)

@@ -15,9 +15,13 @@ DTYPES = [torch.float64, torch.bfloat16, torch.float16]
 
 
 def test_the_default_comes_back_after_an_error():
-    with pytest.raises(ZeroDivisionError), default_dtype(torch.float64):  # noqa: PT012  (the block is what is tested)
+    @default_dtype(torch.float64)
+    def fail():
         assert torch.get_default_dtype() is torch.float64
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert torch.get_default_dtype() is torch.float32
 
 

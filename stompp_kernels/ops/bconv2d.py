@@ -24,6 +24,7 @@ from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
 _ops = torch.ops.stompp
+_bconv2d_affine = _ops.bconv2d_affine.default  # looked up once: small products take microseconds
 
 
 def bconv2d(
@@ -69,7 +70,7 @@ def bconv2d(
                 pairs = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
                 arguments = *pairs, groups, padding_value, *e.operands(), e.dtype
                 return Bconv2dAffine.apply(x_words, weight.data, weight.shape, *arguments)
-            return _ops.bconv2d_affine.default(x_words, weight.data, weight.shape, *geometry, *e.operands(), e.dtype)
+            return _bconv2d_affine(x_words, weight.data, weight.shape, *geometry, *e.operands(), e.dtype)
         if isinstance(epilogue, AffineSigns):
             s = epilogue
             if gradient_wanted(*s.floats_read()):

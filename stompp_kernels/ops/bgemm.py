@@ -16,6 +16,7 @@ from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.reference import words_for
 
 _ops = torch.ops.stompp
+_bgemm_affine = _ops.bgemm_affine.default  # looked up once: small products take microseconds
 
 
 def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> Any:
@@ -44,8 +45,9 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> A
             return _ops.bgemm.default(a_words, weight.data, N, K)
         if isinstance(epilogue, Affine):
             e = epilogue
-            affine = BgemmAffine.apply if gradient_wanted(*e.floats_read()) else _ops.bgemm_affine.default
-            return affine(a_words, weight.data, N, K, *e.operands(), e.dtype)
+            floats = e.floats_read()
+            affine = BgemmAffine.apply if gradient_wanted(*floats) else _bgemm_affine
+            return affine(a_words, weight.data, N, K, *floats, e.fused, e.dtype)
         if isinstance(epilogue, AffineSigns):
             s = epilogue
             if gradient_wanted(*s.floats_read()):

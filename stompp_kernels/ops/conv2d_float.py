@@ -108,8 +108,8 @@ def conv2d_float(
     try:
         if isinstance(epilogue, Limits):
             limits = epilogue.low, epilogue.high
-            floats = None if x.dtype is torch.int32 else x
-            refuse_to_cut("conv2d_float with Limits", x=floats, weight=weight.data, low=limits[0], high=limits[1])
+            if gradient_wanted(x, weight.data, *limits):
+                refuse_to_cut("conv2d_float with Limits", x=x, weight=weight.data, low=limits[0], high=limits[1])
             return _ops.conv2d_float_signs.default(x, weight.data, weight.shape, *geometry, *limits)
         scale, bias, fused = (
             (None, None, False) if epilogue is None else (epilogue.scale, epilogue.bias, epilogue.fused)

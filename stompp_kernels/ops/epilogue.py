@@ -34,7 +34,7 @@ class _AffineOperands:
 
     def operands(self) -> tuple[Tensor | bool | None, ...]:
         """As the ops take them."""
-        return *self.floats_read(), self.fused
+        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused
 
 
 @dataclass(frozen=True, eq=False)

@@ -258,6 +258,10 @@ def _progressive_gate_backward(grad: Tensor, gate: Tensor, strides: Sequence[int
     check_gate(grad, gate, strides, batch_shared)
 
 
+def _refresh_mask(mask_words: Tensor, *arguments: Any) -> None:
+    check_refresh(mask_words.flatten() if mask_words.is_contiguous() else mask_words, *arguments)
+
+
 _CHECKS: dict[str, Callable[..., Any]] = {
     "pack_signs": check_short_floats,
     "pack_outside": check_limits,
@@ -286,5 +290,5 @@ _CHECKS: dict[str, Callable[..., Any]] = {
     "progressive_drawn": _progressive_drawn,
     "progressive_backward": _progressive_backward,
     "progressive_gate_backward": _progressive_gate_backward,
-    "refresh_mask_": check_refresh,
+    "refresh_mask_": _refresh_mask,
 }

@@ -25,6 +25,7 @@ from stompp_kernels.ops.schemas import kernels_for
 
 _ops = torch.ops.stompp
 transforms_are_active = torch._C._are_functorch_transforms_active  # of torch.func
+_grad_is_enabled = torch.is_grad_enabled
 _constant_signs = False
 
 
@@ -45,11 +46,12 @@ def signs_as_constants() -> Iterator[None]:
 
 def gradient_wanted(*inputs: Tensor | None) -> bool:
     """Whether an op on these floats has to go through autograd, or through a transform of torch.func."""
-    if torch.is_grad_enabled():
+    if _grad_is_enabled():
         for x in inputs:
             if x is not None and x.requires_grad:
                 return True
-    return needs_function()
+    # As in needs_function: a call of it would cost as much as all else here.
+    return transforms_are_active() or forward_ad._current_level >= 0
 
 
 def needs_function() -> bool:
@@ -72,7 +74,7 @@ def refuse_to_cut(op: str, **inputs: Tensor | None) -> None:
         op: its name, for the message.
         inputs: the floats that decide on the signs.
     """
-    if _constant_signs or not gradient_wanted(*inputs.values()) or not torch.is_grad_enabled():
+    if _constant_signs or not torch.is_grad_enabled():
         return
     for name, x in inputs.items():
         if x is not None and _has_gradient(x):

@@ -27,7 +27,7 @@ from stompp_kernels.ops.checks import (
     check_words,
 )
 from stompp_kernels.ops.fake_kernels import register_fake
-from stompp_kernels.ops.gradients import refuse_to_cut
+from stompp_kernels.ops.gradients import gradient_wanted, refuse_to_cut
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
 
@@ -56,7 +56,8 @@ def pack_signs(x: Tensor, check_nan: bool = False) -> Tensor:
     if check_nan or not native.kernels_check(x):
         _check_floats(x, check_nan)
     try:
-        refuse_to_cut("pack_signs", x=x)
+        if gradient_wanted(x):
+            refuse_to_cut("pack_signs", x=x)
         return kernels_for(x).pack_signs.default(x)
     except Exception:
         _check_floats(x, check_nan)
@@ -89,7 +90,8 @@ def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     if not native.kernels_check(x):
         check_limits(x, low, high)
     try:
-        refuse_to_cut("pack_outside", x=x, low=low, high=high)
+        if gradient_wanted(x, low, high):
+            refuse_to_cut("pack_outside", x=x, low=low, high=high)
         return kernels_for(x).pack_outside.default(x, low, high)
     except Exception:
         check_limits(x, low, high)

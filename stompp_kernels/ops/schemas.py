@@ -111,10 +111,14 @@ for _name, _schema in SCHEMAS.items():
     _library.impl(_name, getattr(reference, _name), "XPU")
 
 
+_compiled = torch.ops.stompp
+
+
 def kernels_for(x: Any) -> Any:
     """The ops that run where x is: ``torch.ops.stompp_triton`` on an NVIDIA GPU, else ``torch.ops.stompp``.
 
     A compiled graph sees into the former; the latter's kernel for GPUs calls it.
     """
-    on_triton = triton is not None and isinstance(x, torch.Tensor) and x.is_cuda
-    return torch.ops.stompp_triton if on_triton else torch.ops.stompp
+    if triton is None or not isinstance(x, torch.Tensor) or not x.is_cuda:
+        return _compiled
+    return torch.ops.stompp_triton

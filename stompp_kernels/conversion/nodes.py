@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from stompp_kernels.nn.sign_keeping import SIGN_KEEPING
+
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
@@ -22,6 +24,11 @@ def has_hooks(module: nn.Module) -> bool:
 def is_fixed_norm(module: nn.Module | None) -> TypeGuard[nn.BatchNorm1d | nn.BatchNorm2d]:
     """A BatchNorm that is a function of each channel; without running statistics it depends on the batch."""
     return isinstance(module, BATCH_NORMS) and module.running_mean is not None and not has_hooks(module)
+
+
+def keeps_signs(module: nn.Module | None) -> bool:
+    """Whether an activation's signs are its input's, so that who reads signs alone can read those."""
+    return isinstance(module, tuple(SIGN_KEEPING.values())) and not has_hooks(module)
 
 
 def is_addition(node: fx.Node) -> bool:

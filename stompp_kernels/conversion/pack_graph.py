@@ -25,6 +25,7 @@ from stompp_kernels.conversion.nodes import (
     is_addition,
     is_fixed_norm,
     is_max_pool,
+    keeps_signs,
     pool_settings,
 )
 from stompp_kernels.conversion.strided_unpack import move_strides_to_unpacking
@@ -148,6 +149,8 @@ class _Packer:
 
     def _bits_of(self, value: fx.Node, user: fx.Node, images: bool) -> fx.Node:
         """The sign bits of a float node, packed before `user` unless they exist already."""
+        while keeps_signs(self._module(value)) and isinstance(value.args[0], fx.Node):
+            value = value.args[0]
         if (value, images) not in self.bits:
             self.bits[value, images] = self._add(user, f"{flat_name(user)}_pack", PackSigns(images), value)
         return self.bits[value, images]

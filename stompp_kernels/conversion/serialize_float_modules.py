@@ -29,7 +29,17 @@ from stompp_kernels.conversion.serialize_kinds import (
     with_product,
 )
 from stompp_kernels.conversion.serialize_layers import check_tensors
-from stompp_kernels.nn import FloatConv2d, MaxPoolSigns, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
+from stompp_kernels.nn import (
+    FloatConv2d,
+    MaxPoolSigns,
+    PackBatchNorm,
+    PackSigns,
+    PrepackedConv2d,
+    SignKeepingGELU,
+    SignKeepingMish,
+    SignKeepingSiLU,
+    UnpackSigns,
+)
 from stompp_kernels.ops.checks import FLOATS
 
 _FACTOR = Kind("a number in (0, 64]", lambda v: type(v) in (int, float) and 0 < v <= 64)
@@ -104,6 +114,8 @@ _ARGUMENTS: dict[type[nn.Module], str] = {
     nn.ELU: "alpha:number inplace=bool",
     nn.CELU: "alpha:number inplace=bool",
     nn.GELU: "approximate:gelu",
+    SignKeepingGELU: "approximate:gelu",
+    **dict.fromkeys((SignKeepingMish, SignKeepingSiLU), "inplace=bool"),
     nn.GLU: "dim:dim",
     nn.Hardtanh: "min_val:number max_val:number inplace=bool",
     nn.Threshold: "threshold:number value:number inplace=bool",

@@ -10,8 +10,10 @@ from torch import fx, nn
 from stompp_kernels.conversion.arguments import TracedArguments
 from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+from stompp_kernels.nn.sign_keeping import SIGN_KEEPING
 
 _WHOLE = (BinaryLayer, ProgressiveActivation)
+_LEAVES = (*_WHOLE, *SIGN_KEEPING.values())
 
 
 class PackedTracer(Tracer):
@@ -26,7 +28,7 @@ class PackedTracer(Tracer):
         self._arguments = arguments
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, _WHOLE):
+        if isinstance(m, _LEAVES):
             return True
         return super().is_leaf_module(m, module_qualified_name) and not _holds_binary_layers(m)
 

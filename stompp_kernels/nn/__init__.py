@@ -9,6 +9,7 @@ from stompp_kernels.nn.masked import Stage, copy_masks
 from stompp_kernels.nn.packed import MaxPoolSigns, PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 from stompp_kernels.nn.packed_on_floats import PackedOnFloats, SharedSigns, SignActivation
 from stompp_kernels.nn.prepacked import PrepackedConv2d
+from stompp_kernels.nn.sign_keeping import SignKeepingGELU, SignKeepingMish, SignKeepingSiLU
 
 __all__ = [
     "BinaryConv2d",
@@ -28,6 +29,9 @@ __all__ = [
     "ProgressiveActivation",
     "SharedSigns",
     "SignActivation",
+    "SignKeepingGELU",
+    "SignKeepingMish",
+    "SignKeepingSiLU",
     "Stage",
     "UnpackSigns",
     "copy_masks",

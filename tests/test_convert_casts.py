@@ -59,17 +59,19 @@ def test_every_way_to_cast(way, torch_s):
     assert cast(x.to(dtype)).dtype is dtype
 
 
-def test_loaded_networks_are_cast_and_cast_ones_are_not_saved(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, *CASTS])
+def test_files_hold_networks_of_every_type(tmp_path, dtype):
     packed, x = converted("residual", False)
     file = tmp_path / "net.safetensors"
     sk.save_packed(packed, file)
-    loaded = sk.load_packed(file).to(torch.bfloat16)
-    assert torch.equal(loaded(x.bfloat16()), copy.deepcopy(packed).to(torch.bfloat16)(x.bfloat16()))
-    with pytest.raises(
-        ValueError, match=r"packed must be float32 to be saved \(packed\.float\(\)\), got torch\.bfloat16"
-    ):
-        sk.save_packed(loaded, file)
-    sk.save_packed(loaded.float(), file)
+    loaded, cast, x = sk.load_packed(file).to(dtype), packed.to(dtype), x.to(dtype)
+    assert torch.equal(loaded(x), cast(x))
+    sk.save_packed(cast, file)
+    assert torch.equal(sk.load_packed(file)(x), cast(x))
+    next(module for module in cast.modules() if isinstance(module, PackedLayer)).half()
+    if dtype is not torch.float16:
+        with pytest.raises(ValueError, match=rf"must have the type of its parameters, {dtype}, .*got torch\.float16"):
+            sk.save_packed(cast, file)
 
 
 @pytest.mark.parametrize("by_layer", [False, True])

@@ -85,9 +85,12 @@ class Residual(nn.Module):
 
     def __init__(self, activation, channels):
         super().__init__()
-        self.stem, self.act = nn.Conv2d(3, channels, 3, padding=1), activation()
+        self.stem, self.act = (
+            nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.BatchNorm2d(channels)),
+            activation(),
+        )
         self.conv, self.act2 = nn.Conv2d(channels, channels, 3, padding=1), activation()
-        self.fc, self.head = nn.Linear(16 * channels, 7), nn.Linear(7, 5)
+        self.fc, self.head = nn.Linear(49 * channels, 7), nn.Linear(7, 5)
 
     def forward(self, x):
         x = self.act(self.stem(x))
@@ -95,22 +98,26 @@ class Residual(nn.Module):
         return self.head(self.fc(x.flatten(1)))
 
 
-def committed(net, x, seed):
+# Where each function begins to round to -0.0, by vectors elsewhere than one by one.
+EDGES = {"gelu": -5.5, "tanh": -5.1, "silu": -88.8, "in place": -88.8, "mish": -103.5, "in-place mish": -103.5}
+
+
+def committed(net, x, seed, edge):
+    """Random BatchNorms whose outputs lie around an edge, and around zero."""
     torch.manual_seed(seed)
     model, _ = sk.prepare(net, x)
     g = torch.Generator().manual_seed(seed)
     randomize_norms(model, g)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.mul_(40)  # far below zero, where the plain functions round to -0.0
             if isinstance(module, nn.BatchNorm2d):
-                module.weight.mul_(30)
+                module.weight.copy_(torch.randn(module.num_features, generator=g) * 0.4)
+                module.bias.copy_(torch.where(torch.rand(module.num_features, generator=g) < 0.8, edge, 0.0))
     return set_stage(model, sk.nn.Stage.BINARY).eval()
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("channels", [5, 32])
+@pytest.mark.parametrize("channels", [5, 33])
 @pytest.mark.parametrize(
     ("net", "kind"),
     # The shortcut of the other network reads what works in place.
@@ -118,11 +125,11 @@ def committed(net, x, seed):
 )
 def test_verification_does_not_depend_on_the_memory_format(kind, net, channels, seed, tmp_path):
     g = torch.Generator().manual_seed(100 + seed)
-    x = 3 * torch.randn(4, 3, 4, 4, generator=g)
+    x = 3 * torch.randn(3, 3, 7, 7, generator=g)
     torch.manual_seed(seed)
-    model = committed(net(KINDS[kind], channels), x, seed)
+    model = committed(net(KINDS[kind], channels), x, seed, EDGES[kind])
     packed = sk.convert(model, verify=x)
-    formats = x, x.contiguous(memory_format=torch.channels_last), x[:, :, ::2].repeat_interleave(2, 2)
+    formats = x, x.contiguous(memory_format=torch.channels_last), x[:, :, [0, 0, 2, 2, 4, 4, 6]]
     for other in formats:
         sk.convert(model, verify=other)
         with torch.no_grad():
@@ -142,3 +149,21 @@ def test_only_activations_that_are_binarized_are_changed():
     assert type(copy.deepcopy(model)[1]).__name__ == "SignKeepingGELU"
     model, _ = sk.prepare(net, x, binarize="weights")
     assert type(model[1]) is nn.GELU
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "place" not in kind])
+def test_a_layer_sees_the_sign_of_the_activation_s_input(kind, training):
+    net = nn.Sequential(nn.Linear(8, 8), KINDS[kind](), nn.Linear(8, 8), nn.Linear(8, 5))
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model, _ = sk.prepare(net, x)
+    set_stage(model, sk.nn.Stage.BINARY).train(training)
+    with torch.no_grad():
+        model[0].weight.mul_(300)
+    seen = {}
+    model[1].register_forward_hook(lambda module, args, y: seen.update(before=args[0], after=y))
+    model[2].input_activation.register_forward_hook(lambda module, args, y: seen.update(signs=y))
+    model(x)
+    assert torch.equal(seen["signs"] < 0, seen["before"] < 0)
+    assert bool((seen["after"] == -1e-30).any()), "some of them round to zero"

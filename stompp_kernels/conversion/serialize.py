@@ -17,7 +17,7 @@ from stompp_kernels.conversion import serialize_container as container
 from stompp_kernels.conversion.serialize_graph import check_graph, graph_from_json, graph_to_json, upgraded
 from stompp_kernels.conversion.serialize_modules import is_packed_by_layer, modules_from_json, modules_to_json
 from stompp_kernels.files import replacing
-from stompp_kernels.nn.gives_floats import GivesFloats
+from stompp_kernels.nn.gives_floats import GivesFloats, cast_like_parameters, type_of_parameters
 
 
 def save_packed(packed: nn.Module, path: str | os.PathLike[str]) -> int:
@@ -37,11 +37,12 @@ def save_packed(packed: nn.Module, path: str | os.PathLike[str]) -> int:
     Raises:
         TypeError: ``packed`` is not such a network.
         ValueError: it holds a module, function or argument that the format does not know, or is of another class and
-            was converted layer by layer; the message names it. Or it was cast to another type than float32.
+            was converted layer by layer; the message names it. Or it was cast to several types.
     """
-    cast = {str(module.dtype) for module in packed.modules() if isinstance(module, GivesFloats)} - {"torch.float32"}
+    expected = type_of_parameters(packed)
+    cast = {str(m.dtype) for m in packed.modules() if isinstance(m, GivesFloats) and m.dtype is not expected}
     if cast:
-        raise ValueError(f"packed must be float32 to be saved (packed.float()), got {', '.join(sorted(cast))}")
+        raise ValueError(f"packed must have the type of its parameters, {expected}, throughout, got {', '.join(cast)}")
     if isinstance(packed, fx.GraphModule):
         structure, tensors = graph_to_json(packed)
     elif is_packed_by_layer(packed):
@@ -86,4 +87,5 @@ def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> nn.Module:
         AssertionError,
     ) as error:
         raise ValueError(f"{os.fspath(path)!r} holds a network that this package cannot build: {error}") from error
+    cast_like_parameters(packed)
     return packed.eval().requires_grad_(False)

@@ -45,3 +45,17 @@ def narrowed(x: Tensor) -> Tensor:
     y = x.to(torch.float32)
     # What rounds to zero keeps its sign, which is all that is read of most floats.
     return torch.where((x < 0) & (y == 0), -torch.finfo(torch.float32).tiny, y)
+
+
+def type_of_parameters(network: nn.Module) -> torch.dtype:
+    """The type of a network's float parameters, which is what it was cast to; float32 if there are none, or several."""
+    found = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    return found.pop() if len(found) == 1 else torch.float32
+
+
+def cast_like_parameters(network: nn.Module) -> None:
+    """Lets modules that hold no parameters write the type of those that do, as after a cast of the whole network."""
+    dtype = type_of_parameters(network)
+    for module in network.modules():
+        if isinstance(module, GivesFloats):
+            module._apply(lambda t: t.to(dtype) if t.is_floating_point() else t)

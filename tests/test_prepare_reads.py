@@ -64,7 +64,7 @@ def test_encoder_layers_run_their_binary_layers_in_every_mode(activation, norm_f
         without, inference, with_gradients = outputs(model, SEQUENCES)
         torch.testing.assert_close(without, with_gradients, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(inference, with_gradients, rtol=1e-5, atol=1e-5)
-    packed = sk.convert(model, verify=SEQUENCES)
+    packed = sk.convert(model, by_layer=True, verify=SEQUENCES)
     torch.testing.assert_close(packed(SEQUENCES), model(SEQUENCES), rtol=1e-4, atol=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(before, outputs(float_model, SEQUENCES), strict=True))
 
@@ -264,6 +264,14 @@ def test_modules_that_are_layers_in_all_but_class_are_named():
     assert not any("shift" in row.reason for row in report.rows)
     with pytest.raises(ValueError, match=r"no layer to binarize; 0: multiplies by its kernel, but Scaled"):
         sk.prepare(nn.Sequential(Scaled(), nn.ReLU()), ROWS)
+
+
+def test_parts_of_a_layer_that_is_named_are_not_named_again():
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(7, 7))
+    _, report = sk.prepare(nn.Sequential(nn.Linear(7, 7), layer, nn.Linear(7, 7), nn.Linear(7, 7)), ROWS)
+    rows = rows_of(report)
+    assert rows["1"].reason == "is a subclass of Linear with code of its own"
+    assert list(rows) == ["0", "1", "2", "3"]
 
 
 class ByHand(nn.Module):

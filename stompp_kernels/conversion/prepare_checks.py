@@ -144,7 +144,7 @@ def other_multiplications(model: nn.Module, calls: list[Call], use: ParameterUse
     rows = []
     called = {call.name for call in calls}
     for name, module in model.named_modules():
-        if name in called:
+        if any(name == layer or name.startswith(f"{layer}.") for layer in called):
             continue
         kind, reason = kind_of(module), None
         runs = [mode for mode, names in use.called.items() if name in names]

@@ -23,7 +23,7 @@ from stompp_kernels.progression.example_run import as_arguments, forwards, undis
 
 # Ops that multiply an input by a weight. In inference mode composite ops arrive whole.
 _PRODUCTS = re.compile(
-    r"(add|b|badd|addb|_scaled_|_int_)?mm|(add)?mv|dot|matmul|einsum|tensordot|(mkldnn_|bi|_tri)?linear"
+    r"(\w*_)?(add|b|badd|addb)?mm|(add)?mv|dot|matmul|einsum|tensordot|(mkldnn_|bi|_tri)?linear"
     r"|conv(_transpose)?[123]d|_?convolution(_overrideable)?|lstm|gru|rnn_tanh|rnn_relu|mkldnn_rnn_layer|_cudnn_rnn"
     r"|_thnn_fused_(lstm|gru)_cell|_native_multi_head_attention|_transformer_encoder_layer_fwd"
 )

@@ -29,6 +29,9 @@ constexpr InstructionSet kSets[] = {
 #if defined(__x86_64__)
     avx2::kSet,
     avx512::kSet,
+#if STOMPP_HAS_AMX
+    amx::kSet,
+#endif
 #elif defined(__aarch64__)
     neon::kSet,
 #endif

@@ -7,6 +7,10 @@
 
 #include <cstdint>
 
+#include "core/amx/amx.h"
+#include "core/amx/permission.h"
+#include "core/amx/tiles.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define STOMPP_OPAQUE(value) __asm__ volatile("" : "+v"(value))
@@ -219,6 +223,35 @@ constexpr InstructionSet kSet = {
     "avx512", {binary, 2.0 * 512 * kSums}, {signed_sum, 2.0 * 64 * kSums}, {fp32, 2.0 * 16 * kSums}, read, copy};
 
 }  // namespace avx512
+
+#if STOMPP_HAS_AMX
+
+namespace amx {
+
+using Tiles = stompp::amx::ProcessorTiles;
+constexpr int kSums = 4;
+
+// See csrc/core/amx/tiles.h: products of 16 x 64 and 64 x 16 bytes, each a bit. Everything else is AVX-512's.
+inline void binary(int64_t turns) {
+  static const bool permitted = stompp::amx::request_tiles();
+  if (!permitted) return;
+  Tiles::configure(stompp::amx::TileBlock<Tiles>::shapes(stompp::amx::kTileRows));
+  for (; turns > 0; --turns) {
+    Tiles::add_products<0, 4, 6>();
+    Tiles::add_products<1, 4, 7>();
+    Tiles::add_products<2, 5, 6>();
+    Tiles::add_products<3, 5, 7>();
+  }
+  Tiles::release();
+}
+
+constexpr InstructionSet kSet = {
+    "amx",       {binary, 2.0 * 16 * 64 * 16 * kSums}, avx512::kSet.signed_sum, avx512::kSet.fp32, avx512::read,
+    avx512::copy};
+
+}  // namespace amx
+
+#endif
 
 #elif defined(__aarch64__)
 

@@ -75,7 +75,7 @@ def _load() -> tuple[Any, str]:
         )
         return None, reason
     if library.active_implementation() is None:
-        names = ", ".join(name for name, _, supported in library.implementations() if supported)
+        names = ", ".join(name for name, _, missing in library.implementations() if not missing)
         raise ValueError(f"STOMPP_CPU={os.environ['STOMPP_CPU']!r} cannot run here; allowed: {names}")
     return library, ""
 
@@ -132,10 +132,8 @@ def _cpu_implementations() -> list[Implementation]:
         return [Implementation("reference", "plain PyTorch", True, True, "")]
     active = library.active_implementation()
     found = [
-        Implementation(
-            name, description, supported, name == active, "" if supported else "this processor lacks its instructions"
-        )
-        for name, description, supported in library.implementations()
+        Implementation(name, description, not missing, name == active, missing)
+        for name, description, missing in library.implementations()
     ]
     reference = Implementation(
         "reference", "plain PyTorch", False, False, "runs only where the compiled library is missing"

@@ -66,6 +66,7 @@ X86_MIXES = {
     "avx512::binary": {"vpxor[dq]": 16, "vpopcntq": 16, "vpaddq": 16},
     "avx512::signed_sum": {"vpermps": 16, "vaddps": 16},
     "avx512::fp32": {"vfmadd...ps": 16},
+    "amx::binary": {"tdpbssd": 4},
 }
 ARM_MIXES = {
     "portable::binary": {"cnt": 8},

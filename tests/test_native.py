@@ -120,8 +120,35 @@ def test_the_environment_variable_forces_an_implementation(name):
         "print(native.active_implementation(), int(weight[8:12].view(torch.int32)))\n"
     )
     result = run_python(code, STOMPP_CPU=name)
-    layout = {"scalar": "1", "neon": "2", "avx2": "3", "avx512": "4"}[name]
+    layout = {"scalar": "1", "neon": "2", "avx2": "3", "avx512": "4", "amx": "4"}[name]
     assert result.stdout.split() == [name, layout], result.stderr
+
+
+# The kernel refuses the tiles' registers to a process with an alternate signal stack that could not hold them.
+WITH_A_SMALL_SIGNAL_STACK = """
+import ctypes, torch
+class Stack(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+memory = ctypes.create_string_buffer(4096)
+stack = Stack(ctypes.addressof(memory), 0, len(memory))
+assert ctypes.CDLL(None, use_errno=True).sigaltstack(ctypes.byref(stack), None) == 0, ctypes.get_errno()
+from stompp_kernels import native, ops
+[amx] = [item for item in native.implementations() if item.name == "amx"]
+assert not amx.available and not amx.active and "refuses permission" in amx.reason, amx
+assert native.active_implementation() == "avx512"
+assert ops.bgemm(ops.pack_signs(torch.ones(64, 70)), ops.pack_weight(torch.ones(3, 70))).eq(70).all()
+try:
+    with native.use_implementation("amx"):
+        raise SystemExit("amx was accepted")
+except ValueError as error:
+    assert "'amx'" in str(error)
+"""
+
+
+@pytest.mark.skipif("amx" not in IMPLEMENTATIONS, reason="needs a processor with AMX")
+def test_a_process_that_is_refused_tiles_runs_without_them_and_says_so():
+    result = run_python(WITH_A_SMALL_SIGNAL_STACK)
+    assert result.returncode == 0, result.stderr
 
 
 @needs_library

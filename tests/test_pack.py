@@ -206,7 +206,7 @@ def test_each_implementation_packs_in_its_own_layout(g):
     for name in IMPLEMENTATIONS:
         with native.use_implementation(name):
             layouts[name] = int(pack_weight(w).data[8:12].view(torch.int32))
-    expected = {"scalar": 1, "neon": 2, "avx2": 3, "avx512": 4}
+    expected = {"scalar": 1, "neon": 2, "avx2": 3, "avx512": 4, "amx": 4}
     assert layouts == {name: expected[name] for name in IMPLEMENTATIONS}
 
 

@@ -11,16 +11,11 @@
 #include "core/implementation.h"
 #include "core/packed_weight.h"
 #include "core/parallel.h"
+#include "core/row_source.h"
 #include "core/status.h"
 #include "core/taps.h"
 
 namespace stompp {
-
-// Rows beside each other that have the same valid taps.
-struct TapSpan {
-  int64_t rows;
-  ValidTaps valid;
-};
 
 // How the output is cut: blocks of rows, and units of up to kBlockPanels panels of one group. An item is some units of
 // a row block; items of the same row block follow each other, so that a thread prepares its rows once.
@@ -125,6 +120,8 @@ template <class RowSource>
 Status multiply(const Implementation& implementation, const RowSource& source, int64_t M, const PackedWeight& weight,
                 const Epilogue& epilogue, const Parallel& pool) {
   const WeightShape& shape = weight.shape;
+  if (choose_kernel(implementation, shape, M) == KernelChoice::kTiles)
+    return implementation.tiles.multiply(implementation, AnyRows::of(source), M, weight, epilogue, pool);
   const int64_t k_bytes = weight.layout.row_bytes(shape);
   const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
   const BlockGrid grid(M, shape, pool.threads);

@@ -9,24 +9,31 @@
 
 namespace stompp {
 
-enum class KernelChoice { kBlocks, kFewRows, kOneRow, kBitPlanes };
+enum class KernelChoice { kBlocks, kFewRows, kOneRow, kBitPlanes, kTiles };
 
 struct KernelFeatures {
-  bool few_rows, one_row;
+  bool few_rows, one_row, tiles;
+  int64_t least_tile_rows;
 };
 
 constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, const KernelFeatures& has) {
   if (weight.small_groups()) return KernelChoice::kBitPlanes;
+  if (has.tiles && rows >= has.least_tile_rows) return KernelChoice::kTiles;
   if (rows == 1 && has.one_row) return KernelChoice::kOneRow;
   // Its counts have 16 bits.
   if (rows <= kFewRows && weight.K() <= kMaxLimitK && has.few_rows) return KernelChoice::kFewRows;
   return KernelChoice::kBlocks;
 }
 
+inline KernelChoice choose_kernel(const Implementation& implementation, const WeightShape& weight, int64_t rows) {
+  const KernelFeatures has = {implementation.few_rows.multiply != nullptr, implementation.one_row.multiply != nullptr,
+                              implementation.tiles.multiply != nullptr, implementation.tiles.least_rows};
+  return choose_kernel(weight, rows, has);
+}
+
 inline const ProductKernel& product_kernel(const Implementation& implementation, const WeightShape& weight,
                                            int64_t rows) {
-  const KernelFeatures has = {implementation.few_rows.multiply != nullptr, implementation.one_row.multiply != nullptr};
-  switch (choose_kernel(weight, rows, has)) {
+  switch (choose_kernel(implementation, weight, rows)) {
     case KernelChoice::kOneRow:
       return implementation.one_row;
     case KernelChoice::kFewRows:

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/amx/amx.h"
 #include "core/avx2/avx2.h"
 #include "core/avx512/avx512.h"
 #include "core/neon/neon.h"
@@ -13,9 +14,11 @@ namespace stompp {
 namespace {
 
 const Implementation* const kImplementations[] = {
+#if STOMPP_HAS_AMX
+    &amx::kImplementation,
+#endif
 #if defined(__x86_64__)
-    &avx512::kImplementation,
-    &avx2::kImplementation,
+    &avx512::kImplementation, &avx2::kImplementation,
 #endif
 #if defined(__aarch64__)
     &neon::kImplementation,
@@ -26,7 +29,7 @@ const Implementation* const kImplementations[] = {
 const Implementation* find(const char* name) {
   for (const Implementation* candidate : kImplementations) {
     const bool wanted = name == nullptr || *name == '\0' || std::strcmp(candidate->name, name) == 0;
-    if (wanted && candidate->supported()) return candidate;
+    if (wanted && is_supported(*candidate)) return candidate;
   }
   return nullptr;
 }
@@ -44,6 +47,10 @@ const Implementation* const* implementations(size_t* count) {
 }
 
 const Implementation* active_implementation() { return active().load(std::memory_order_relaxed); }
+
+void select_implementation(const Implementation& implementation) {
+  active().store(&implementation, std::memory_order_relaxed);
+}
 
 Status select_implementation(const char* name) {
   const Implementation* found = find(name);

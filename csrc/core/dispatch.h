@@ -15,10 +15,15 @@ const Implementation* const* implementations(size_t* count);
 // nullptr when STOMPP_CPU names none that can run; select() with a good name mends it.
 const Implementation* active_implementation();
 
+inline bool is_supported(const Implementation& implementation) { return implementation.missing() == nullptr; }
+
 // What an op answers where there is none.
 inline Status no_implementation() { return Status::error("STOMPP_CPU names no implementation that can run here"); }
 
 // Forces the implementation of this name for the whole process; nullptr or "" goes back to the best supported one.
 Status select_implementation(const char* name);
+
+// The same for one that is not listed, which must outlive its use: tests run emulated ones.
+void select_implementation(const Implementation& implementation);
 
 }  // namespace stompp

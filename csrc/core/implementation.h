@@ -10,12 +10,17 @@
 #include "core/float_types.h"
 #include "core/pack.h"
 #include "core/packed_weight.h"
+#include "core/parallel.h"
 #include "core/progressive.h"
+#include "core/row_source.h"
 #include "core/rows.h"
 #include "core/signed_sum.h"
+#include "core/status.h"
 #include "core/winograd.h"
 
 namespace stompp {
+
+struct Implementation;
 
 constexpr int64_t kFewRows = 8;
 constexpr int64_t kBlockPanels = 4;  // panels that share one pass over the rows of a block
@@ -70,15 +75,30 @@ struct ProductKernel {
   void (*scale)(const ProductBlock& block, const AffineOut& out);
 };
 
+// A reason for Implementation::missing.
+constexpr const char* kNoInstructions = "this processor lacks its instructions";
+
+// A way to compute whole products that cuts them itself, for instructions that multiply tiles. It reads the same
+// weights as the product kernels beside it.
+struct TileProduct {
+  int64_t least_rows;  // with fewer a product kernel is faster
+  Status (*multiply)(const Implementation& implementation, const AnyRows& source, int64_t M, const PackedWeight& weight,
+                     const Epilogue& epilogue, const Parallel& pool);
+};
+
 struct Implementation {
   const char* name;
   const char* description;
-  bool (*supported)();  // the processor and the operating system have what it needs
+  // Null where it can run; else a reason, what the processor lacks or the operating system refuses.
+  const char* (*missing)();
   WeightLayout layout;  // the panel order that its kernels read
 
   // For any block of rows, for up to kFewRows of them, and for one. The last two may be all null: choose.h says which
   // runs.
   ProductKernel blocks, few_rows, one_row;
+
+  // For many rows, or all null.
+  TileProduct tiles;
 
   // See bit_planes.h. The last turns counts into start - 2 * count, [words][32].
   void (*count_taps)(const TapBlock& block);

@@ -18,8 +18,10 @@ PYBIND11_MODULE(_C, m) {
     size_t count = 0;
     const stompp::Implementation* const* list = stompp::implementations(&count);
     py::list result;
-    for (size_t i = 0; i < count; ++i)
-      result.append(py::make_tuple(list[i]->name, list[i]->description, list[i]->supported()));
+    for (size_t i = 0; i < count; ++i) {
+      const char* missing = list[i]->missing();
+      result.append(py::make_tuple(list[i]->name, list[i]->description, missing == nullptr ? "" : missing));
+    }
     return result;
   });
   m.def("active_implementation", []() -> py::object {

@@ -1,22 +1,27 @@
-// Runs every case once for each implementation that this processor supports, or for the one named by STOMPP_CPU.
+// Runs every case once for each implementation that this processor supports, and for emulated ones; or for the one
+// named by STOMPP_CPU.
 #include <cstdlib>
 
 #include "check.h"
 #include "core/dispatch.h"
+#include "emulated_amx.h"
 
 int main() {
   using namespace stompp;
   size_t count = 0;
   const Implementation* const* list = implementations(&count);
+  std::vector<const Implementation*> all(list, list + count);
+  const std::vector<const Implementation*>& emulated = test::emulated_implementations();
+  all.insert(all.end(), emulated.begin(), emulated.end());
   const char* only = std::getenv("STOMPP_CPU");
   int passed = 0, failed = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const std::string name = list[i]->name;
-    if (!list[i]->supported() || (only != nullptr && name != only)) {
+  for (const Implementation* implementation : all) {
+    const std::string name = implementation->name;
+    if (!is_supported(*implementation) || (only != nullptr && name != only)) {
       std::printf("%s: not run here\n", name.c_str());
       continue;
     }
-    if (!select_implementation(name.c_str()).is_ok()) return 2;
+    select_implementation(*implementation);
     for (const test::Case& test : test::cases()) {
       const int before = test::failures();
       test.run();

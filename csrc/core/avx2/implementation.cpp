@@ -9,11 +9,12 @@ namespace stompp {
 namespace avx2 {
 namespace {
 
-bool supported() {
+const char* missing() {
   // These builtins also ask the operating system (XGETBV) whether it saves the vector registers.
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-         __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+  const bool all = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+                   __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+  return all ? nullptr : kNoInstructions;
 }
 
 STOMPP_ELEMENTWISE_PRIMITIVES(STOMPP_AVX2)
@@ -38,11 +39,12 @@ STOMPP_AVX2 void less_than(const int32_t* acc, int64_t stride, int64_t rows, con
 const Implementation kImplementation = {
     "avx2",
     "nibble lookup: popcounts for two rows at once from pshufb tables",
-    supported,
+    missing,
     {LayoutId::kInterleavedBytes, 1},
     {block_scratch_bytes, prepare_block, multiply_block, compare_block, scale_block},
     {few_rows_scratch_bytes, prepare_few_rows, multiply_few_rows, compare_few_rows, scale_few_rows},
     {one_row_scratch_bytes, prepare_one_row, multiply_one_row, compare_one_row, nullptr},
+    {},
     count_taps,
     compare_planes,
     planes_to_dots,

@@ -11,13 +11,14 @@ namespace stompp {
 namespace avx512 {
 namespace {
 
-bool supported() {
+const char* missing() {
   // These builtins also ask the operating system (XGETBV) whether it saves the vector registers.
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-         __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
+  const bool all = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                   __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("bmi") &&
+                   __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
+  return all ? nullptr : kNoInstructions;
 }
 
 STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds,
@@ -38,9 +39,10 @@ STOMPP_SIGNED_SUM_PRIMITIVES(STOMPP_AVX512)
 const Implementation kImplementation = {
     "avx512",
     "64-bit XOR and popcount of 8 outputs at a time",
-    supported,
+    missing,
     {LayoutId::kLongs, 8},
     {whole_rows_bytes, prepare_whole_rows, multiply_block, compare_block, scale_block},
+    {},
     {},
     {},
     count_taps,

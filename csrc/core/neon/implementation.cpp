@@ -11,7 +11,7 @@ namespace stompp {
 namespace neon {
 namespace {
 
-bool supported() { return true; }
+const char* missing() { return nullptr; }
 constexpr uint32_t kLaneBits[4] = {1, 2, 4, 8};
 
 // Bits of four comparisons.
@@ -52,9 +52,10 @@ STOMPP_SIGNED_SUM_PRIMITIVES()
 const Implementation kImplementation = {
     "neon",
     "byte XOR and popcount of 16 outputs at a time",
-    supported,
+    missing,
     {LayoutId::kBytes, 1},
     {whole_rows_bytes, prepare_whole_rows, multiply_block, nullptr, nullptr},
+    {},
     {},
     {},
     count_taps,

@@ -9,7 +9,7 @@ namespace stompp {
 namespace scalar {
 namespace {
 
-bool supported() { return true; }
+const char* missing() { return nullptr; }
 
 uint32_t load_word(const uint8_t* bytes) {
   uint32_t word;
@@ -58,9 +58,10 @@ STOMPP_SIGNED_SUM_PRIMITIVES()
 const Implementation kImplementation = {
     "scalar",
     "portable C++, 32-bit XNOR + popcount",
-    supported,
+    missing,
     {LayoutId::kWords, kWordBytes},
     {whole_rows_bytes, prepare_whole_rows, multiply_block, nullptr, nullptr},
+    {},
     {},
     {},
     count_taps,

@@ -83,18 +83,32 @@ class EmulatedTiles {
 
 // As core/amx/expand.h says.
 struct EmulatedExpansion {
-  static void row(const uint8_t* bits, int64_t steps, int8_t* out) {
-    for (int64_t i = 0; i < steps; ++i)
-      part_of_row(bits + i * amx::kStepBytes, 0xff, out + i * amx::TileBlock<EmulatedTiles>::kStep);
+  static void row(const amx::BitRuns& bits, int64_t steps, int8_t* out) {
+    for (int64_t i = 0; i < steps; ++i) {
+      const int64_t byte = bits.offset + i * amx::kStepBytes;
+      part_of_row(bits.runs[byte / bits.run_bytes] + byte % bits.run_bytes, 0xff, out + i * amx::kTileStep);
+    }
   }
   static void part_of_row(const uint8_t* bits, uint8_t valid, int8_t* out) {
     for (int q = 0; q < 8; ++q)
       for (int b = 0; b < 8; ++b) out[8 * q + b] = (valid >> b & 1) != 0 ? value(bits[b], q) : int8_t{0};
   }
-  static void weights(const uint8_t* bits, int8_t* out) {
-    for (int r = 0; r < 16; ++r)
-      for (int n = 0; n < 16; ++n)
-        for (int i = 0; i < 4; ++i) out[64 * r + 4 * n + i] = value(bits[8 * n + 4 * (r % 2) + i], r / 2);
+  static void weights(const uint8_t* bits, bool half, int8_t* out) {
+    for (int tile = 0; tile < (half ? 1 : 2); ++tile, bits += 128, out += amx::kTileBytes)
+      for (int r = 0; r < 16; ++r)
+        for (int n = 0; n < 16; ++n)
+          for (int i = 0; i < 4; ++i) out[64 * r + 4 * n + i] = value(bits[8 * n + 4 * (r % 2) + i], r / 2);
+  }
+  static void to_bits(const amx::SumsToBits& rows) {
+    for (int64_t r = 0; r < rows.rows; ++r) {
+      uint32_t bits = rows.flip;
+      for (int64_t n = 0; n < kPanelOutputs; ++n) {
+        const bool second = rows.residual != nullptr && (rows.residual[r * rows.stride] >> n & 1) != 0;
+        const int32_t threshold = (second ? rows.second_thresholds : rows.thresholds)[n];
+        bits ^= static_cast<uint32_t>(rows.sums[r * kPanelOutputs + n] < threshold) << n;
+      }
+      rows.out[r * rows.stride] = bits;
+    }
   }
 
  private:

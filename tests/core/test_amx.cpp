@@ -34,8 +34,8 @@ void run_tiles(int64_t rows, const int8_t* a, const int8_t* w, int64_t steps, in
   Tiles::configure(Block::shapes(rows));
   Block::load(kept);
   for (int64_t i = 0; i < steps; ++i)
-    half ? Block::half_step(a + i * Block::kStep, w + i * Block::kStep)
-         : Block::step(a + i * Block::kStep, w + i * Block::kStep);
+    half ? Block::half_step(a + i * amx::kTileStep, w + i * amx::kTileStep)
+         : Block::step(a + i * amx::kTileStep, w + i * amx::kTileStep);
   Block::keep(kept);
   Block::zero();
   half ? Block::half_step(a, w) : Block::step(a, w);
@@ -46,7 +46,7 @@ void run_tiles(int64_t rows, const int8_t* a, const int8_t* w, int64_t steps, in
 TEST(emulated_tiles_equal_the_processors) {
   if (amx::kImplementation.missing() != nullptr) return;
   Random random(21);
-  constexpr int64_t kSteps = 3, kBytes = kSteps * 2 * amx::kTileBytes;
+  constexpr int64_t kSteps = 3, kBytes = kSteps * amx::kTileStep;
   for (int64_t rows : {1, 2, 5, 13, 16})
     for (bool half : {false, true}) {
       Buffer<int8_t> a(kBytes), w(kBytes);
@@ -65,22 +65,45 @@ TEST(emulated_tiles_equal_the_processors) {
 TEST(emulated_expansion_equals_the_processors) {
   if (amx::kImplementation.missing() != nullptr) return;
   Random random(22);
-  constexpr int64_t kSteps = 5, kStep = 2 * amx::kTileBytes;
-  Buffer<uint8_t> bits(128);
+  constexpr int64_t kSteps = 5;
+  Buffer<uint8_t> bits(256);
   for (int64_t i = 0; i < bits.size; ++i) bits[i] = static_cast<uint8_t>(random.next());
-  Lines<int8_t> out(kSteps * kStep), emulated(kSteps * kStep);
-  const auto same = [&] { return std::equal(out.data, out.data + kSteps * kStep, emulated.data); };
-  amx::Expansion::row(bits.get(), kSteps, out.data);
-  test::EmulatedExpansion::row(bits.get(), kSteps, emulated.data);
+  Lines<int8_t> out(kSteps * amx::kTileStep), emulated(kSteps * amx::kTileStep);
+  const auto same = [&] { return std::equal(out.data, out.data + kSteps * amx::kTileStep, emulated.data); };
+  const uint8_t* runs[] = {bits.get() + 3, bits.get() + 100, bits.get() + 56};
+  amx::Expansion::row({runs, 8, 16}, kSteps, out.data);
+  test::EmulatedExpansion::row({runs, 8, 16}, kSteps, emulated.data);
   CHECK(same(), "rows");
   for (int valid = 0; valid < 256; ++valid) {
     amx::Expansion::part_of_row(bits.get(), static_cast<uint8_t>(valid), out.data);
     test::EmulatedExpansion::part_of_row(bits.get(), static_cast<uint8_t>(valid), emulated.data);
     CHECK(same(), "part of a row, " + std::to_string(valid));
   }
-  amx::Expansion::weights(bits.get(), out.data);
-  test::EmulatedExpansion::weights(bits.get(), emulated.data);
-  CHECK(same(), "weights");
+  for (bool half : {true, false}) {
+    amx::Expansion::weights(bits.get(), half, out.data);
+    test::EmulatedExpansion::weights(bits.get(), half, emulated.data);
+    CHECK(same(), "weights");
+  }
+}
+
+TEST(emulated_comparison_equals_the_processors) {
+  if (amx::kImplementation.missing() != nullptr) return;
+  Random random(23);
+  constexpr int64_t kRows = 5, kStride = 3;
+  Lines<int32_t> sums(kRows * kPanelOutputs);
+  Buffer<int32_t> thresholds(2 * kPanelOutputs);
+  Buffer<uint32_t> residual(kRows * kStride), out(kRows * kStride), emulated(kRows * kStride);
+  for (int64_t i = 0; i < kRows * kPanelOutputs; ++i) sums.data[i] = static_cast<int32_t>(random.between(-3, 3));
+  for (int64_t i = 0; i < thresholds.size; ++i) thresholds[i] = static_cast<int32_t>(random.between(-3, 3));
+  for (int64_t i = 0; i < residual.size; ++i) residual[i] = static_cast<uint32_t>(random.next());
+  for (const uint32_t* words : {static_cast<const uint32_t*>(nullptr), static_cast<const uint32_t*>(residual.get())}) {
+    amx::SumsToBits rows = {sums.data, kRows,  thresholds.get(), thresholds.get() + 32,
+                            words,     0x1234, out.get(),        kStride};
+    amx::Expansion::to_bits(rows);
+    rows.out = emulated.get();
+    test::EmulatedExpansion::to_bits(rows);
+    CHECK(std::equal(out.get(), out.get() + out.size, emulated.get()), "bits of sums");
+  }
 }
 
 #endif

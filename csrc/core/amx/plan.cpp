@@ -7,7 +7,6 @@ namespace stompp {
 namespace amx {
 namespace {
 
-constexpr int64_t kPanelStepBytes = 2 * kTileBytes;  // a panel's step, expanded
 constexpr int64_t kSumBytes = kSumTiles * kTileBytes;
 
 int64_t at_least_one(int64_t n) { return n < 1 ? 1 : n; }
@@ -27,7 +26,7 @@ Plan::Plan(const AnyRows& source, int64_t M, const PackedWeight& weight, const E
   tile_rows = ceil_div(M, 2 * pairs);
   whole_rows = shape.groups > 1 && shape.group_outputs() % kPanelOutputs != 0;
 
-  const int64_t panels = shape.panels_per_group(), panel_bytes = most_part_steps() * kPanelStepBytes;
+  const int64_t panels = shape.panels_per_group(), panel_bytes = most_part_steps() * kTileStep;
   group_blocks = ceil_div(panels, at_least_one(limits.weight_bytes / panel_bytes - 1));
   const int64_t kept_pairs = at_least_one(limits.sum_bytes / kSumBytes / ceil_div(panels, group_blocks));
   ranges = parts == 1 ? 1 : ceil_div(pairs, kept_pairs);

@@ -10,6 +10,7 @@ namespace amx {
 constexpr int64_t kTileRows = 16;      // most rows of a tile
 constexpr int64_t kTileRowBytes = 64;  // 64 products, or 16 sums
 constexpr int64_t kTileBytes = kTileRows * kTileRowBytes;
+constexpr int64_t kTileStep = 2 * kTileBytes;  // of two tiles of rows, or of a panel of weights
 constexpr int kSumTiles = 4, kTiles = 8;
 
 // What LDTILECFG reads: palette 1 has 8 tiles of up to 16 rows of up to 64 bytes.
@@ -54,8 +55,6 @@ struct ProcessorTiles {
 // to 3, row by row. In memory the tiles of a step of 64 products, the first and the second, follow each other.
 template <class Tiles>
 struct TileBlock {
-  static constexpr int64_t kStep = 2 * kTileBytes;
-
   static TileShapes shapes(int64_t rows) {
     TileShapes result;
     for (int tile = 0; tile < kTiles; ++tile) {

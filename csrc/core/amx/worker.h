@@ -53,7 +53,8 @@ struct PairRows {
   uint8_t* copies;
   TapSpan spans[2 * kTileRows];
   const ValidTaps* valid[2 * kTileRows];
-  int8_t* expanded;  // [part's steps][2 tiles][16 rows][64]
+  bool padded[2 * kTileRows];  // has taps that do not count
+  int8_t* expanded;            // [part's steps][2 tiles][16 rows][64]
 };
 
 // Machine has the types Tiles and Expand, and its Limits.
@@ -84,9 +85,18 @@ class Worker {
 
   void gather(int64_t pass, PairRows* rows);
   void expand_next_row();
-  void expand_padded(const PairRows& rows, int64_t row, int8_t* out);
+  void expand_padded(const BitRuns& bits, const ValidTaps& valid, int8_t* out);
   void find_valid_bytes(const ValidTaps& taps);
-  const uint8_t* bits_at(const PairRows& rows, int64_t row, int64_t step, int64_t* steps);
+  BitRuns bits_of(const PairRows& rows, int64_t row);
+  static const uint8_t* step_of(const BitRuns& bits, int64_t step) {
+    const int64_t byte = bits.offset + step * kStepBytes;
+    return bits.runs[byte / bits.run_bytes] + byte % bits.run_bytes;
+  }
+  // Whether each row of a panel's sums becomes a whole word of bits.
+  bool writes_words(const Dots& dots) const {
+    return plan_.epilogue.kind == Epilogue::Kind::kThreshold && dots.count == kPanelOutputs && dots.n % kWordBits == 0;
+  }
+  void to_words(const Dots& dots);
   void start_weights(int64_t part, int64_t panel);
   void expand_next_weights();
   void finish_next_rows();
@@ -104,7 +114,7 @@ class Worker {
   // panel is expanded while the part before it is still read.
   int8_t* expanded_weights(int64_t part, int64_t panel) const {
     const int64_t slot = (panel + part * panels_) % (panels_ + 1);
-    return weights_ + slot * plan_.most_part_steps() * Block::kStep;
+    return weights_ + slot * plan_.most_part_steps() * kTileStep;
   }
 
   const Plan& plan_;
@@ -125,7 +135,11 @@ class Worker {
   // Work beside the products.
   Share row_share_, weight_share_, finish_share_;
   int64_t next_pass_ = 0, next_row_ = 0;
-  int64_t next_weight_ = 0, weight_step_ = 1;
+  int64_t first_step_ = 0, whole_steps_ = 0, end_steps_ = 0;  // of the next pass: all whole ones, and that with a tail
+  bool in_steps_ = false;                                     // runs are whole steps, which are expanded where they lie
+  int64_t first_run_ = 0, run_offset_ = 0;
+  int8_t* row_out_ = nullptr;
+  bool half_weights_ = false;
   const uint8_t* weight_bits_ = nullptr;
   int8_t* weight_out_ = nullptr;
   int64_t next_finished_ = 0;
@@ -136,7 +150,7 @@ template <class Machine>
 Worker<Machine>::Worker(const Plan& plan, const Implementation& implementation)
     : plan_(plan), implementation_(implementation) {
   constexpr int64_t kLine = 64;
-  const int64_t part_bytes = plan.most_part_steps() * Block::kStep;
+  const int64_t part_bytes = plan.most_part_steps() * kTileStep;
   const int64_t kept = plan.parts == 1 ? 0 : plan.range_pairs * plan.block_panels;
   const int64_t sizes[] = {2 * part_bytes,
                            (plan.block_panels + 1) * part_bytes,
@@ -188,6 +202,7 @@ void Worker<Machine>::run_block(int64_t group, int64_t block) {
   group_ = group;
   first_panel_ = block * plan_.block_panels;
   panels_ = all_panels - first_panel_ < plan_.block_panels ? all_panels - first_panel_ : plan_.block_panels;
+  in_steps_ = plan_.source.run_bytes % kStepBytes == 0;
   next_pass_ = 0;
   gather(0, &rows_[0]);
   row_share_.start(rows_[0].count, 1);
@@ -227,7 +242,7 @@ void Worker<Machine>::multiply_panel(int64_t pass, int64_t panel) {
   const PairRows& rows = rows_[pass % 2];
   const int8_t *a = rows.expanded, *w = expanded_weights(part, panel);
   const bool half = is_half(panel);
-  for (int64_t step = 0; step < steps; ++step, a += Block::kStep, w += Block::kStep) {
+  for (int64_t step = 0; step < steps; ++step, a += kTileStep, w += kTileStep) {
     half ? Block::half_step(a, w) : Block::step(a, w);
     work_beside();
   }
@@ -271,8 +286,21 @@ void Worker<Machine>::finish_next_rows() {
   if (plan_.spare_bits != 0)
     for (int64_t r = 0; r < dots.rows; ++r)
       for (int64_t i = 0; i < dots.count; ++i) dots.values[r * dots.stride + i] -= pending_.spare[next_finished_ + r];
-  finish(plan_.epilogue, implementation_, dots);
   next_finished_ += dots.rows;
+  if (writes_words(dots))
+    to_words(dots);
+  else
+    finish(plan_.epilogue, implementation_, dots);
+}
+
+template <class Machine>
+void Worker<Machine>::to_words(const Dots& dots) {
+  const Epilogue& e = plan_.epilogue;
+  const int64_t words = words_for(e.N), word = dots.n / kWordBits, at = dots.first_row * words + word;
+  const int32_t* thresholds = e.thresholds + dots.n;
+  const uint32_t* residual = e.residual_words == nullptr ? nullptr : e.residual_words + at;
+  Expand::to_bits({dots.values, dots.rows, thresholds, residual == nullptr ? nullptr : thresholds + e.N, residual,
+                   e.flip_words[word], static_cast<uint32_t*>(e.out) + at, words});
 }
 
 template <class Machine>
@@ -291,52 +319,55 @@ void Worker<Machine>::gather(int64_t pass, PairRows* rows) {
   const int64_t left = plan_.M - rows->first;
   rows->count = left < plan_.pair_rows() ? left : plan_.pair_rows();
   const int64_t spans = plan_.source.gather(rows->first, rows->count, group_, rows->runs, rows->copies, rows->spans);
-  for (int64_t span = 0, r = 0; span < spans; ++span)
-    for (int64_t i = 0; i < rows->spans[span].rows; ++i) rows->valid[r++] = &rows->spans[span].valid;
+  for (int64_t span = 0, r = 0; span < spans; ++span) {
+    const ValidTaps& valid = rows->spans[span].valid;
+    const bool padded = valid.count() != plan_.weight.shape.taps();
+    for (int64_t i = 0; i < rows->spans[span].rows; ++i, ++r) {
+      rows->valid[r] = &valid;
+      rows->padded[r] = padded;
+    }
+  }
+  const int64_t part = part_of(pass), end = plan_.part_begin(part + 1), whole = plan_.row_bytes / kStepBytes;
+  first_step_ = plan_.part_begin(part);
+  whole_steps_ = (end < whole ? end : whole) - first_step_;
+  end_steps_ = end - first_step_;
+  const int64_t byte = first_step_ * kStepBytes;
+  first_run_ = in_steps_ ? byte / plan_.source.run_bytes : 0;
+  run_offset_ = in_steps_ ? byte % plan_.source.run_bytes : byte;
   next_row_ = 0;
+  row_out_ = rows->expanded;
 }
 
-// The bits of a row from a step on, and how many steps follow each other there.
+// The bits of a row, from the part of K on.
 template <class Machine>
-const uint8_t* Worker<Machine>::bits_at(const PairRows& rows, int64_t row, int64_t step, int64_t* steps) {
+BitRuns Worker<Machine>::bits_of(const PairRows& rows, int64_t row) {
   const int64_t run_bytes = plan_.source.run_bytes, run_count = plan_.source.runs_per_row;
-  if (run_bytes % kStepBytes == 0) {
-    const int64_t byte = step * kStepBytes, in_run = byte % run_bytes;
-    *steps = (run_bytes - in_run) / kStepBytes;
-    return rows.runs[row * run_count + byte / run_bytes] + in_run;
-  }
-  if (step == plan_.part_begin(part_of(next_pass_)))
-    copy_row({rows.runs, run_count, run_bytes, rows.count, plan_.steps * kStepBytes}, row, row_bits_);
-  *steps = plan_.steps - step;
-  return row_bits_ + step * kStepBytes;
+  if (in_steps_) return {rows.runs + row * run_count + first_run_, run_offset_, run_bytes};
+  const int64_t bytes = plan_.steps * kStepBytes;
+  copy_row({rows.runs, run_count, run_bytes, rows.count, bytes}, row, row_bits_);
+  return {&row_bits_, run_offset_, bytes};
 }
 
 template <class Machine>
 void Worker<Machine>::expand_next_row() {
   const PairRows& rows = rows_[next_pass_ % 2];
   const int64_t row = next_row_++;
-  int8_t* out = rows.expanded + row / plan_.tile_rows * kTileBytes + row % plan_.tile_rows * kTileRowBytes;
-  if (rows.valid[row]->count() != plan_.weight.shape.taps()) return expand_padded(rows, row, out);
-  const int64_t part = part_of(next_pass_), end = plan_.part_begin(part + 1);
-  const int64_t whole = plan_.row_bytes / kStepBytes, last = end < whole ? end : whole;
-  int64_t step = plan_.part_begin(part), steps = 0;
-  for (; step < last; step += steps, out += steps * Block::kStep) {
-    const uint8_t* bits = bits_at(rows, row, step, &steps);
-    if (steps > last - step) steps = last - step;
-    Expand::row(bits, steps, out);
-  }
+  int8_t* out = row_out_;
+  row_out_ += next_row_ == plan_.tile_rows ? kTileBytes - (plan_.tile_rows - 1) * kTileRowBytes : kTileRowBytes;
+  const BitRuns bits = bits_of(rows, row);
+  if (rows.padded[row]) return expand_padded(bits, *rows.valid[row], out);
+  Expand::row(bits, whole_steps_, out);
+  if (whole_steps_ == end_steps_) return;
   const uint8_t bytes = static_cast<uint8_t>((1 << plan_.row_bytes % kStepBytes) - 1);
-  if (step < end) Expand::part_of_row(bits_at(rows, row, step, &steps), bytes, out);
+  Expand::part_of_row(step_of(bits, whole_steps_), bytes, out + whole_steps_ * kTileStep);
 }
 
 // A padded tap becomes zeros, which add nothing.
 template <class Machine>
-void Worker<Machine>::expand_padded(const PairRows& rows, int64_t row, int8_t* out) {
-  if (!(*rows.valid[row] == valid_taps_)) find_valid_bytes(*rows.valid[row]);
-  const int64_t part = part_of(next_pass_);
-  int64_t steps = 0;
-  for (int64_t step = plan_.part_begin(part); step < plan_.part_begin(part + 1); ++step, out += Block::kStep)
-    Expand::part_of_row(bits_at(rows, row, step, &steps), valid_bytes_[step], out);
+void Worker<Machine>::expand_padded(const BitRuns& bits, const ValidTaps& valid, int8_t* out) {
+  if (!(valid == valid_taps_)) find_valid_bytes(valid);
+  for (int64_t step = 0; step < end_steps_; ++step, out += kTileStep)
+    Expand::part_of_row(step_of(bits, step), valid_bytes_[first_step_ + step], out);
 }
 
 template <class Machine>
@@ -355,18 +386,17 @@ void Worker<Machine>::find_valid_bytes(const ValidTaps& taps) {
 template <class Machine>
 void Worker<Machine>::start_weights(int64_t part, int64_t panel) {
   const int64_t steps = plan_.part_steps(part);
-  weight_step_ = is_half(panel) ? 2 : 1;  // the second half of each step is left out
-  next_weight_ = 0;
+  half_weights_ = is_half(panel);
   weight_bits_ = plan_.weight.panel(group_, first_panel_ + panel) + plan_.part_begin(part) * kStepBytes * kPanelOutputs;
   weight_out_ = expanded_weights(part, panel);
-  weight_share_.start(steps * 2 / weight_step_, steps);
+  weight_share_.start(steps, steps);
 }
 
 template <class Machine>
 void Worker<Machine>::expand_next_weights() {
-  Expand::weights(weight_bits_ + next_weight_ * kStepBytes * kPanelOutputs / 2,
-                  weight_out_ + next_weight_ * kTileBytes);
-  next_weight_ += weight_step_;
+  Expand::weights(weight_bits_, half_weights_, weight_out_);
+  weight_bits_ += kStepBytes * kPanelOutputs;
+  weight_out_ += kTileStep;
 }
 
 }  // namespace amx

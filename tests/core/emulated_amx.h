@@ -37,6 +37,10 @@ class EmulatedTiles {
       std::memcpy(row(kTile, r), static_cast<const uint8_t*>(from) + r * stride, row_bytes(kTile));
   }
   template <int kTile>
+  static void load_once(const void* from, int64_t stride) {
+    load<kTile>(from, stride);
+  }
+  template <int kTile>
   static void store(void* to, int64_t stride) {
     check_configured(kTile);
     for (int64_t r = 0; r < rows(kTile); ++r)

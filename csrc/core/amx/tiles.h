@@ -38,6 +38,11 @@ struct ProcessorTiles {
   static void load(const void* from, int64_t stride) {
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
   }
+  // The same of what is read once and then not for long: it takes less of the first cache from what stays there.
+  template <int kTile>
+  static void load_once(const void* from, int64_t stride) {
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
+  }
   template <int kTile>
   static void store(void* to, int64_t stride) {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(kTile) : "memory");
@@ -91,9 +96,9 @@ struct TileBlock {
   // 64 products of each sum. A tile is loaded right before its first product: the next one's load runs beside it.
   static void step(const int8_t* rows, const int8_t* weights) {
     Tiles::template load<4>(rows, kTileRowBytes);
-    Tiles::template load<6>(weights, kTileRowBytes);
+    Tiles::template load_once<6>(weights, kTileRowBytes);
     Tiles::template add_products<0, 4, 6>();
-    Tiles::template load<7>(weights + kTileBytes, kTileRowBytes);
+    Tiles::template load_once<7>(weights + kTileBytes, kTileRowBytes);
     Tiles::template add_products<1, 4, 7>();
     Tiles::template load<5>(rows + kTileBytes, kTileRowBytes);
     Tiles::template add_products<2, 5, 6>();
@@ -101,7 +106,7 @@ struct TileBlock {
   }
   static void half_step(const int8_t* rows, const int8_t* weights) {
     Tiles::template load<4>(rows, kTileRowBytes);
-    Tiles::template load<6>(weights, kTileRowBytes);
+    Tiles::template load_once<6>(weights, kTileRowBytes);
     Tiles::template add_products<0, 4, 6>();
     Tiles::template load<5>(rows + kTileBytes, kTileRowBytes);
     Tiles::template add_products<2, 5, 6>();

@@ -31,6 +31,7 @@ from stompp_kernels.conversion.serialize_kinds import (
     choice,
     integer,
     list_of,
+    pads,
     signature,
     triple,
     with_product,
@@ -42,7 +43,8 @@ _VALUE = (
 )  # integers beyond 2^24 would repeat a tuple of sizes that often
 _DIM = integer(-16, 16)
 _SIZE = integer(-1, 1 << 31) | NODE
-_MADE = integer(-1, 1 << 24) | NODE
+_MADE = integer(-1, 1 << 20) | NODE
+_EXPANDED = integer(-1, 1 << 16) | NODE
 _LISTED = Kind('{"list": [...]}', lambda v: type(v) is dict and v.keys() == {"list"} and type(v["list"]) is list)
 _POSITION = NODE | INDEX | SLICE | ELLIPSIS | NONE | BOOLEAN | TEXT
 _POSITIONS = _POSITION | Kind(
@@ -69,14 +71,16 @@ _KINDS: dict[str, Kind] = {
     "sizes": list_of(_SIZE, 0, 16) | _SIZE,
     "parts": integer(1, 1 << 24) | NODE | list_of(integer(0, 1 << 24) | NODE, 1, 4096),
     "repeats": with_product(list_of(integer(0, 1 << 14) | NODE, 1, 16), 1 << 14) | NODE | integer(0, 1 << 14),
-    "broadcast": with_product(list_of(_MADE, 0, 16), 1 << 24) | _MADE,
-    "made": with_product(list_of(_MADE, 0, 16), 1 << 24) | _MADE,
+    "broadcast": with_product(list_of(_EXPANDED, 0, 16), 1 << 22) | _EXPANDED,
+    "made": with_product(list_of(_MADE, 0, 16), 1 << 22) | _MADE,
     "position": _POSITIONS | list_of(_POSITIONS, 0, 16),
     "kernel": triple(1, 1024),
+    "patch": integer(1, 16) | with_product(list_of(integer(1, 256), 1, 3), 256),
+    "patch_padding": triple(0, 16),
     "stride": triple(1, 1024),
     "padding": triple(0, 256),
     "same": choice("same", "valid"),
-    "pads": with_product(list_of(integer(-4096, 4096) | NODE, 2, 10), 1 << 24) | NODE,
+    "pads": pads(integer(-4096, 4096) | NODE, 1 << 19) | NODE,
     "pad_mode": choice("constant", "reflect", "replicate", "circular"),
     "out": with_product(integer(1, 1024) | NODE | list_of(integer(1, 1024) | NONE | NODE, 1, 3), 1 << 20),
     "interpolated": with_product(integer(1, 8192) | NODE | list_of(integer(1, 8192) | NODE, 1, 3), 1 << 22),
@@ -291,7 +295,7 @@ _CALLS_OF_FUNCTIONAL = {
     "softmax": "input:tensor dim=dim|none _stacklevel=int dtype=dtype|none",
     "softmin": "input:tensor dim=dim|none _stacklevel=int dtype=dtype|none",
     "log_softmax": "input:tensor dim=dim|none _stacklevel=int dtype=dtype|none",
-    "normalize": "input:tensor p=number dim=dim eps=number",
+    "normalize": "input:tensor p=number dim=dim eps=number out=none",
     "cosine_similarity": "x1:tensor x2:tensor dim=dim eps=number",
     "linear": "input:tensor weight:tensor bias=tensor|none",
     "bilinear": "input1:tensor input2:tensor weight:tensor bias=tensor|none",
@@ -335,7 +339,7 @@ _CALLS_OF_FUNCTIONAL = {
     "pixel_shuffle": "input:tensor upscale_factor:factor",
     "pixel_unshuffle": "input:tensor downscale_factor:factor",
     "channel_shuffle": "input:tensor groups:count",
-    "unfold": "input:tensor kernel_size:kernel dilation=stride padding=padding stride=stride",
+    "unfold": "input:tensor kernel_size:patch dilation=stride padding=patch_padding stride=stride",
     "fold": "input:tensor output_size:interpolated kernel_size:kernel dilation=stride padding=padding stride=stride",
     "one_hot": "tensor:tensor num_classes=factor",
     "scaled_dot_product_attention": "query:tensor key:tensor value:tensor attn_mask=tensor|none dropout_p=number "

@@ -146,9 +146,9 @@ def _check_bytes_are_there(path: str | os.PathLike[str], shown: str) -> None:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if length > _MOST_HEADER_BYTES:
-            limit = f"{_MOST_HEADER_BYTES:,}"
             raise ValueError(
-                f"{shown} is damaged or no safetensors file: a header of {length:,} bytes, at most {limit}"
+                f"{shown} is damaged or no safetensors file: its header has {length:,} bytes, at most "
+                f"{_MOST_HEADER_BYTES:,} are read"
             )
         there = _bytes_in(file.fileno(), size)
     if size > _SMALL_BYTES and there < size / 2:

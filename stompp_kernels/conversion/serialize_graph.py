@@ -31,7 +31,7 @@ from stompp_kernels.conversion.serialize_float_modules import (
     float_module_from_json,
     float_module_to_json,
 )
-from stompp_kernels.conversion.serialize_kinds import BOOLEAN, NODE, NONE, NUMBER, TEXT, check_call, choice, shown
+from stompp_kernels.conversion.serialize_kinds import BOOLEAN, NODE, NONE, NUMBER, TEXT, Kind, check_call, choice, shown
 from stompp_kernels.conversion.serialize_layers import (
     PACKED_NAMES,
     check_packed,
@@ -43,11 +43,12 @@ from stompp_kernels.nn.packed import PackedLayer
 
 _NODE_KEYS = {"name", "op", "target", "args", "kwargs"}
 _OPS = ("placeholder", "get_attr", "call_module", "call_function", "call_method", "output")
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,2047}")
 # Names that the text made by torch.fx uses itself.
 _RESERVED = ("self", "torch", "device", "inf", "nan", "NoneType", "fx_pytree", "pytree", "getattr", "slice")
 _DEFAULT = NONE | BOOLEAN | NUMBER | TEXT
 _ATTRIBUTE = choice("parameter", "buffer")
+_PAIR = Kind("a pair", lambda v: type(v) is list and len(v) == 2 and TEXT.holds(v[0]))
 _MOST_PARTS, _MOST_CHARACTERS = 64, 1024  # of a module's name
 _DEEPEST_OUTPUT = 16
 _WHAT_TO_DO = "write it with functions that the format lists (docs/file-format.md), or use sk.export_packed"
@@ -300,10 +301,10 @@ def _check_output(value: Any, depth: int) -> None:
         inner = value
     elif type(value) is dict and value.keys() == {"list"} and type(value["list"]) is list:
         inner = value["list"]
-    elif type(value) is dict and value.keys() == {"dict"} and type(value["dict"]) is dict:
-        for key in value["dict"]:
-            TEXT.check("a key of the output", key)
-        inner = list(value["dict"].values())
+    elif type(value) is dict and value.keys() == {"dict"} and type(value["dict"]) is list:
+        if not all(map(_PAIR.holds, value["dict"])):
+            raise ValueError(f"a dict of the output must be pairs of a text and a value, got {shown(value)}")
+        inner = [one for _, one in value["dict"]]
     else:
         (NODE | NONE | BOOLEAN | NUMBER).check("a value of the output", value)
         return
@@ -408,7 +409,7 @@ def _value_to_json(value: Any, aliases: Mapping[fx.Node, fx.Node], keep_lists: b
         listed = [inner(v) for v in value]
         return {"list": listed} if keep_lists and isinstance(value, list) else listed
     if isinstance(value, dict):
-        return {"dict": {key: inner(v) for key, v in value.items()}}
+        return {"dict": [[key, inner(v)] for key, v in value.items()]}  # in their order, which objects lose
     if isinstance(value, slice):
         return {"slice": [inner(v) for v in (value.start, value.stop, value.step)]}
     if isinstance(value, float) and not math.isfinite(value):
@@ -448,7 +449,7 @@ def _value_from_json(value: Any, made: Mapping[str, fx.Node]) -> Any:
     if key == "list":
         return [_value_from_json(v, made) for v in inner]
     if key == "dict":
-        return {name: _value_from_json(v, made) for name, v in inner.items()}
+        return {name: _value_from_json(v, made) for name, v in inner}
     if key == "slice":
         return slice(*(_value_from_json(v, made) for v in inner))
     return _FROM_OBJECT[key](inner)

@@ -99,6 +99,21 @@ def _is_slice(value: Any) -> bool:
     )
 
 
+def pads(inner: Kind, at_most: int) -> Kind:
+    """What is added at both ends of each dimension, the last first; the sums multiply to at most ``at_most``."""
+    numbers = list_of(inner, 2, 10)
+
+    def holds(value: Any) -> bool:
+        if not numbers.holds(value):
+            return False
+        ends = [abs(v) if type(v) is int else 0 for v in value]
+        return (
+            len(ends) % 2 == 0 and math.prod(1 + a + b for a, b in zip(ends[::2], ends[1::2], strict=True)) <= at_most
+        )
+
+    return Kind(f"{numbers.says}, of even length, that adds at most {at_most} places to one", holds)
+
+
 NONE = Kind("null", lambda v: v is None)
 BOOLEAN = Kind("true or false", lambda v: type(v) is bool)
 NODE = Kind("a node of the graph", lambda v: type(v) is dict and v.keys() == {"node"} and type(v["node"]) is str)

@@ -102,7 +102,7 @@ def value(rng, old, others):
         key = rng.choice(
             ["node", "slice", "dtype", "memory_format", "device", "float", "ellipsis", "list", "dict", "x"]
         )
-        return {key: text(rng, "x") if rng.random() < 0.7 else rng.choice(others)}
+        return {key: text(rng, "x") if rng.random() < 0.7 else copy.deepcopy(rng.choice(others))}
     if isinstance(old, str):
         return text(rng, old)
     if isinstance(old, bool) or old is None:

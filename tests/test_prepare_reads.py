@@ -50,7 +50,11 @@ def outputs(model, *args):
     return without, inference, model(*args).detach()
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", nn.ReLU(), torch.relu, F.silu], ids=str)
+@pytest.mark.parametrize(
+    "activation",
+    ["relu", "gelu", nn.ReLU(), torch.relu, F.silu],
+    ids=["relu", "gelu", "module", "torch.relu", "F.silu"],
+)
 @pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_encoder_layers_run_their_binary_layers_in_every_mode(activation, norm_first, batch_first):

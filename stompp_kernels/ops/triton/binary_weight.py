@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
 from stompp_kernels.ops.checks import (
     check_binary_weight_conv2d,
@@ -13,6 +13,7 @@ from stompp_kernels.ops.checks import (
     conv2d_out_size,
 )
 from stompp_kernels.ops.triton import kernels, launch
+from stompp_kernels.ops.triton.wrap import wrap_triton
 
 _binary_weight = kernels.binary_weight
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
 from stompp_kernels.ops.checks import FLOATS, check_choice, check_limits, check_short_floats, check_words
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.triton import kernels, launch
+from stompp_kernels.ops.triton.wrap import wrap_triton
 
 _pack_rows, _pack_planes, _unpack_rows = kernels.pack_rows, kernels.pack_planes, kernels.unpack_rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
 from stompp_kernels.ops.checks import (
     FLOATS,
@@ -26,6 +26,7 @@ from stompp_kernels.ops.reference import (
     words_for,
 )
 from stompp_kernels.ops.triton import kernels, launch
+from stompp_kernels.ops.triton.wrap import wrap_triton
 
 _forward, _backward, _gate_backward = kernels.forward, kernels.backward, kernels.gate_backward
 _refresh, _permute = kernels.refresh, kernels.permute

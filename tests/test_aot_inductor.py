@@ -37,7 +37,8 @@ def program(tmp_path_factory):
     compiler = os.environ.get("CXX", "c++").split()
     config = (TORCH / "share/cmake/Torch/TorchConfig.cmake").read_text()
     flags = [f"-std=c++{re.search(r'CXX_STANDARD ([0-9]+)', config)[1]}", "-Wall", "-Wextra", "-Werror"]
-    libraries = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl"]
+    folders = [f"-L{TORCH / 'lib'}", f"-Wl,-rpath,{TORCH / 'lib'}"]
+    libraries = [*folders, "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
     includes = ["-isystem", TORCH / "include"]
     subprocess.run([*compiler, *flags, *includes, EXAMPLE / "main.cpp", "-o", target, *libraries], check=True)
     return target

@@ -26,6 +26,23 @@ struct PixelRows {
   int64_t run_bytes() const { return run_taps * tap_bytes; }
   int64_t memory_bytes() const { return pads || copies ? kBlockRows * row_bytes() : 0; }
   int64_t row_bytes() const { return kernel_h * kernel_w * tap_bytes; }
+  BitImage image() const {
+    return {x,
+            shape.batch,
+            shape.height,
+            shape.width,
+            pixel_bytes,
+            group_bytes,
+            out_height,
+            out_width,
+            shape.stride_h,
+            shape.stride_w,
+            shape.padding_h,
+            shape.padding_w,
+            shape.dilation_h,
+            shape.dilation_w,
+            shape.padding_value};
+  }
 
   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
                  TapSpan* spans) const {

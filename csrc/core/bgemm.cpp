@@ -12,6 +12,7 @@ struct MatrixRows {
 
   int64_t runs_per_row() const { return 1; }
   int64_t run_bytes() const { return read_bytes; }
+  BitImage image() const { return {}; }
   int64_t memory_bytes() const { return 0; }
   int64_t gather(int64_t first, int64_t count, int64_t, const uint8_t** runs, uint8_t*, TapSpan* spans) const {
     for (int64_t r = 0; r < count; ++r) runs[r] = a + (first + r) * row_bytes;

@@ -111,6 +111,7 @@ inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int
 // RowSource says where a row's bits lie:
 //   int64_t runs_per_row() const
 //   int64_t run_bytes() const
+//   BitImage image() const         what the rows are windows of, if they are
 //   int64_t memory_bytes() const   what gather wants for rows that it has to copy
 //   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
 //                  TapSpan* spans) const

@@ -9,10 +9,10 @@ namespace {
 struct Emulated {
   using Tiles = EmulatedTiles;
   using Expand = EmulatedExpansion;
-  static constexpr amx::Limits kLimits = amx::kProcessorLimits;
+  static constexpr amx::Limits kLimits = {128, 40 << 10, 512 << 10, 448 << 10, 1, 2};
 };
 struct EmulatedSmall : Emulated {
-  static constexpr amx::Limits kLimits = {2, 12 << 10, 16 << 10, 2};
+  static constexpr amx::Limits kLimits = {2, 12 << 10, 16 << 10, 24 << 10, 1, 2};
 };
 
 template <class Machine>

@@ -93,6 +93,11 @@ struct EmulatedExpansion {
       part_of_row(bits.runs[byte / bits.run_bytes] + byte % bits.run_bytes, 0xff, out + i * amx::kTileStep);
     }
   }
+  static void pixels(const uint8_t* bits, int64_t pixel_bytes, int64_t count, int64_t steps, int8_t* out) {
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t step = 0; step < steps; ++step, out += amx::kTileRowBytes)
+        part_of_row(bits + i * pixel_bytes + step * amx::kStepBytes, 0xff, out);
+  }
   static void part_of_row(const uint8_t* bits, uint8_t valid, int8_t* out) {
     for (int q = 0; q < 8; ++q)
       for (int b = 0; b < 8; ++b) out[8 * q + b] = (valid >> b & 1) != 0 ? value(bits[b], q) : int8_t{0};
@@ -119,7 +124,7 @@ struct EmulatedExpansion {
   static int8_t value(uint8_t byte, int bit) { return (byte >> bit & 1) != 0 ? int8_t{-1} : int8_t{1}; }
 };
 
-// With the processor's limits, and with some so small that small products are cut in every way.
+// With limits that let small convolutions load from images, and with some so small that K is cut too.
 const std::vector<const Implementation*>& emulated_implementations();
 
 }  // namespace stompp::test

@@ -27,6 +27,8 @@ struct Lines {  // aligned as vector stores want it
   T* data;
 };
 
+amx::TilesOfRows tiles_of(const int8_t* a) { return {a, a + amx::kTileBytes, amx::kTileRowBytes}; }
+
 // Sums of a few steps, begun anew and from kept ones.
 template <class Tiles>
 void run_tiles(int64_t rows, const int8_t* a, const int8_t* w, int64_t steps, int32_t* kept, int32_t* out, bool half) {
@@ -34,12 +36,12 @@ void run_tiles(int64_t rows, const int8_t* a, const int8_t* w, int64_t steps, in
   Tiles::configure(Block::shapes(rows));
   Block::load(kept);
   for (int64_t i = 0; i < steps; ++i)
-    half ? Block::half_step(a + i * amx::kTileStep, w + i * amx::kTileStep)
-         : Block::step(a + i * amx::kTileStep, w + i * amx::kTileStep);
+    half ? Block::half_step(tiles_of(a + i * amx::kTileStep), w + i * amx::kTileStep)
+         : Block::step(tiles_of(a + i * amx::kTileStep), w + i * amx::kTileStep);
   Block::keep(kept);
   Block::zero();
-  half ? Block::half_step(a, w) : Block::step(a, w);
-  Block::store(rows, half, out, 40);
+  half ? Block::half_step(tiles_of(a), w) : Block::step(tiles_of(a), w);
+  Block::store(half, out, out + rows * 40, 40);
   Tiles::release();
 }
 
@@ -74,6 +76,9 @@ TEST(emulated_expansion_equals_the_processors) {
   amx::Expansion::row({runs, 8, 16}, kSteps, out.data);
   test::EmulatedExpansion::row({runs, 8, 16}, kSteps, emulated.data);
   CHECK(same(), "rows");
+  amx::Expansion::pixels(bits.get(), 24, 4, 2, out.data);
+  test::EmulatedExpansion::pixels(bits.get(), 24, 4, 2, emulated.data);
+  CHECK(same(), "pixels");
   for (int valid = 0; valid < 256; ++valid) {
     amx::Expansion::part_of_row(bits.get(), static_cast<uint8_t>(valid), out.data);
     test::EmulatedExpansion::part_of_row(bits.get(), static_cast<uint8_t>(valid), emulated.data);

@@ -168,6 +168,11 @@ struct Convolution {
       const int64_t in_group = int64_t{1} << random.between(0, 3), many = random.between(2, 50);
       weight_shape = {many * in_group, in_group, weight_shape.kernel_h, weight_shape.kernel_w, many};
     }
+    if (random.between(0, 3) == 0) {  // pixels of whole 64-bit words, in lines of any length
+      weight_shape = {groups * random.between(1, 40), 64 * random.between(1, 2), random.between(1, 3),
+                      random.between(1, 3), groups};
+      shape.width = random.between(1, 40);
+    }
     shape.channels = weight_shape.in_channels * weight_shape.groups;
   }
 

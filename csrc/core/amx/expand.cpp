@@ -45,6 +45,13 @@ STOMPP_AMX void Expansion::row(const BitRuns& bits, int64_t steps, int8_t* out) 
   }
 }
 
+STOMPP_AMX void Expansion::pixels(const uint8_t* bits, int64_t pixel_bytes, int64_t count, int64_t steps, int8_t* out) {
+  const __m512i matrices = bit_of_each_copy();
+  for (int64_t i = 0; i < count; ++i, bits += pixel_bytes)
+    for (int64_t step = 0; step < steps; ++step, out += kTileRowBytes)
+      _mm512_store_si512(out, _mm512_gf2p8affine_epi64_epi8(copies(bits + step * kStepBytes), matrices, kPlusOne));
+}
+
 STOMPP_AMX void Expansion::part_of_row(const uint8_t* bits, uint8_t valid, int8_t* out) {
   const __mmask64 bytes = valid * uint64_t{0x0101010101010101};  // for every copy
   _mm512_store_si512(out, _mm512_maskz_gf2p8affine_epi64_epi8(bytes, copies(bits), bit_of_each_copy(), kPlusOne));

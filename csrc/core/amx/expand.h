@@ -35,6 +35,8 @@ struct SumsToBits {
 struct Expansion {
   // `steps` steps of a row; those of one row lie kTileStep bytes apart.
   static void row(const BitRuns& bits, int64_t steps, int8_t* out);
+  // The steps of some pixels, side by side.
+  static void pixels(const uint8_t* bits, int64_t pixel_bytes, int64_t count, int64_t steps, int8_t* out);
   // One step of a row, of which bit b of `valid` says whether byte b counts: the others become zeros.
   static void part_of_row(const uint8_t* bits, uint8_t valid, int8_t* out);
   // One step of a panel's 32 outputs, [32][8 bytes], to two tiles, or of the first 16 to one.

@@ -56,6 +56,12 @@ struct ProcessorTiles {
 
 #endif
 
+// What is loaded as two tiles of rows.
+struct TilesOfRows {
+  const int8_t *first, *second;
+  int64_t stride;  // bytes from a row to the next
+};
+
 // A block of 2 x 2 tiles of sums: two tiles of rows and a panel's 32 outputs, or the first 16 of them. Sums are tiles 0
 // to 3, row by row. In memory the tiles of a step of 64 products, the first and the second, follow each other.
 template <class Tiles>
@@ -94,33 +100,32 @@ struct TileBlock {
   }
 
   // 64 products of each sum. A tile is loaded right before its first product: the next one's load runs beside it.
-  static void step(const int8_t* rows, const int8_t* weights) {
-    Tiles::template load<4>(rows, kTileRowBytes);
+  static void step(const TilesOfRows& rows, const int8_t* weights) {
+    Tiles::template load<4>(rows.first, rows.stride);
     Tiles::template load_once<6>(weights, kTileRowBytes);
     Tiles::template add_products<0, 4, 6>();
     Tiles::template load_once<7>(weights + kTileBytes, kTileRowBytes);
     Tiles::template add_products<1, 4, 7>();
-    Tiles::template load<5>(rows + kTileBytes, kTileRowBytes);
+    Tiles::template load<5>(rows.second, rows.stride);
     Tiles::template add_products<2, 5, 6>();
     Tiles::template add_products<3, 5, 7>();
   }
-  static void half_step(const int8_t* rows, const int8_t* weights) {
-    Tiles::template load<4>(rows, kTileRowBytes);
+  static void half_step(const TilesOfRows& rows, const int8_t* weights) {
+    Tiles::template load<4>(rows.first, rows.stride);
     Tiles::template load_once<6>(weights, kTileRowBytes);
     Tiles::template add_products<0, 4, 6>();
-    Tiles::template load<5>(rows + kTileBytes, kTileRowBytes);
+    Tiles::template load<5>(rows.second, rows.stride);
     Tiles::template add_products<2, 5, 6>();
   }
 
-  // Rows of 32 sums, or of 16, `stride` sums from one to the next.
-  static void store(int64_t tile_rows, bool half, int32_t* out, int64_t stride) {
+  // Rows of 32 sums, or of 16, `stride` sums from one to the next: those of both tiles.
+  static void store(bool half, int32_t* first, int32_t* second, int64_t stride) {
     const int64_t bytes = stride * static_cast<int64_t>(sizeof(int32_t));
-    int32_t* second = out + tile_rows * stride;
-    Tiles::template store<0>(out, bytes);
+    Tiles::template store<0>(first, bytes);
     Tiles::template store<2>(second, bytes);
     if (half) return;
     constexpr int64_t kSums = kTileRowBytes / static_cast<int64_t>(sizeof(int32_t));
-    Tiles::template store<1>(out + kSums, bytes);
+    Tiles::template store<1>(first + kSums, bytes);
     Tiles::template store<3>(second + kSums, bytes);
   }
 };

@@ -11,7 +11,9 @@
 #include <memory>
 #include <new>
 
-#include "core/amx/expand.h"
+#include "core/amx/expanded_image.h"
+#include "core/amx/gathered_rows.h"
+#include "core/amx/pair_rows.h"
 #include "core/amx/plan.h"
 #include "core/amx/tiles.h"
 #include "core/implementation.h"
@@ -46,17 +48,6 @@ class Share {
   int64_t tasks_ = 0, steps_ = 1, left_ = 0, credit_ = 0;
 };
 
-// The rows of a pair of tiles.
-struct PairRows {
-  int64_t first, count;
-  const uint8_t** runs;  // as RowSource's gather leaves them
-  uint8_t* copies;
-  TapSpan spans[2 * kTileRows];
-  const ValidTaps* valid[2 * kTileRows];
-  bool padded[2 * kTileRows];  // has taps that do not count
-  int8_t* expanded;            // [part's steps][2 tiles][16 rows][64]
-};
-
 // Machine has the types Tiles and Expand, and its Limits.
 template <class Machine>
 class Worker {
@@ -71,11 +62,12 @@ class Worker {
 
   static constexpr int64_t kSums = kSumTiles * kTileBytes / static_cast<int64_t>(sizeof(int32_t));
   static constexpr int64_t kFinishRows = 8;  // together, as a task
+  static constexpr int64_t kPointer = static_cast<int64_t>(sizeof(const uint8_t*));
 
-  // A panel's sums that are not finished yet.
+  // A panel's sums that are not finished yet, and the next of them.
   struct Pending {
-    Dots dots;
-    int32_t spare[2 * kTileRows];  // what the bits past taps' ends added to each row's sums
+    PairRows rows;
+    int64_t n, count, tile, row;
   };
 
   void run_block(int64_t group, int64_t block);
@@ -83,15 +75,8 @@ class Worker {
   void multiply_panel(int64_t pass, int64_t panel);
   void write_sums(const PairRows& rows, int64_t panel);
 
-  void gather(int64_t pass, PairRows* rows);
-  void expand_next_row();
-  void expand_padded(const BitRuns& bits, const ValidTaps& valid, int8_t* out);
-  void find_valid_bytes(const ValidTaps& taps);
-  BitRuns bits_of(const PairRows& rows, int64_t row);
-  static const uint8_t* step_of(const BitRuns& bits, int64_t step) {
-    const int64_t byte = bits.offset + step * kStepBytes;
-    return bits.runs[byte / bits.run_bytes] + byte % bits.run_bytes;
-  }
+  int64_t start_rows(int64_t pass);
+  void expand_next_rows() { plan_.from_image ? image_.run_task() : gathered_.run_task(); }
   // Whether each row of a panel's sums becomes a whole word of bits.
   bool writes_words(const Dots& dots) const {
     return plan_.epilogue.kind == Epilogue::Kind::kThreshold && dots.count == kPanelOutputs && dots.n % kWordBits == 0;
@@ -121,63 +106,66 @@ class Worker {
   const Implementation& implementation_;
 
   std::unique_ptr<uint8_t[]> memory_;
+  GatheredRows<Expand> gathered_;
+  ExpandedImage<Expand> image_;
   PairRows rows_[2];  // of the passes with even and with odd numbers
   int8_t* weights_ = nullptr;
   int32_t* sums_ = nullptr;     // [pair][panel][kSums], between parts of K
-  int32_t* scratch_ = nullptr;  // [32 rows][32 outputs]
-  uint8_t* row_bits_ = nullptr;
-  uint8_t* valid_bytes_ = nullptr;  // bit b of byte s: byte b of step s is of a tap that counts
-  ValidTaps valid_taps_ = {-1, -1, -1, -1};
+  int32_t* scratch_ = nullptr;  // [2 tiles][16 rows][32 outputs]
 
   // The block.
   int64_t group_ = 0, first_pair_ = 0, pairs_ = 0, first_panel_ = 0, panels_ = 0;
 
   // Work beside the products.
   Share row_share_, weight_share_, finish_share_;
-  int64_t next_pass_ = 0, next_row_ = 0;
-  int64_t first_step_ = 0, whole_steps_ = 0, end_steps_ = 0;  // of the next pass: all whole ones, and that with a tail
-  bool in_steps_ = false;                                     // runs are whole steps, which are expanded where they lie
-  int64_t first_run_ = 0, run_offset_ = 0;
-  int8_t* row_out_ = nullptr;
   bool half_weights_ = false;
   const uint8_t* weight_bits_ = nullptr;
   int8_t* weight_out_ = nullptr;
-  int64_t next_finished_ = 0;
   Pending pending_ = {};
 };
 
 template <class Machine>
 Worker<Machine>::Worker(const Plan& plan, const Implementation& implementation)
-    : plan_(plan), implementation_(implementation) {
+    : plan_(plan), implementation_(implementation), gathered_(plan), image_(plan) {
   constexpr int64_t kLine = 64;
   const int64_t part_bytes = plan.most_part_steps() * kTileStep;
   const int64_t kept = plan.parts == 1 ? 0 : plan.range_pairs * plan.block_panels;
-  const int64_t sizes[] = {2 * part_bytes,
-                           (plan.block_panels + 1) * part_bytes,
-                           kept * kSums * static_cast<int64_t>(sizeof(int32_t)),
-                           kSums * static_cast<int64_t>(sizeof(int32_t)),
-                           round_up(plan.steps * kStepBytes, kLine),
-                           round_up(plan.steps, kLine),
-                           round_up(2 * kBlockRows * plan.source.runs_per_row * 8, kLine),
-                           2 * round_up(plan.source.memory_bytes, kLine)};
+  const int64_t of_sums = kSums * static_cast<int64_t>(sizeof(int32_t));
+  const int64_t image_bytes = plan.from_image ? ExpandedImage<Expand>::memory_bytes(plan) : 0;
+  const int64_t row_bytes = plan.from_image ? 0 : part_bytes;
+  const int64_t run_bytes = plan.from_image ? 0 : kBlockRows * plan.source.runs_per_row * kPointer;
+  const int64_t copy_bytes = plan.from_image ? 0 : plan.source.memory_bytes;
+  const int64_t sizes[] = {(plan.block_panels + 1) * part_bytes,
+                           kept * of_sums,
+                           of_sums,
+                           plan.steps * kStepBytes,
+                           plan.steps * kStepBytes,
+                           image_bytes,
+                           plan.source.image.batch > 1 ? image_bytes : 0,
+                           row_bytes,
+                           row_bytes,
+                           run_bytes,
+                           run_bytes,
+                           copy_bytes,
+                           copy_bytes};
+  constexpr size_t kParts = sizeof(sizes) / sizeof(sizes[0]);
   int64_t total = kLine;
-  for (const int64_t size : sizes) total += size;
+  for (const int64_t size : sizes) total += round_up(size, kLine);
   memory_.reset(new (std::nothrow) uint8_t[static_cast<size_t>(total)]);
   if (memory_ == nullptr) return;
   uint8_t* at = memory_.get();
   at += kLine - static_cast<int64_t>(reinterpret_cast<uintptr_t>(at) % kLine);
-  uint8_t* parts[sizeof(sizes) / sizeof(sizes[0])];
-  for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); at += sizes[i++]) parts[i] = at;
-  weights_ = reinterpret_cast<int8_t*>(parts[1]);
-  sums_ = reinterpret_cast<int32_t*>(parts[2]);
-  scratch_ = reinterpret_cast<int32_t*>(parts[3]);
-  row_bits_ = parts[4];
-  valid_bytes_ = parts[5];
-  for (int64_t i = 0; i < 2; ++i) {
-    rows_[i].expanded = reinterpret_cast<int8_t*>(parts[0] + i * part_bytes);
-    rows_[i].runs = reinterpret_cast<const uint8_t**>(parts[6]) + i * kBlockRows * plan.source.runs_per_row;
-    rows_[i].copies = parts[7] + i * round_up(plan.source.memory_bytes, kLine);
-  }
+  uint8_t* parts[kParts];
+  for (size_t i = 0; i < kParts; at += round_up(sizes[i++], kLine)) parts[i] = at;
+  const auto bytes = [&parts](int part) { return reinterpret_cast<int8_t*>(parts[part]); };
+  const auto runs = [&parts](int part) { return reinterpret_cast<const uint8_t**>(parts[part]); };
+  weights_ = bytes(0);
+  sums_ = reinterpret_cast<int32_t*>(parts[1]);
+  scratch_ = reinterpret_cast<int32_t*>(parts[2]);
+  if (plan.from_image)
+    image_.set_memory(bytes(5), bytes(6), reinterpret_cast<int64_t*>(parts[3]));
+  else
+    gathered_.set_memory({bytes(7), runs(9), parts[11]}, {bytes(8), runs(10), parts[12]}, parts[3], parts[4]);
 }
 
 template <class Machine>
@@ -190,8 +178,8 @@ void Worker<Machine>::run(int64_t item) {
     run_block(block / plan_.group_blocks, block % plan_.group_blocks);
     return;
   }
-  const int64_t first = first_pair_ * plan_.pair_rows(), rows = pairs_ * plan_.pair_rows();
-  clear_bits(plan_.epilogue, first, plan_.M - first < rows ? plan_.M - first : rows);
+  const int64_t first = plan_.first_row(first_pair_);
+  clear_bits(plan_.epilogue, first, plan_.first_row(first_pair_ + pairs_) - first);
   for (int64_t block = 0; block < plan_.blocks(); ++block)
     run_block(block / plan_.group_blocks, block % plan_.group_blocks);
 }
@@ -202,11 +190,8 @@ void Worker<Machine>::run_block(int64_t group, int64_t block) {
   group_ = group;
   first_panel_ = block * plan_.block_panels;
   panels_ = all_panels - first_panel_ < plan_.block_panels ? all_panels - first_panel_ : plan_.block_panels;
-  in_steps_ = plan_.source.run_bytes % kStepBytes == 0;
-  next_pass_ = 0;
-  gather(0, &rows_[0]);
-  row_share_.start(rows_[0].count, 1);
-  while (row_share_.take_rest()) expand_next_row();
+  row_share_.start(start_rows(0), 1);
+  while (row_share_.take_rest()) expand_next_rows();
   start_weights(0, 0);
   while (weight_share_.take_rest()) expand_next_weights();
   for (int64_t pass = 0; pass < passes(); ++pass) run_pass(pass);
@@ -216,14 +201,17 @@ void Worker<Machine>::run_block(int64_t group, int64_t block) {
 template <class Machine>
 void Worker<Machine>::run_pass(int64_t pass) {
   const int64_t steps = plan_.part_steps(part_of(pass));
-  next_pass_ = pass + 1;
-  if (next_pass_ < passes()) {
-    PairRows* next = &rows_[next_pass_ % 2];
-    gather(next_pass_, next);
-    row_share_.start(next->count, steps * panels_);
-  }
+  if (pass + 1 < passes()) row_share_.start(start_rows(pass + 1), steps * panels_);
   for (int64_t panel = 0; panel < panels_; ++panel) multiply_panel(pass, panel);
-  while (row_share_.take_rest()) expand_next_row();
+  while (row_share_.take_rest()) expand_next_rows();
+}
+
+// Begins to expand the rows of a pass.
+template <class Machine>
+int64_t Worker<Machine>::start_rows(int64_t pass) {
+  const int64_t pair = first_pair_ + pair_of(pass), parity = pass % 2;
+  if (plan_.from_image) return image_.start(group_, pair, &rows_[parity]);
+  return gathered_.start(group_, pair, part_of(pass), parity, &rows_[parity]);
 }
 
 template <class Machine>
@@ -240,10 +228,13 @@ void Worker<Machine>::multiply_panel(int64_t pass, int64_t panel) {
   else
     Block::load(kept);
   const PairRows& rows = rows_[pass % 2];
-  const int8_t *a = rows.expanded, *w = expanded_weights(part, panel);
+  const int8_t* weights = expanded_weights(part, panel);
+  const int64_t* offsets = plan_.from_image ? image_.offsets() : nullptr;
   const bool half = is_half(panel);
-  for (int64_t step = 0; step < steps; ++step, a += kTileStep, w += kTileStep) {
-    half ? Block::half_step(a, w) : Block::step(a, w);
+  for (int64_t step = 0; step < steps; ++step, weights += kTileStep) {
+    const int64_t offset = offsets != nullptr ? offsets[step] : step * kTileStep;
+    const TilesOfRows tiles = {rows.tiles.first + offset, rows.tiles.second + offset, rows.tiles.stride};
+    half ? Block::half_step(tiles, weights) : Block::step(tiles, weights);
     work_beside();
   }
   while (weight_share_.take_rest()) expand_next_weights();
@@ -258,39 +249,37 @@ void Worker<Machine>::multiply_panel(int64_t pass, int64_t panel) {
 template <class Machine>
 void Worker<Machine>::write_sums(const PairRows& rows, int64_t panel) {
   const Epilogue& epilogue = plan_.epilogue;
-  const int64_t count = outputs(panel);
+  const int64_t count = outputs(panel), tile_rows = plan_.tile_rows;
   const int64_t n = group_ * plan_.weight.shape.group_outputs() + (first_panel_ + panel) * kPanelOutputs;
-  const bool whole = count == kPanelOutputs && rows.count == plan_.pair_rows() && plan_.spare_bits == 0;
-  if (epilogue.kind == Epilogue::Kind::kInt32 && whole) {
-    int32_t* out = static_cast<int32_t*>(epilogue.out) + rows.first * epilogue.N + n;
-    Block::store(plan_.tile_rows, false, out, epilogue.N);
+  const bool full = rows.count[0] == tile_rows && rows.count[1] == tile_rows && count == kPanelOutputs;
+  if (epilogue.kind == Epilogue::Kind::kInt32 && full && plan_.spare_bits == 0) {
+    int32_t* out = static_cast<int32_t*>(epilogue.out) + n;
+    Block::store(false, out + rows.first[0] * epilogue.N, out + rows.first[1] * epilogue.N, epilogue.N);
     return;
   }
-  Block::store(plan_.tile_rows, is_half(panel), scratch_, kPanelOutputs);
-  pending_.dots = {rows.first, rows.count, n, count, scratch_, kPanelOutputs};
-  if (plan_.spare_bits != 0)
-    for (int64_t r = 0; r < rows.count; ++r)
-      pending_.spare[r] = static_cast<int32_t>(plan_.spare_bits * rows.valid[r]->count());
-  next_finished_ = 0;
-  finish_share_.start(ceil_div(rows.count, kFinishRows), plan_.part_steps(0));
+  Block::store(is_half(panel), scratch_, scratch_ + kTileRows * kPanelOutputs, kPanelOutputs);
+  pending_ = {rows, n, count, 0, 0};
+  const int64_t tasks = ceil_div(rows.count[0], kFinishRows) + ceil_div(rows.count[1], kFinishRows);
+  finish_share_.start(tasks, plan_.part_steps(plan_.parts - 1));
 }
 
 template <class Machine>
 void Worker<Machine>::finish_next_rows() {
-  const Dots& all = pending_.dots;
-  const int64_t left = all.rows - next_finished_;
-  Dots dots = all;
-  dots.first_row += next_finished_;
-  dots.rows = left < kFinishRows ? left : kFinishRows;
-  dots.values += next_finished_ * all.stride;
+  Pending& now = pending_;
+  const int64_t left = now.rows.count[now.tile] - now.row, rows = left < kFinishRows ? left : kFinishRows;
+  int32_t* sums = scratch_ + (now.tile * kTileRows + now.row) * kPanelOutputs;
   if (plan_.spare_bits != 0)
-    for (int64_t r = 0; r < dots.rows; ++r)
-      for (int64_t i = 0; i < dots.count; ++i) dots.values[r * dots.stride + i] -= pending_.spare[next_finished_ + r];
-  next_finished_ += dots.rows;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t i = 0; i < now.count; ++i) sums[r * kPanelOutputs + i] -= now.rows.spare[now.tile][now.row + r];
+  const Dots dots = {now.rows.first[now.tile] + now.row, rows, now.n, now.count, sums, kPanelOutputs};
   if (writes_words(dots))
     to_words(dots);
   else
     finish(plan_.epilogue, implementation_, dots);
+  now.row += rows;
+  if (now.row < now.rows.count[now.tile]) return;
+  ++now.tile;
+  now.row = 0;
 }
 
 template <class Machine>
@@ -306,81 +295,11 @@ void Worker<Machine>::to_words(const Dots& dots) {
 template <class Machine>
 void Worker<Machine>::work_beside() {
   row_share_.step();
-  while (row_share_.take()) expand_next_row();
+  while (row_share_.take()) expand_next_rows();
   weight_share_.step();
   while (weight_share_.take()) expand_next_weights();
   finish_share_.step();
   while (finish_share_.take()) finish_next_rows();
-}
-
-template <class Machine>
-void Worker<Machine>::gather(int64_t pass, PairRows* rows) {
-  rows->first = (first_pair_ + pair_of(pass)) * plan_.pair_rows();
-  const int64_t left = plan_.M - rows->first;
-  rows->count = left < plan_.pair_rows() ? left : plan_.pair_rows();
-  const int64_t spans = plan_.source.gather(rows->first, rows->count, group_, rows->runs, rows->copies, rows->spans);
-  for (int64_t span = 0, r = 0; span < spans; ++span) {
-    const ValidTaps& valid = rows->spans[span].valid;
-    const bool padded = valid.count() != plan_.weight.shape.taps();
-    for (int64_t i = 0; i < rows->spans[span].rows; ++i, ++r) {
-      rows->valid[r] = &valid;
-      rows->padded[r] = padded;
-    }
-  }
-  const int64_t part = part_of(pass), end = plan_.part_begin(part + 1), whole = plan_.row_bytes / kStepBytes;
-  first_step_ = plan_.part_begin(part);
-  whole_steps_ = (end < whole ? end : whole) - first_step_;
-  end_steps_ = end - first_step_;
-  const int64_t byte = first_step_ * kStepBytes;
-  first_run_ = in_steps_ ? byte / plan_.source.run_bytes : 0;
-  run_offset_ = in_steps_ ? byte % plan_.source.run_bytes : byte;
-  next_row_ = 0;
-  row_out_ = rows->expanded;
-}
-
-// The bits of a row, from the part of K on.
-template <class Machine>
-BitRuns Worker<Machine>::bits_of(const PairRows& rows, int64_t row) {
-  const int64_t run_bytes = plan_.source.run_bytes, run_count = plan_.source.runs_per_row;
-  if (in_steps_) return {rows.runs + row * run_count + first_run_, run_offset_, run_bytes};
-  const int64_t bytes = plan_.steps * kStepBytes;
-  copy_row({rows.runs, run_count, run_bytes, rows.count, bytes}, row, row_bits_);
-  return {&row_bits_, run_offset_, bytes};
-}
-
-template <class Machine>
-void Worker<Machine>::expand_next_row() {
-  const PairRows& rows = rows_[next_pass_ % 2];
-  const int64_t row = next_row_++;
-  int8_t* out = row_out_;
-  row_out_ += next_row_ == plan_.tile_rows ? kTileBytes - (plan_.tile_rows - 1) * kTileRowBytes : kTileRowBytes;
-  const BitRuns bits = bits_of(rows, row);
-  if (rows.padded[row]) return expand_padded(bits, *rows.valid[row], out);
-  Expand::row(bits, whole_steps_, out);
-  if (whole_steps_ == end_steps_) return;
-  const uint8_t bytes = static_cast<uint8_t>((1 << plan_.row_bytes % kStepBytes) - 1);
-  Expand::part_of_row(step_of(bits, whole_steps_), bytes, out + whole_steps_ * kTileStep);
-}
-
-// A padded tap becomes zeros, which add nothing.
-template <class Machine>
-void Worker<Machine>::expand_padded(const BitRuns& bits, const ValidTaps& valid, int8_t* out) {
-  if (!(valid == valid_taps_)) find_valid_bytes(valid);
-  for (int64_t step = 0; step < end_steps_; ++step, out += kTileStep)
-    Expand::part_of_row(step_of(bits, step), valid_bytes_[first_step_ + step], out);
-}
-
-template <class Machine>
-void Worker<Machine>::find_valid_bytes(const ValidTaps& taps) {
-  const WeightShape& shape = plan_.weight.shape;
-  std::memset(valid_bytes_, 0, static_cast<size_t>(plan_.steps));
-  for (int64_t h = taps.h_begin; h < taps.h_end; ++h) {
-    const int64_t first = (h * shape.kernel_w + taps.w_begin) * shape.tap_bytes();
-    const int64_t last = (h * shape.kernel_w + taps.w_end) * shape.tap_bytes();
-    for (int64_t byte = first; byte < last; ++byte)
-      valid_bytes_[byte / kStepBytes] |= static_cast<uint8_t>(1 << byte % kStepBytes);
-  }
-  valid_taps_ = taps;
 }
 
 template <class Machine>

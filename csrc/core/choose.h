@@ -13,12 +13,12 @@ enum class KernelChoice { kBlocks, kFewRows, kOneRow, kBitPlanes, kTiles };
 
 struct KernelFeatures {
   bool few_rows, one_row, tiles;
-  int64_t least_tile_rows;
+  TileBounds tile_bounds;
 };
 
 constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, const KernelFeatures& has) {
   if (weight.small_groups()) return KernelChoice::kBitPlanes;
-  if (has.tiles && rows >= has.least_tile_rows) return KernelChoice::kTiles;
+  if (has.tiles && has.tile_bounds.allow(weight, rows)) return KernelChoice::kTiles;
   if (rows == 1 && has.one_row) return KernelChoice::kOneRow;
   // Its counts have 16 bits.
   if (rows <= kFewRows && weight.K() <= kMaxLimitK && has.few_rows) return KernelChoice::kFewRows;
@@ -27,7 +27,7 @@ constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, co
 
 inline KernelChoice choose_kernel(const Implementation& implementation, const WeightShape& weight, int64_t rows) {
   const KernelFeatures has = {implementation.few_rows.multiply != nullptr, implementation.one_row.multiply != nullptr,
-                              implementation.tiles.multiply != nullptr, implementation.tiles.least_rows};
+                              implementation.tiles.multiply != nullptr, implementation.tiles.bounds};
   return choose_kernel(weight, rows, has);
 }
 

@@ -78,10 +78,19 @@ struct ProductKernel {
 // A reason for Implementation::missing.
 constexpr const char* kNoInstructions = "this processor lacks its instructions";
 
+// The least product that is faster on tiles than by a product kernel, as measured.
+struct TileBounds {
+  int64_t rows, group_outputs, K;
+
+  constexpr bool allow(const WeightShape& weight, int64_t row_count) const {
+    return row_count >= rows && weight.group_outputs() >= group_outputs && weight.K() >= K;
+  }
+};
+
 // A way to compute whole products that cuts them itself, for instructions that multiply tiles. It reads the same
 // weights as the product kernels beside it.
 struct TileProduct {
-  int64_t least_rows;  // with fewer a product kernel is faster
+  TileBounds bounds;
   Status (*multiply)(const Implementation& implementation, const AnyRows& source, int64_t M, const PackedWeight& weight,
                      const Epilogue& epilogue, const Parallel& pool);
 };

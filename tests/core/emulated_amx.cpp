@@ -1,5 +1,6 @@
 #include "emulated_amx.h"
 
+#include "core/amx/amx.h"
 #include "core/amx/product.h"
 #include "core/scalar/scalar.h"
 
@@ -9,10 +10,10 @@ namespace {
 struct Emulated {
   using Tiles = EmulatedTiles;
   using Expand = EmulatedExpansion;
-  static constexpr amx::Limits kLimits = {128, 40 << 10, 512 << 10, 448 << 10, 1, 2};
+  static constexpr amx::Limits kLimits = {128, 80 << 10, 512 << 10, 448 << 10, 2};
 };
 struct EmulatedSmall : Emulated {
-  static constexpr amx::Limits kLimits = {2, 12 << 10, 16 << 10, 24 << 10, 1, 2};
+  static constexpr amx::Limits kLimits = {2, 12 << 10, 16 << 10, 24 << 10, 2};
 };
 
 template <class Machine>
@@ -21,16 +22,31 @@ Implementation on_top_of_scalar(const char* name) {
   result.name = name;
   result.layout = {LayoutId::kLongs, 8};
   result.blocks = {};  // reads another layout
-  result.tiles = {1, amx::multiply_on<Machine>};
+  result.tiles = {{1, 1, 1}, amx::multiply_on<Machine>};
   return result;
 }
 
+#if STOMPP_HAS_AMX
+// Of the smallest products too.
+Implementation amx_everywhere() {
+  Implementation result = amx::kImplementation;
+  result.name = "amx_everywhere";
+  result.tiles.bounds = {1, 1, 1};
+  return result;
+}
+#endif
+
 }  // namespace
 
-const std::vector<const Implementation*>& emulated_implementations() {
+const std::vector<const Implementation*>& tile_implementations() {
   static const Implementation usual = on_top_of_scalar<Emulated>("amx_emulated");
   static const Implementation small = on_top_of_scalar<EmulatedSmall>("amx_emulated_small");
+#if STOMPP_HAS_AMX
+  static const Implementation everywhere = amx_everywhere();
+  static const std::vector<const Implementation*> all = {&everywhere, &usual, &small};
+#else
   static const std::vector<const Implementation*> all = {&usual, &small};
+#endif
   return all;
 }
 

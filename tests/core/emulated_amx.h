@@ -124,7 +124,8 @@ struct EmulatedExpansion {
   static int8_t value(uint8_t byte, int bit) { return (byte >> bit & 1) != 0 ? int8_t{-1} : int8_t{1}; }
 };
 
-// With limits that let small convolutions load from images, and with some so small that K is cut too.
-const std::vector<const Implementation*>& emulated_implementations();
+// AMX for products of any size, where it is there; and emulated, with limits that let small convolutions load from
+// images, and with some so small that K is cut too.
+const std::vector<const Implementation*>& tile_implementations();
 
 }  // namespace stompp::test

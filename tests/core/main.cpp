@@ -1,4 +1,5 @@
-// Runs every case once for each implementation that this processor supports, and for emulated ones; or for the one
+// Runs every case once for each implementation that this processor supports, and for those of
+// emulated_amx.h; or for the one
 // named by STOMPP_CPU.
 #include <cstdlib>
 
@@ -11,8 +12,8 @@ int main() {
   size_t count = 0;
   const Implementation* const* list = implementations(&count);
   std::vector<const Implementation*> all(list, list + count);
-  const std::vector<const Implementation*>& emulated = test::emulated_implementations();
-  all.insert(all.end(), emulated.begin(), emulated.end());
+  const std::vector<const Implementation*>& tiles = test::tile_implementations();
+  all.insert(all.end(), tiles.begin(), tiles.end());
   const char* only = std::getenv("STOMPP_CPU");
   int passed = 0, failed = 0;
   for (const Implementation* implementation : all) {

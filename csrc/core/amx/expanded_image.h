@@ -16,7 +16,7 @@ namespace amx {
 template <class Expand>
 class ExpandedImage {
  public:
-  // Output rows behind a line's last are computed with what follows the image in memory.
+  // What a tile has behind the last output is computed from what follows the image in memory.
   static int64_t memory_bytes(const Plan& plan) {
     return plan.image_bytes() + kTileRows * plan.source.image.stride_w * plan.weight.shape.in_channels;
   }
@@ -68,23 +68,31 @@ template <class Expand>
 int64_t ExpandedImage<Expand>::start(int64_t group, int64_t pair, PairRows* rows) {
   const BitImage& image = plan_.source.image;
   const WeightShape& shape = plan_.weight.shape;
-  const int64_t n = pair / plan_.image_pairs, tile = pair % plan_.image_pairs * 2;
-  const int64_t first_line = tile / plan_.line_tiles;
+  const int64_t pixel_step = image.stride_w * shape.in_channels;
+  const int64_t n = pair / plan_.image_pairs, pitch = plan_.line_pitch;
   now_ = &lines_[n % 2];
   const int8_t* from[2];
-  int64_t line = first_line;
-  for (int64_t i = 0; i < 2; ++i) {
-    const int64_t ow = (tile + i) % plan_.line_tiles * plan_.tile_rows, left = image.out_width - ow;
-    const bool inside = (tile + i) / plan_.line_tiles < image.out_height;  // an image may end with half a pair
-    if (inside) line = (tile + i) / plan_.line_tiles;
-    rows->first[i] = (n * image.out_height + line) * image.out_width + ow;
-    rows->count[i] = !inside ? 0 : left < plan_.tile_rows ? left : plan_.tile_rows;
-    from[i] = now_->bytes + line * image.stride_h * plan_.line_bytes() + ow * image.stride_w * shape.in_channels;
+  int64_t last_line = 0;
+  rows->clear();
+  for (int64_t tile = 0; tile < 2; ++tile) {
+    const int64_t begin = (pair % plan_.image_pairs * 2 + tile) * plan_.tile_rows;
+    const bool inside = begin < image.out_height * pitch;  // an image may end with half a pair
+    const int64_t offset = begin / pitch * image.stride_h * plan_.line_bytes() + begin % pitch * pixel_step;
+    from[tile] = inside ? now_->bytes + offset : from[0];
+    for (int64_t row = 0, count; row < plan_.tile_rows && inside; row += count) {
+      const int64_t line = (begin + row) / pitch, ow = (begin + row) % pitch;
+      count = pitch - ow < plan_.tile_rows - row ? pitch - ow : plan_.tile_rows - row;
+      const int64_t left = image.out_width - ow;
+      if (line >= image.out_height || left <= 0) continue;
+      rows->add(tile * kTileRows + row, (n * image.out_height + line) * image.out_width + ow,
+                left < count ? left : count);
+      last_line = line;
+    }
   }
-  rows->tiles = {from[0], from[1], image.stride_w * shape.in_channels};
+  rows->tiles = {from[0], from[1], pixel_step};
 
-  const int64_t begin = first_line * image.stride_h;
-  const int64_t end = line * image.stride_h + (shape.kernel_h - 1) * image.dilation_h + 1;
+  const int64_t begin = pair % plan_.image_pairs * 2 * plan_.tile_rows / pitch * image.stride_h;
+  const int64_t end = last_line * image.stride_h + (shape.kernel_h - 1) * image.dilation_h + 1;
   if (now_->image != n || now_->group != group || begin < now_->begin || begin > now_->end)
     *now_ = {n, group, begin, begin, now_->bytes};
   next_pixel_ = 0;

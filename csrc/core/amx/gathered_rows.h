@@ -35,8 +35,6 @@ class GatheredRows {
   // Begins to expand a part of K of a pair's rows, into one memory or the other; returns in how many tasks.
   int64_t start(int64_t group, int64_t pair, int64_t part, int64_t parity, PairRows* rows);
   void run_task();
-  // Where a step of the part being multiplied lies in a pair's tiles.
-  static int64_t offset(int64_t step) { return step * kTileStep; }
 
  private:
   BitRuns bits_of(int64_t row);
@@ -55,7 +53,7 @@ class GatheredRows {
 
   // The pair that is being expanded.
   const Memory* now_ = nullptr;
-  TapSpan spans_[2 * kTileRows];
+  TapSpan spans_[kPairRows];
   int64_t next_row_ = 0, span_ = 0, span_rows_ = 0;
   int64_t first_step_ = 0, whole_steps_ = 0, end_steps_ = 0;  // of the part: all whole ones, and that with a tail
   bool in_steps_ = false;                                     // runs are whole steps, expanded where they lie
@@ -67,17 +65,16 @@ template <class Expand>
 int64_t GatheredRows<Expand>::start(int64_t group, int64_t pair, int64_t part, int64_t parity, PairRows* rows) {
   now_ = &memory_[parity];
   const int64_t first = plan_.first_row(pair), count = plan_.first_row(pair + 1) - first;
-  for (int64_t tile = 0, left = count; tile < 2; ++tile) {
-    rows->first[tile] = first + tile * plan_.tile_rows;
-    rows->count[tile] = left < plan_.tile_rows ? left : plan_.tile_rows;
-    left -= rows->count[tile];
-  }
+  const int64_t in_first = count < plan_.tile_rows ? count : plan_.tile_rows;
+  rows->clear();
+  rows->add(0, first, in_first);
+  rows->add(kTileRows, first + in_first, count - in_first);
   rows->tiles = {now_->expanded, now_->expanded + kTileBytes, kTileRowBytes};
   const int64_t spans = plan_.source.gather(first, count, group, now_->runs, now_->copies, spans_);
   if (plan_.spare_bits != 0)
     for (int64_t span = 0, r = 0; span < spans; ++span)
       for (int64_t i = 0; i < spans_[span].rows; ++i, ++r)
-        rows->spare[r / plan_.tile_rows][r % plan_.tile_rows] =
+        rows->spare[r / plan_.tile_rows * kTileRows + r % plan_.tile_rows] =
             static_cast<int32_t>(plan_.spare_bits * spans_[span].valid.count());
 
   const int64_t end = plan_.part_begin(part + 1), whole = plan_.row_bytes / kStepBytes;

@@ -14,7 +14,7 @@ namespace {
 constexpr unsigned kGfni = 1u << 8;                           // leaf 7, ECX
 constexpr unsigned kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, EDX
 constexpr uint32_t kTileState = 1u << 17 | 1u << 18;          // XCR0: configuration and data
-constexpr int64_t kLeastRows = 32;
+constexpr TileBounds kBounds = {96, 64, 256};
 
 bool has_instructions() {
   unsigned a = 0, b = 0, c = 0, d = 0;
@@ -47,7 +47,7 @@ Implementation on_top_of_avx512() {
   result.name = "amx";
   result.description = "tiles of int8 for many rows, AVX-512 for everything else";
   result.missing = missing;
-  result.tiles = {kLeastRows, multiply};
+  result.tiles = {kBounds, multiply};
   return result;
 }
 

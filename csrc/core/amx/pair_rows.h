@@ -1,4 +1,4 @@
-// The rows of a pair of tiles, as the products load them.
+// The rows of a pair of tiles, as the products load them, and the output rows that these are.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,27 @@
 namespace stompp {
 namespace amx {
 
+constexpr int64_t kPairRows = 2 * kTileRows;
+
+// Rows of a pair that are output rows beside each other. Row r of tile t has the number t * kTileRows + r.
+struct RowSpan {
+  int64_t row, first, count;
+};
+
 struct PairRows {
-  int64_t first[2], count[2];   // of each tile's output rows
-  TilesOfRows tiles;            // its steps lie where the feeder's offsets say
-  int32_t spare[2][kTileRows];  // what the bits past taps' ends add to a row's sums
+  TilesOfRows tiles;  // of the first step; where the others lie from there on is the feeder's to say
+  RowSpan spans[kPairRows];
+  int64_t span_count;
+  int32_t spare[kPairRows];  // what the bits past taps' ends add to a row's sums
+
+  void clear() { span_count = 0; }
+  void add(int64_t row, int64_t first, int64_t count) {
+    if (count > 0) spans[span_count++] = {row, first, count};
+  }
+  // Whether each tile's rows are output rows beside each other.
+  bool is_full(int64_t tile_rows) const {
+    return span_count == 2 && spans[0].count == tile_rows && spans[1].count == tile_rows;
+  }
 };
 
 }  // namespace amx

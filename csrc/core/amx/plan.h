@@ -15,16 +15,15 @@ namespace amx {
 
 // What a thread's expanded bits and sums may take of its caches.
 struct Limits {
-  int64_t part_steps;    // of K at once: two tiles of rows stay in the first cache
+  int64_t part_steps;    // of K at once, or half as many again: two tiles of rows stay in the first cache
   int64_t weight_bytes;  // expanded panels, in the second cache
   int64_t sum_bytes;     // sums kept between parts of K, there too
   int64_t image_bytes;   // of an expanded image, of which there are two
-  int64_t line_pixels;   // least pixels of a line of outputs that fill tiles well enough
   int64_t row_pairs;     // that make it worth while for a thread to expand the same weights as another one
 };
 
 // A first cache of 48 KB holds 32 rows of a part, expanded, beside what is read once; a second one of 2 MB the rest.
-constexpr Limits kProcessorLimits = {128, 768 << 10, 512 << 10, 448 << 10, 12, 8};
+constexpr Limits kProcessorLimits = {16, 768 << 10, 512 << 10, 448 << 10, 8};
 
 struct Plan {
   Plan(const AnyRows& source, int64_t M, const PackedWeight& weight, const Epilogue& epilogue, const Limits& limits,
@@ -39,9 +38,9 @@ struct Plan {
   int64_t steps, parts;  // of 64 bits of K, and parts of these
   bool from_image;       // tiles are loaded from an expanded image, else from rows that are gathered and expanded
   int64_t tile_rows;     // of each tile: equal tiles, so that few rows are empty
-  int64_t line_tiles;    // of a line of outputs, and pairs of tiles of an image, with from_image
-  int64_t image_pairs;
-  int64_t pairs;  // of tiles of rows
+  int64_t line_pitch;    // with from_image, rows from a line of outputs to the next, of which some may be none
+  int64_t image_pairs;   // of tiles
+  int64_t pairs;         // of tiles of rows
   int64_t range_pairs, ranges;
   int64_t block_panels, group_blocks;  // a block is some panels of one group
   bool whole_rows;                     // all blocks of a row belong to one thread: groups share words of output bits
@@ -61,6 +60,10 @@ struct Plan {
   int64_t padded_width() const { return source.image.width + 2 * source.image.padding_w; }
   int64_t line_bytes() const { return padded_width() * weight.shape.in_channels; }
   int64_t image_bytes() const { return from_image ? padded_height() * line_bytes() : 0; }
+
+ private:
+  void cut_rows();
+  void cut_image();
 };
 
 }  // namespace amx

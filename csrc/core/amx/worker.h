@@ -66,8 +66,8 @@ class Worker {
 
   // A panel's sums that are not finished yet, and the next of them.
   struct Pending {
-    PairRows rows;
-    int64_t n, count, tile, row;
+    const PairRows* rows;
+    int64_t n, count, span, row;
   };
 
   void run_block(int64_t group, int64_t block);
@@ -108,7 +108,8 @@ class Worker {
   std::unique_ptr<uint8_t[]> memory_;
   GatheredRows<Expand> gathered_;
   ExpandedImage<Expand> image_;
-  PairRows rows_[2];  // of the passes with even and with odd numbers
+  // Of this pass, the next and the one before, whose last sums may not be finished yet.
+  PairRows rows_[3];
   int8_t* weights_ = nullptr;
   int32_t* sums_ = nullptr;     // [pair][panel][kSums], between parts of K
   int32_t* scratch_ = nullptr;  // [2 tiles][16 rows][32 outputs]
@@ -209,9 +210,10 @@ void Worker<Machine>::run_pass(int64_t pass) {
 // Begins to expand the rows of a pass.
 template <class Machine>
 int64_t Worker<Machine>::start_rows(int64_t pass) {
-  const int64_t pair = first_pair_ + pair_of(pass), parity = pass % 2;
-  if (plan_.from_image) return image_.start(group_, pair, &rows_[parity]);
-  return gathered_.start(group_, pair, part_of(pass), parity, &rows_[parity]);
+  const int64_t pair = first_pair_ + pair_of(pass);
+  PairRows* rows = &rows_[pass % 3];
+  if (plan_.from_image) return image_.start(group_, pair, rows);
+  return gathered_.start(group_, pair, part_of(pass), pass % 2, rows);
 }
 
 template <class Machine>
@@ -227,7 +229,7 @@ void Worker<Machine>::multiply_panel(int64_t pass, int64_t panel) {
     Block::zero();
   else
     Block::load(kept);
-  const PairRows& rows = rows_[pass % 2];
+  const PairRows& rows = rows_[pass % 3];
   const int8_t* weights = expanded_weights(part, panel);
   const int64_t* offsets = plan_.from_image ? image_.offsets() : nullptr;
   const bool half = is_half(panel);
@@ -249,36 +251,38 @@ void Worker<Machine>::multiply_panel(int64_t pass, int64_t panel) {
 template <class Machine>
 void Worker<Machine>::write_sums(const PairRows& rows, int64_t panel) {
   const Epilogue& epilogue = plan_.epilogue;
-  const int64_t count = outputs(panel), tile_rows = plan_.tile_rows;
+  const int64_t count = outputs(panel);
   const int64_t n = group_ * plan_.weight.shape.group_outputs() + (first_panel_ + panel) * kPanelOutputs;
-  const bool full = rows.count[0] == tile_rows && rows.count[1] == tile_rows && count == kPanelOutputs;
-  if (epilogue.kind == Epilogue::Kind::kInt32 && full && plan_.spare_bits == 0) {
+  const bool whole = count == kPanelOutputs && rows.is_full(plan_.tile_rows) && plan_.spare_bits == 0;
+  if (epilogue.kind == Epilogue::Kind::kInt32 && whole) {
     int32_t* out = static_cast<int32_t*>(epilogue.out) + n;
-    Block::store(false, out + rows.first[0] * epilogue.N, out + rows.first[1] * epilogue.N, epilogue.N);
+    Block::store(false, out + rows.spans[0].first * epilogue.N, out + rows.spans[1].first * epilogue.N, epilogue.N);
     return;
   }
   Block::store(is_half(panel), scratch_, scratch_ + kTileRows * kPanelOutputs, kPanelOutputs);
-  pending_ = {rows, n, count, 0, 0};
-  const int64_t tasks = ceil_div(rows.count[0], kFinishRows) + ceil_div(rows.count[1], kFinishRows);
+  pending_ = {&rows, n, count, 0, 0};
+  int64_t tasks = 0;
+  for (int64_t span = 0; span < rows.span_count; ++span) tasks += ceil_div(rows.spans[span].count, kFinishRows);
   finish_share_.start(tasks, plan_.part_steps(plan_.parts - 1));
 }
 
 template <class Machine>
 void Worker<Machine>::finish_next_rows() {
   Pending& now = pending_;
-  const int64_t left = now.rows.count[now.tile] - now.row, rows = left < kFinishRows ? left : kFinishRows;
-  int32_t* sums = scratch_ + (now.tile * kTileRows + now.row) * kPanelOutputs;
+  const RowSpan& span = now.rows->spans[now.span];
+  const int64_t left = span.count - now.row, rows = left < kFinishRows ? left : kFinishRows;
+  int32_t* sums = scratch_ + (span.row + now.row) * kPanelOutputs;
   if (plan_.spare_bits != 0)
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t i = 0; i < now.count; ++i) sums[r * kPanelOutputs + i] -= now.rows.spare[now.tile][now.row + r];
-  const Dots dots = {now.rows.first[now.tile] + now.row, rows, now.n, now.count, sums, kPanelOutputs};
+      for (int64_t i = 0; i < now.count; ++i) sums[r * kPanelOutputs + i] -= now.rows->spare[span.row + now.row + r];
+  const Dots dots = {span.first + now.row, rows, now.n, now.count, sums, kPanelOutputs};
   if (writes_words(dots))
     to_words(dots);
   else
     finish(plan_.epilogue, implementation_, dots);
   now.row += rows;
-  if (now.row < now.rows.count[now.tile]) return;
-  ++now.tile;
+  if (now.row < span.count) return;
+  ++now.span;
   now.row = 0;
 }
 

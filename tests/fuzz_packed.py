@@ -38,7 +38,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion import serialize_container
+from stompp_kernels.conversion.files import container as serialize_container
 from stompp_kernels.nn import Stage
 
 HANG_SECONDS = 300

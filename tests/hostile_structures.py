@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from stompp_kernels.conversion import serialize_calls
+from stompp_kernels.conversion.files import calls as serialize_calls
 
 CODE = "__import__('builtins').__dict__.__setitem__('STOMPP_INJECTED', 1)"
 LINE_ENDS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", ";", "\\\n"]

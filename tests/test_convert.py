@@ -19,7 +19,7 @@ from models_for_tests import (
 from torch import fx, nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion import pack_graph
+from stompp_kernels.conversion.packing import graph as pack_graph
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.nn import (
     BinaryWeightConv2d,

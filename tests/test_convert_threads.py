@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 import stompp_kernels as sk
-from stompp_kernels.conversion.trace import PackedTracer
+from stompp_kernels.conversion.packing.trace import PackedTracer
 from stompp_kernels.nn.functional import packed_path_allowed
 
 

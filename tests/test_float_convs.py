@@ -10,7 +10,7 @@ from torch import nn
 
 import stompp_kernels as sk
 from stompp_kernels import native
-from stompp_kernels.conversion import float_convs
+from stompp_kernels.conversion.packing import float_convs
 from stompp_kernels.nn import FloatConv2d, PackBatchNorm, PackSigns, PrepackedConv2d, Stage, UnpackSigns
 
 pytestmark = pytest.mark.skipif(

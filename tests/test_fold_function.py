@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from transformers.activations import ACT2FN
 
-from stompp_kernels.conversion.folding import fold_function
+from stompp_kernels.conversion.packing.folding import fold_function
 from stompp_kernels.ops import Affine
 from stompp_kernels.ops.reference import bits_from_words
 
@@ -27,7 +27,7 @@ K = 45
 @pytest.mark.parametrize("chunk", [1 << 20, 100])
 @pytest.mark.parametrize("name", ["gelu", "gelu_new", "gelu_python", "silu", "quick_gelu", "relu", "leaky_relu"])
 def test_thresholds_are_the_function_s_signs_for_every_sum(name, chunk, monkeypatch):
-    monkeypatch.setattr("stompp_kernels.conversion.folding._CHUNK", chunk)
+    monkeypatch.setattr("stompp_kernels.conversion.packing.folding._CHUNK", chunk)
     affine, function = affine_of(SCALES, BIASES), ACT2FN[name]
     threshold = fold_function(function, affine, K)
     acc = torch.arange(-K, K + 1, 2)
@@ -42,7 +42,7 @@ def test_thresholds_are_the_function_s_signs_for_every_sum(name, chunk, monkeypa
 @pytest.mark.parametrize("chunk", [1 << 20, 100])
 def test_a_channel_in_which_gelu_rounds_to_zero_far_below_zero_does_not_fold(name, scale, bias, chunk, monkeypatch):
     """Its sign is +1 there again: from about -5.5 on, and not from the same value on in each of torch's ways."""
-    monkeypatch.setattr("stompp_kernels.conversion.folding._CHUNK", chunk)
+    monkeypatch.setattr("stompp_kernels.conversion.packing.folding._CHUNK", chunk)
     assert fold_function(ACT2FN[name], affine_of([*SCALES, scale, 0.1], [*BIASES, bias, 0.0]), K) == len(SCALES)
 
 

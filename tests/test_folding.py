@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_norm, fold_threshold
+from stompp_kernels.conversion.packing.folding import fold_affine, fold_limits, fold_norm, fold_threshold
 from stompp_kernels.ops.reference import affine, bits_from_words, multiply_add
 
 CPU = torch.device("cpu")

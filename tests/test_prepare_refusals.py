@@ -11,7 +11,7 @@ from models_for_tests import seeded
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion.prepare_checks import SHORTCUT_NAMES
+from stompp_kernels.conversion.prepare.checks import SHORTCUT_NAMES
 from stompp_kernels.nn import BinaryConv2d, ProgressiveActivation
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

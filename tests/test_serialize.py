@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 import stompp_kernels as sk
-from stompp_kernels.conversion import serialize_container
+from stompp_kernels.conversion.files import container as serialize_container
 from stompp_kernels.nn import BinaryWeightLayer, Stage
 
 

@@ -16,7 +16,8 @@ from torch import nn
 
 import stompp_kernels as sk
 from stompp_kernels.cli import main
-from stompp_kernels.conversion import serialize_config, serialize_container
+from stompp_kernels.conversion.files import config as serialize_config
+from stompp_kernels.conversion.files import container as serialize_container
 from stompp_kernels.nn import BinaryLinear, BinaryWeightLayer, PackedOnFloats, Stage
 
 SIZES = {"vocab_size": 50, "max_position_embeddings": 20}

@@ -11,8 +11,8 @@ from test_serialize_modules import rewrite
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion import pack_modules
-from stompp_kernels.conversion.sign_chains import SignChain, sign_chains
+from stompp_kernels.conversion.packing import modules as pack_modules
+from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.nn import PackedLinear, PackedOnFloats, ProgressiveActivation, SignActivation, Stage
 from stompp_kernels.ops.reference import bits_from_words

@@ -13,7 +13,7 @@ from models_for_tests import MLP, BiRealNet, ResidualNet, binary_layers, randomi
 from torch import Tensor, fx, nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion.split_activations import RELU_LIKE, split_activations
+from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE, split_activations
 from stompp_kernels.nn import ProgressiveActivation, Stage
 from stompp_kernels.progression import trace_calls
 

@@ -7,7 +7,7 @@ from models_for_tests import float_convs_of, randomize_norms, set_stage
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion import pack_graph
+from stompp_kernels.conversion.packing import graph as pack_graph
 from stompp_kernels.nn import Stage, UnpackSigns
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from stompp_kernels.conversion.checks import what_is_required
+from stompp_kernels.conversion.packing.checks import what_is_required
 from stompp_kernels.conversion.profile import profile
 from stompp_kernels.native import implementation_of
 from stompp_kernels.nn import (

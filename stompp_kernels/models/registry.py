@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.prepare import prepare
+from stompp_kernels.conversion.prepare.prepare import prepare
 from stompp_kernels.models.common import check_sizes
 
 Inputs: TypeAlias = Tensor | dict[str, Tensor]

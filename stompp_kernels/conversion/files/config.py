@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from stompp_kernels.conversion.serialize_kinds import shown
+from stompp_kernels.conversion.files.kinds import shown
 from stompp_kernels.ops.checks import check_choice
 
 ATTENTIONS = ("eager", "sdpa")  # others are kernels that may be fetched from the hub

@@ -1,4 +1,4 @@
-"""Loads the folders that :mod:`stompp_kernels.conversion.prepared_folder` describes."""
+"""Loads the folders that :mod:`stompp_kernels.conversion.prepare.folder` describes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.prepare import prepare
-from stompp_kernels.conversion.prepared_folder import CONFIG, FORMAT, INPUTS, MARK, SETTINGS, VERSION
+from stompp_kernels.conversion.prepare.folder import CONFIG, FORMAT, INPUTS, MARK, SETTINGS, VERSION
+from stompp_kernels.conversion.prepare.prepare import prepare
 
 _MOST_BYTES = 1 << 20  # of a JSON file
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stompp_kernels.conversion.nodes import has_hooks
-from stompp_kernels.conversion.tracing import Tracer
+from stompp_kernels.conversion.packing.nodes import has_hooks
+from stompp_kernels.conversion.packing.tracing import Tracer
 from stompp_kernels.nn import ProgressiveActivation
 
 

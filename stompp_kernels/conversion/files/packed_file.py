@@ -13,9 +13,9 @@ import os
 
 from torch import fx, nn
 
-from stompp_kernels.conversion import serialize_container as container
-from stompp_kernels.conversion.serialize_graph import check_graph, graph_from_json, graph_to_json, upgraded
-from stompp_kernels.conversion.serialize_modules import is_packed_by_layer, modules_from_json, modules_to_json
+from stompp_kernels.conversion.files import container
+from stompp_kernels.conversion.files.graph import check_graph, graph_from_json, graph_to_json, upgraded
+from stompp_kernels.conversion.files.modules import is_packed_by_layer, modules_from_json, modules_to_json
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.gives_floats import GivesFloats, cast_like_parameters, type_of_parameters
 

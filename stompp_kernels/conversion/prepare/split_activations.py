@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.prepare_report import RefusedLayers
-from stompp_kernels.conversion.split_forward import RELU_LIKE as RELU_LIKE
-from stompp_kernels.conversion.split_forward import module_of_function, split_block
+from stompp_kernels.conversion.prepare.report import RefusedLayers
+from stompp_kernels.conversion.prepare.split_forward import RELU_LIKE as RELU_LIKE
+from stompp_kernels.conversion.prepare.split_forward import module_of_function, split_block
 from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 from stompp_kernels.progression.execution import Call
 from stompp_kernels.progression.gradient_paths import tensors_in

@@ -8,9 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from stompp_kernels.conversion.folding import fold_function
-from stompp_kernels.conversion.sign_chains import SignChain, sign_chains
-from stompp_kernels.conversion.twins import binary_weight_twin, has_binary_weight, is_packable, own_affine, packed_twin
+from stompp_kernels.conversion.packing.folding import fold_function
+from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
+from stompp_kernels.conversion.packing.twins import (
+    binary_weight_twin,
+    has_binary_weight,
+    is_packable,
+    own_affine,
+    packed_twin,
+)
 from stompp_kernels.nn import (
     BinaryLayer,
     BinaryWeightLayer,

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from stompp_kernels import native
-from stompp_kernels.conversion.folding import fold_limits, fold_norm
-from stompp_kernels.conversion.nodes import fresh_name, has_hooks, is_fixed_norm
+from stompp_kernels.conversion.packing.folding import fold_limits, fold_norm
+from stompp_kernels.conversion.packing.nodes import fresh_name, has_hooks, is_fixed_norm
 from stompp_kernels.nn import FloatConv2d, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
 from stompp_kernels.ops import Affine, Limits
 from stompp_kernels.ops.checks import pair

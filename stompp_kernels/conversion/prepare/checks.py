@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.prepare_copy import shared_tensors
-from stompp_kernels.conversion.prepare_layers import (
+from stompp_kernels.conversion.prepare.copy import shared_tensors
+from stompp_kernels.conversion.prepare.layers import (
     attached_names,
     kind_of,
     numeric_padding,
     taken_attribute,
     transposed_linear,
 )
-from stompp_kernels.conversion.prepare_report import LayerReport, RefusedLayers
-from stompp_kernels.conversion.split_forward import is_relu_like
+from stompp_kernels.conversion.prepare.report import LayerReport, RefusedLayers
+from stompp_kernels.conversion.prepare.split_forward import is_relu_like
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.progression import trace_calls
 from stompp_kernels.progression.example_run import forwards, has_own_forward

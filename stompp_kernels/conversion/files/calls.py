@@ -13,8 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from stompp_kernels.conversion import checks
-from stompp_kernels.conversion.serialize_kinds import (
+from stompp_kernels.conversion.files.kinds import (
     BOOLEAN,
     DEVICES,
     DTYPE,
@@ -37,6 +36,7 @@ from stompp_kernels.conversion.serialize_kinds import (
     with_product,
     wrapped,
 )
+from stompp_kernels.conversion.packing import checks
 
 _VALUE = (
     NODE | Kind("a number", lambda v: NUMBER.holds(v) and not (type(v) is int and abs(v) > 1 << 24)) | BOOLEAN

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.prepare_copy import adopt_attributes
+from stompp_kernels.conversion.prepare.copy import adopt_attributes
 from stompp_kernels.nn import BinaryConv2d, BinaryLayer, BinaryLinear, ProgressiveActivation
 from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 

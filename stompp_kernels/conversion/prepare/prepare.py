@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from stompp_kernels.conversion.keep_signs import keep_signs
-from stompp_kernels.conversion.prepare_checks import (
+from stompp_kernels.conversion.prepare.checks import (
     SHORTCUT_NAMES,
     attachments,
     check_inputs,
@@ -21,8 +20,10 @@ from stompp_kernels.conversion.prepare_checks import (
     tied_layers,
     trace_float,
 )
-from stompp_kernels.conversion.prepare_copy import copy_model
-from stompp_kernels.conversion.prepare_layers import (
+from stompp_kernels.conversion.prepare.copy import copy_model
+from stompp_kernels.conversion.prepare.folder import remembers_settings
+from stompp_kernels.conversion.prepare.keep_signs import keep_signs
+from stompp_kernels.conversion.prepare.layers import (
     binary_layer,
     kind_of,
     mean_magnitudes,
@@ -30,10 +31,9 @@ from stompp_kernels.conversion.prepare_layers import (
     replace,
     transposed_linear,
 )
-from stompp_kernels.conversion.prepare_report import LayerReport, PreparationReport, RefusedLayers, refusal
-from stompp_kernels.conversion.prepared_folder import remembers_settings
-from stompp_kernels.conversion.split_activations import name_functions, split_activations, unshare_activations
-from stompp_kernels.conversion.split_forward import RELU_LIKE
+from stompp_kernels.conversion.prepare.report import LayerReport, PreparationReport, RefusedLayers, refusal
+from stompp_kernels.conversion.prepare.split_activations import name_functions, split_activations, unshare_activations
+from stompp_kernels.conversion.prepare.split_forward import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.nn.binary import LATENT_STD, tie_weights
 from stompp_kernels.ops.checks import check_choice

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from stompp_kernels.conversion.float_convs import pack_float_convs
-from stompp_kernels.conversion.folding import fold_affine, fold_limits, fold_norm, fold_threshold
-from stompp_kernels.conversion.names import rename_for_python
-from stompp_kernels.conversion.nodes import (
+from stompp_kernels.conversion.packing.float_convs import pack_float_convs
+from stompp_kernels.conversion.packing.folding import fold_affine, fold_limits, fold_norm, fold_threshold
+from stompp_kernels.conversion.packing.names import rename_for_python
+from stompp_kernels.conversion.packing.nodes import (
     BATCH_NORMS,
     flat_name,
     fresh_name,
@@ -28,8 +28,8 @@ from stompp_kernels.conversion.nodes import (
     keeps_signs,
     pool_settings,
 )
-from stompp_kernels.conversion.strided_unpack import move_strides_to_unpacking
-from stompp_kernels.conversion.twins import (
+from stompp_kernels.conversion.packing.strided_unpack import move_strides_to_unpacking
+from stompp_kernels.conversion.packing.twins import (
     binary_weight_twin,
     has_binary_weight,
     is_packable,

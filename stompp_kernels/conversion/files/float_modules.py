@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.serialize_calls import INTERPOLATIONS, PADDING_MODES
-from stompp_kernels.conversion.serialize_kinds import (
+from stompp_kernels.conversion.files.calls import INTERPOLATIONS, PADDING_MODES
+from stompp_kernels.conversion.files.kinds import (
     BOOLEAN,
     NODE,
     NONE,
@@ -29,7 +29,7 @@ from stompp_kernels.conversion.serialize_kinds import (
     triple,
     with_product,
 )
-from stompp_kernels.conversion.serialize_layers import check_tensors
+from stompp_kernels.conversion.files.layers import check_tensors
 from stompp_kernels.nn import (
     FloatConv2d,
     MaxPoolSigns,

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.pack_modules import swap_layers
-from stompp_kernels.conversion.serialize_config import (
+from stompp_kernels.conversion.files.config import (
     MADE_PER_TENSOR,
     FewTensors,
     LittleTime,
@@ -27,10 +26,11 @@ from stompp_kernels.conversion.serialize_config import (
     generation_from_json,
     generation_to_json,
 )
-from stompp_kernels.conversion.serialize_kinds import shown
-from stompp_kernels.conversion.serialize_layers import check_packed, packed_from_json, packed_to_json
-from stompp_kernels.conversion.sign_chains import SignChain, sign_chains
-from stompp_kernels.conversion.split_activations import RELU_LIKE
+from stompp_kernels.conversion.files.kinds import shown
+from stompp_kernels.conversion.files.layers import check_packed, packed_from_json, packed_to_json
+from stompp_kernels.conversion.packing.modules import swap_layers
+from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
+from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation, SignActivation
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import FLOATS

@@ -18,21 +18,21 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stompp_kernels.conversion.serialize_calls import (
+from stompp_kernels.conversion.files.calls import (
     FUNCTION_NAMES,
     FUNCTION_SIGNATURES,
     FUNCTIONS,
     KEEPS_LISTS,
     METHOD_SIGNATURES,
 )
-from stompp_kernels.conversion.serialize_float_modules import (
+from stompp_kernels.conversion.files.float_modules import (
     check_float_module,
     check_float_module_call,
     float_module_from_json,
     float_module_to_json,
 )
-from stompp_kernels.conversion.serialize_kinds import BOOLEAN, NODE, NONE, NUMBER, TEXT, Kind, check_call, choice, shown
-from stompp_kernels.conversion.serialize_layers import (
+from stompp_kernels.conversion.files.kinds import BOOLEAN, NODE, NONE, NUMBER, TEXT, Kind, check_call, choice, shown
+from stompp_kernels.conversion.files.layers import (
     PACKED_NAMES,
     check_packed,
     check_packed_call,

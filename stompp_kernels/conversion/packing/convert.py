@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from stompp_kernels.conversion.arguments import TracedArguments
-from stompp_kernels.conversion.finite import check_finite
-from stompp_kernels.conversion.nodes import has_hooks
-from stompp_kernels.conversion.pack_graph import pack_graph
-from stompp_kernels.conversion.pack_modules import pack_modules
-from stompp_kernels.conversion.trace import torch_modules_with_binary_layers, trace_model
-from stompp_kernels.conversion.twins import has_binary_weight, is_packable
+from stompp_kernels.conversion.packing.arguments import TracedArguments
+from stompp_kernels.conversion.packing.finite import check_finite
+from stompp_kernels.conversion.packing.graph import pack_graph
+from stompp_kernels.conversion.packing.modules import pack_modules
+from stompp_kernels.conversion.packing.nodes import has_hooks
+from stompp_kernels.conversion.packing.trace import torch_modules_with_binary_layers, trace_model
+from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from stompp_kernels.conversion.checks import require_constant, require_given, require_items, require_left_out
+from stompp_kernels.conversion.packing.checks import require_constant, require_given, require_items, require_left_out
 from stompp_kernels.progression.example_run import as_arguments
 
 _EMPTY = inspect.Parameter.empty

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stompp_kernels.conversion.serialize_kinds import (
+from stompp_kernels.conversion.files.kinds import (
     BOOLEAN,
     NODE,
     NONE,

@@ -198,7 +198,7 @@ def committed(name, seed=0, **options):
 @contextlib.contextmanager
 def float_convs_of(torch_s):
     """The float convolutions of what is converted inside are torch's, or this package's, whatever bits torch gives."""
-    float_convs = sk.conversion.float_convs
+    float_convs = sk.conversion.packing.float_convs
     with mock.patch.object(float_convs, "_gives_the_same_bits", return_value=not torch_s):
         yield
 

@@ -295,8 +295,8 @@ def kept_flags(variable: str, words: list[str]) -> list[str]:
     """Those of a variable's flags that do not change what the kernels compute, or on which processor.
 
     People and distributions set flags for all that they build. The scalar kernels would get instructions that the
-    machine they run on may lack, and NaN or -0.0 would pack as any bit. csrc/core/bits.h refuses what comes in another
-    way, by a wrapper or a configuration file of the compiler.
+    machine they run on may lack, and NaN or -0.0 would pack as any bit. csrc/core/base/bits.h refuses what comes in
+    another way, by a wrapper or a configuration file of the compiler.
     """
     kept: list[str] = []
     left_out = []
@@ -455,7 +455,7 @@ def native_sources() -> list[str]:
 
 def cuda_sources() -> list[str]:
     # Of the core, what checks shapes.
-    return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", "csrc/core/check_shapes.cpp")
+    return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", "csrc/core/product/check_shapes.cpp")
 
 
 def check_requirements() -> tuple[Path, list[str], str, Path]:

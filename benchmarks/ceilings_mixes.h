@@ -7,9 +7,9 @@
 
 #include <cstdint>
 
-#include "core/amx/amx.h"
-#include "core/amx/permission.h"
-#include "core/amx/tiles.h"
+#include "core/isa/amx/amx.h"
+#include "core/isa/amx/permission.h"
+#include "core/isa/amx/tiles.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -116,7 +116,7 @@ namespace avx2 {
 #define STOMPP_AVX2 __attribute__((target("avx2,fma")))
 constexpr int kPanels = 4, kSums = 12;
 
-// See csrc/core/avx2/nibble_lookup.h: for 768 products three lookups, four additions and a shift.
+// See csrc/core/isa/avx2/nibble_lookup.h: for 768 products three lookups, four additions and a shift.
 STOMPP_AVX2 inline void binary(int64_t turns) {
   __m256i all[kPanels] = {}, shifted[kPanels] = {}, tables[3] = {}, nibbles[3] = {};
 #pragma GCC unroll 3
@@ -136,8 +136,8 @@ STOMPP_AVX2 inline void binary(int64_t turns) {
     }
 }
 
-// See csrc/core/avx2/signed_sum.cpp: a lookup and an addition for 3 inputs of 8 outputs. That weights are shifted on is
-// left out: rows share it.
+// See csrc/core/isa/avx2/signed_sum.cpp: a lookup and an addition for 3 inputs of 8 outputs. That weights are shifted
+// on is left out: rows share it.
 STOMPP_AVX2 inline void signed_sum(int64_t turns) {
   __m256 sums[kSums] = {}, table = _mm256_set1_ps(1.0f);
   STOMPP_OPAQUE(table);
@@ -177,7 +177,7 @@ namespace avx512 {
 #define STOMPP_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vpopcntdq,avx2,fma")))
 constexpr int kSums = 16;
 
-// See csrc/core/avx512/multiply_block.cpp: XOR, popcount and addition of 512 products.
+// See csrc/core/isa/avx512/multiply_block.cpp: XOR, popcount and addition of 512 products.
 STOMPP_AVX512 inline void binary(int64_t turns) {
   __m512i counts[kSums] = {}, a = _mm512_set1_epi64(1), w = _mm512_set1_epi64(2);
   for (; turns > 0; --turns)
@@ -189,7 +189,7 @@ STOMPP_AVX512 inline void binary(int64_t turns) {
     }
 }
 
-// See csrc/core/avx512/signed_sum.cpp: a lookup and an addition for 4 inputs of 16 outputs, without the shifts.
+// See csrc/core/isa/avx512/signed_sum.cpp: a lookup and an addition for 4 inputs of 16 outputs, without the shifts.
 STOMPP_AVX512 inline void signed_sum(int64_t turns) {
   __m512 sums[kSums] = {}, table = _mm512_set1_ps(1.0f);
   STOMPP_OPAQUE(table);
@@ -231,7 +231,7 @@ namespace amx {
 using Tiles = stompp::amx::ProcessorTiles;
 constexpr int kSums = 4;
 
-// See csrc/core/amx/tiles.h: products of 16 x 64 and 64 x 16 bytes, each a bit. Everything else is AVX-512's.
+// See csrc/core/isa/amx/tiles.h: products of 16 x 64 and 64 x 16 bytes, each a bit. Everything else is AVX-512's.
 inline void binary(int64_t turns) {
   static const bool permitted = stompp::amx::request_tiles();
   if (!permitted) return;
@@ -259,7 +259,7 @@ namespace neon {
 
 constexpr int kSums = 16;
 
-// See csrc/core/neon/multiply_block.cpp: XOR, popcount and addition of 128 products.
+// See csrc/core/isa/neon/multiply_block.cpp: XOR, popcount and addition of 128 products.
 inline void binary(int64_t turns) {
   uint8x16_t counts[kSums] = {}, a = vdupq_n_u8(1), w = vdupq_n_u8(2);
   for (; turns > 0; --turns)

@@ -7,9 +7,16 @@
 #include <string>
 #include <vector>
 
+// benchmarks.compare also compiles this with the core of an older revision, whose files lie in one folder.
+#if __has_include("core/dispatch.h")
 #include "core/bconv2d.h"
 #include "core/bgemm.h"
 #include "core/dispatch.h"
+#else
+#include "core/isa/dispatch.h"
+#include "core/product/bconv2d.h"
+#include "core/product/bgemm.h"
+#endif
 
 using namespace stompp;
 

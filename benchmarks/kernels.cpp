@@ -8,8 +8,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "core/choose.h"
-#include "core/dispatch.h"
+#include "core/isa/dispatch.h"
+#include "core/product/choose.h"
 
 using namespace stompp;
 

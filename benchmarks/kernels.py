@@ -1,7 +1,7 @@
 """The product kernels of one instruction set against each other: `python -m benchmarks.kernels` (needs a compiler).
 
-csrc/core/choose.h picks one by the number of rows; its bounds come from this table. Sides alternate within one process,
-medians, one thread, the preparation of the rows counted.
+csrc/core/product/choose.h picks one by the number of rows; its bounds come from this table. Sides alternate within one
+process, medians, one thread, the preparation of the rows counted.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion.files import container as serialize_container
+from stompp_kernels.conversion.files import container
 from stompp_kernels.nn import Stage
 
 HANG_SECONDS = 300
@@ -265,7 +265,7 @@ def with_checksum(data):
                 metadata = dict(opened.metadata() or {})
         except Exception:  # what the reader of the format says is tested without a repair
             return None
-    digest = serialize_container.digest(metadata.get("structure", ""), tensors)
+    digest = container.digest(metadata.get("structure", ""), tensors)
     return save(tensors, metadata | {"sha256": digest})
 
 
@@ -280,7 +280,7 @@ def mutate(rng, original):
     CONTENTS[kind](rng, tensors, structure)
     text, tensors = json.dumps(structure), {name: t.contiguous().clone() for name, t in tensors.items()}
     fits = rng.random() < 0.75
-    digest = serialize_container.digest(text, tensors) if fits else original.metadata["sha256"]
+    digest = container.digest(text, tensors) if fits else original.metadata["sha256"]
     return kind, save(tensors, original.metadata | {"structure": text, "sha256": digest}), fits
 
 
@@ -291,7 +291,7 @@ def forge(rng, original):
         kind, text = hostile_structures.hostile(rng, tensors, structure)
         tensors = {name: t.contiguous().clone() for name, t in tensors.items()}
         try:
-            digest = serialize_container.digest(text, tensors)
+            digest = container.digest(text, tensors)
             return kind, save(tensors, original.metadata | {"structure": text, "sha256": digest}), True
         except UnicodeEncodeError:  # half of a surrogate pair is no text of a file
             continue

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from stompp_kernels.conversion.files import calls as serialize_calls
+from stompp_kernels.conversion.files import calls
 
 CODE = "__import__('builtins').__dict__.__setitem__('STOMPP_INJECTED', 1)"
 LINE_ENDS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", ";", "\\\n"]
@@ -185,7 +185,7 @@ def call_something(rng, tensors, structure):
     at = rng.randrange(1, len(structure["graph"]))
     nodes = [node["name"] for node in structure["graph"][:at]]
     function = rng.random() < 0.6
-    listed = serialize_calls.FUNCTION_SIGNATURES if function else serialize_calls.METHOD_SIGNATURES
+    listed = calls.FUNCTION_SIGNATURES if function else calls.METHOD_SIGNATURES
     target = rng.choice(sorted(listed)) if rng.random() < 0.9 else text(rng, "torch.add")
     parameters = listed.get(target, ())
 

@@ -21,7 +21,7 @@ echo "$@" >> commands.log
 while [ $# -gt 0 ]; do
     case "$1" in
         -o) : > "$2" ;;
-        -MF) echo "object: csrc/core/bits.h" > "$2" ;;
+        -MF) echo "object: csrc/core/base/bits.h" > "$2" ;;
     esac
     shift
 done
@@ -40,13 +40,18 @@ def build():
 def project(tmp_path, monkeypatch):
     """A small project with our setup.py, beside a fake torch, and no build variables set."""
     folder = tmp_path / "a project"
-    for name in ("csrc/core", "csrc/torch", "stompp_kernels", "site/torch"):
+    for name in ("csrc/core/base", "csrc/core/signs", "csrc/torch", "stompp_kernels", "site/torch"):
         (folder / name).mkdir(parents=True)
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("README.md", "stompp_kernels/__init__.py", "stompp_kernels/py.typed"):
         (folder / name).touch()
-    for name in ("csrc/core/bits.h", "csrc/core/pack.cpp", "csrc/torch/bindings.cpp", "csrc/torch/module.cpp"):
+    for name in (
+        "csrc/core/base/bits.h",
+        "csrc/core/signs/pack.cpp",
+        "csrc/torch/bindings.cpp",
+        "csrc/torch/module.cpp",
+    ):
         (folder / name).touch()
     (folder / "fake-c++").write_text(FAKE_COMPILER)
     (folder / "fake-c++").chmod(0o755)
@@ -77,8 +82,8 @@ def cuda_home(project):
     for name in ("any.cu", "tile_sm75.cu", "tile_sm80.cu", "tile_sm90a.cu", "tile_sm100.cu"):
         (project / "csrc" / "cuda").mkdir(exist_ok=True)
         (project / "csrc" / "cuda" / name).touch()
-    (project / "csrc" / "torch" / "cuda").mkdir()
-    for name in ("torch/cuda/binding.cpp", "core/check_shapes.cpp"):
+    for name in ("torch/cuda/binding.cpp", "core/product/check_shapes.cpp"):
+        (project / "csrc" / name).parent.mkdir()
         (project / "csrc" / name).touch()
     home = project / "cuda"
     for name in ("bin/nvcc", "lib/libcudart_static.a"):
@@ -224,9 +229,9 @@ def test_build_commands(project):
 
     assert not list(project.glob(".ninja*"))
 
-    assert rebuilt(project, "csrc/core/pack.cpp", **variables) == ["csrc/core/pack.cpp"]
-    everything = ["csrc/core/pack.cpp", "csrc/torch/bindings.cpp", "csrc/torch/module.cpp"]
-    assert rebuilt(project, "csrc/core/bits.h", **variables) == everything
+    assert rebuilt(project, "csrc/core/signs/pack.cpp", **variables) == ["csrc/core/signs/pack.cpp"]
+    everything = ["csrc/core/signs/pack.cpp", "csrc/torch/bindings.cpp", "csrc/torch/module.cpp"]
+    assert rebuilt(project, "csrc/core/base/bits.h", **variables) == everything
     assert rebuilt(project, "README.md", CXX="./fake-c++", CXXFLAGS="-O1") == everything
 
 
@@ -281,7 +286,7 @@ def test_variables_that_this_build_does_not_read_do_not_reach_the_compiler(proje
 
 # What each function gives shows one liberty that a compiler may take with floats.
 ARITHMETIC = """
-#include "core/bits.h"
+#include "core/base/bits.h"
 #define EXPORT extern "C" __attribute__((visibility("default")))
 EXPORT int is_negative(float x) { return x < 0 ? 1 : 0; }
 EXPORT int is_nan(float x) { return x != x; }
@@ -317,8 +322,8 @@ def real_project(project):
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler on PATH")
-    (project / "csrc/core/pack.cpp").write_text(ARITHMETIC)
-    shutil.copy(ROOT / "csrc/core/bits.h", project / "csrc/core/bits.h")
+    (project / "csrc/core/signs/pack.cpp").write_text(ARITHMETIC)
+    shutil.copy(ROOT / "csrc/core/base/bits.h", project / "csrc/core/base/bits.h")
     (project / "site/torch/lib").mkdir()
     for name in ("torch_cpu", "c10"):
         target = project / f"site/torch/lib/lib{name}.so"

@@ -45,7 +45,9 @@ def test_every_file_compiles_against_the_oldest_torch(check_headers, oldest):
 
 
 def test_a_file_that_does_not_compile_is_named_with_the_compilers_words(check_headers, oldest, monkeypatch):
-    monkeypatch.setattr(check_headers, "sources", lambda: ["csrc/core/check_shapes.cpp", "csrc/torch/absent.cpp"])
+    monkeypatch.setattr(
+        check_headers, "sources", lambda: ["csrc/core/product/check_shapes.cpp", "csrc/torch/absent.cpp"]
+    )
     [(source, message)] = check_headers.compile_all(oldest).items()
     assert source == "csrc/torch/absent.cpp"
     assert "No such file" in message

@@ -17,7 +17,7 @@ from test_serialize import parts, rewrite
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion import serialize_calls, serialize_container, serialize_float_modules
+from stompp_kernels.conversion.files import calls, container, float_modules
 from stompp_kernels.nn import Stage
 
 
@@ -331,11 +331,11 @@ def test_what_is_not_in_the_grammar_is_refused(change, saved, tmp_path):
 
 
 def test_every_listed_function_and_module_has_a_signature_that_is_closed():
-    for name, parameters in {**serialize_calls.FUNCTION_SIGNATURES, **serialize_calls.METHOD_SIGNATURES}.items():
+    for name, parameters in {**calls.FUNCTION_SIGNATURES, **calls.METHOD_SIGNATURES}.items():
         for parameter in (p for p in parameters if p.name != "message"):  # the text that an assertion shows
             for value in ("__import__('os')", {"node": 5}, {"x": 1}, object()):
                 assert not parameter.kind.holds(value), f"{parameter.name} of {name} takes {value!r}"
-    for parameters in serialize_float_modules._SIGNATURES.values():
+    for parameters in float_modules._SIGNATURES.values():
         assert not any(p.kind.holds("x") or p.kind.holds(1 << 62) for p in parameters)
 
 
@@ -343,7 +343,7 @@ def test_every_listed_function_and_module_has_a_signature_that_is_closed():
 
 
 def metadata_of(text, tensors, version="3"):
-    digest = serialize_container.digest(text, tensors)
+    digest = container.digest(text, tensors)
     return {"format": "stompp_kernels.packed", "version": version, "structure": text, "sha256": digest}
 
 

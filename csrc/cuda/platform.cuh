@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "core/status.h"
+#include "core/base/status.h"
 
 #ifdef STOMPP_EMULATE_CUDA
 #include "emulation.h"

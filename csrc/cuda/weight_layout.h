@@ -11,14 +11,15 @@
 // Tap sum (y, x) of an output is the sum of its weights over the taps before row y and column x, C - 2 pop(w) each:
 // four of them give the sum over any rectangle of taps, the last one alone the sum over all.
 //
-// Small groups (core/packed_weight.h) have words of channels instead, [words_for(channels)][g][taps] with g channels in
-// a group: bit i of turn r is the weight with which channel i of the output reads channel (i + r) % g of its group.
+// Small groups (core/product/packed_weight.h) have words of channels instead, [words_for(channels)][g][taps] with g
+// channels in a group: bit i of turn r is the weight with which channel i of the output reads channel (i + r) % g of
+// its group.
 #pragma once
 
 #include <cstdint>
 
-#include "core/bits.h"
-#include "core/packed_weight.h"
+#include "core/base/bits.h"
+#include "core/product/packed_weight.h"
 
 #ifdef __CUDACC__
 #define STOMPP_HOST_DEVICE __host__ __device__

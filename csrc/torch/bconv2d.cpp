@@ -1,4 +1,4 @@
-#include "core/bconv2d.h"
+#include "core/product/bconv2d.h"
 
 #include "torch/epilogues.h"
 #include "torch/host.h"

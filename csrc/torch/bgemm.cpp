@@ -1,4 +1,4 @@
-#include "core/bgemm.h"
+#include "core/product/bgemm.h"
 
 #include "torch/epilogues.h"
 #include "torch/host.h"

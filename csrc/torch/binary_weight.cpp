@@ -1,6 +1,6 @@
-#include "core/binary_weight.h"
+#include "core/binary_weight/binary_weight.h"
 
-#include "core/dispatch.h"
+#include "core/isa/dispatch.h"
 #include "torch/host.h"
 #include "torch/products.h"
 

@@ -1,4 +1,4 @@
-#include "core/conv2d_float.h"
+#include "core/float_conv/conv2d_float.h"
 
 #include "torch/host.h"
 #include "torch/products.h"

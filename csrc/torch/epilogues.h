@@ -4,7 +4,7 @@
 // place.empty(sizes, type) makes a result.
 #pragma once
 
-#include "core/epilogue.h"
+#include "core/product/epilogue.h"
 #include "torch/tensors.h"
 
 namespace stompp::binding {

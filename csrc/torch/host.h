@@ -1,7 +1,7 @@
 // Tensors on the CPU: allocation and torch's thread pool.
 #pragma once
 
-#include "core/parallel.h"
+#include "core/base/parallel.h"
 #include "torch/huge_pages.h"
 #include "torch/tensors.h"
 

@@ -1,4 +1,4 @@
-#include "core/max_pool.h"
+#include "core/signs/max_pool.h"
 
 #include "torch/host.h"
 

@@ -6,8 +6,8 @@
 
 #include <string>
 
-#include "core/dispatch.h"
-#include "core/packed_weight.h"
+#include "core/isa/dispatch.h"
+#include "core/product/packed_weight.h"
 
 namespace py = pybind11;
 

@@ -1,6 +1,6 @@
-#include "core/pack.h"
+#include "core/signs/pack.h"
 
-#include "core/dispatch.h"
+#include "core/isa/dispatch.h"
 #include "torch/host.h"
 #include "torch/products.h"
 

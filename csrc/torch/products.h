@@ -1,7 +1,7 @@
 // The arguments of the products but for their weight's bytes, checked, on any device.
 #pragma once
 
-#include "core/bconv2d.h"
+#include "core/product/bconv2d.h"
 #include "torch/tensors.h"
 
 namespace stompp::binding {

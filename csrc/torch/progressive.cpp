@@ -1,10 +1,10 @@
-#include "core/progressive.h"
+#include "core/masks/progressive.h"
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
-#include "core/refresh_mask.h"
+#include "core/masks/refresh_mask.h"
 #include "torch/host.h"
 
 namespace stompp::binding {

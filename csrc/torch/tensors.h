@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "core/float_types.h"
-#include "core/packed_weight.h"
-#include "core/status.h"
+#include "core/base/float_types.h"
+#include "core/base/status.h"
+#include "core/product/packed_weight.h"
 #include "torch/compat.h"
 
 namespace stompp::binding {

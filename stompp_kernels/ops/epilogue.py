@@ -1,6 +1,6 @@
 """What becomes of a binary product's int32 accumulator: kept, or one of the three types here.
 
-The formulas stand in csrc/core/epilogue.h and, as code to read, in ops/reference.py.
+The formulas stand in csrc/core/product/epilogue.h and, as code to read, in ops/reference.py.
 """
 
 from __future__ import annotations

@@ -488,7 +488,7 @@ def philox4x32_10(counter: Sequence[Tensor], key: tuple[int, int]) -> list[Tenso
 
 
 def _random_words(n: int, seed: int, tensor_id: int, step: int, device: torch.device) -> Tensor:
-    """The random words of n entries, see csrc/core/refresh_mask.h: int64 [n], each below 2^32."""
+    """The random words of n entries, see csrc/core/masks/refresh_mask.h: int64 [n], each below 2^32."""
     groups = torch.arange((n + 3) // 4, dtype=torch.int64, device=device)
     constants = [(seed >> 32) & _LOW_32, step & _LOW_32, (step >> 32) & _LOW_32]
     counter = [groups, *(torch.full_like(groups, value) for value in constants)]

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/parallel.h"
+#include "core/base/parallel.h"
 
 namespace stompp::test {
 

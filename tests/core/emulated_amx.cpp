@@ -1,8 +1,8 @@
 #include "emulated_amx.h"
 
-#include "core/amx/amx.h"
-#include "core/amx/product.h"
-#include "core/scalar/scalar.h"
+#include "core/isa/amx/amx.h"
+#include "core/isa/amx/product.h"
+#include "core/isa/scalar/scalar.h"
 
 namespace stompp::test {
 namespace {

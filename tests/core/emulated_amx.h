@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "check.h"
-#include "core/amx/expand.h"
-#include "core/amx/tiles.h"
-#include "core/implementation.h"
+#include "core/isa/amx/expand.h"
+#include "core/isa/amx/tiles.h"
+#include "core/isa/implementation.h"
 
 namespace stompp::test {
 
@@ -85,7 +85,7 @@ class EmulatedTiles {
   }
 };
 
-// As core/amx/expand.h says.
+// As core/isa/amx/expand.h says.
 struct EmulatedExpansion {
   static void row(const amx::BitRuns& bits, int64_t steps, int8_t* out) {
     for (int64_t i = 0; i < steps; ++i) {

@@ -4,7 +4,7 @@
 #include <cstdlib>
 
 #include "check.h"
-#include "core/dispatch.h"
+#include "core/isa/dispatch.h"
 #include "emulated_amx.h"
 
 int main() {

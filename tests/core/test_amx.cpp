@@ -2,11 +2,11 @@
 #include <algorithm>
 
 #include "check.h"
-#include "core/amx/amx.h"
-#include "core/amx/expand.h"
-#include "core/amx/tiles.h"
-#include "core/bconv2d.h"
-#include "core/dispatch.h"
+#include "core/isa/amx/amx.h"
+#include "core/isa/amx/expand.h"
+#include "core/isa/amx/tiles.h"
+#include "core/isa/dispatch.h"
+#include "core/product/bconv2d.h"
 #include "emulated_amx.h"
 
 namespace stompp {

@@ -3,9 +3,9 @@
 #include <string>
 
 #include "check.h"
-#include "core/binary_weight.h"
-#include "core/dispatch.h"
-#include "core/pack.h"
+#include "core/binary_weight/binary_weight.h"
+#include "core/isa/dispatch.h"
+#include "core/signs/pack.h"
 
 namespace stompp {
 namespace {

@@ -4,8 +4,8 @@
 #include <string>
 
 #include "check.h"
-#include "core/conv2d_float.h"
-#include "core/winograd_weight.h"
+#include "core/float_conv/conv2d_float.h"
+#include "core/float_conv/winograd_weight.h"
 
 namespace stompp {
 namespace {

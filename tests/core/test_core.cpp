@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "check.h"
-#include "core/bconv2d.h"
-#include "core/bgemm.h"
-#include "core/dispatch.h"
-#include "core/pack.h"
-#include "core/progressive.h"
-#include "core/refresh_mask.h"
+#include "core/isa/dispatch.h"
+#include "core/masks/progressive.h"
+#include "core/masks/refresh_mask.h"
+#include "core/product/bconv2d.h"
+#include "core/product/bgemm.h"
+#include "core/signs/pack.h"
 
 namespace stompp {
 namespace {

@@ -2,7 +2,7 @@
 #include <string>
 
 #include "check.h"
-#include "core/max_pool.h"
+#include "core/signs/max_pool.h"
 
 namespace stompp {
 namespace {

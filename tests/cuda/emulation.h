@@ -20,8 +20,8 @@
 #include <random>
 #include <vector>
 
-#include "core/float_types.h"
-#include "core/status.h"
+#include "core/base/float_types.h"
+#include "core/base/status.h"
 
 #define __device__
 #define __global__

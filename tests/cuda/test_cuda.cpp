@@ -3,9 +3,9 @@
 #include <string>
 
 #include "check.h"
-#include "core/bconv2d.h"
-#include "core/dispatch.h"
-#include "core/pack.h"
+#include "core/isa/dispatch.h"
+#include "core/product/bconv2d.h"
+#include "core/signs/pack.h"
 #include "cuda/bconv2d/bconv2d.h"
 #include "cuda/bgemm/bgemm.h"
 #include "cuda/pack_weight/pack_weight.h"

@@ -1,9 +1,9 @@
-// Binary 2-D convolution over NHWC bits on a GPU: core/bconv2d.h with device pointers and a stream.
+// Binary 2-D convolution over NHWC bits on a GPU: core/product/bconv2d.h with device pointers and a stream.
 #pragma once
 
-#include "core/bconv2d.h"
-#include "core/epilogue.h"
-#include "core/status.h"
+#include "core/base/status.h"
+#include "core/product/bconv2d.h"
+#include "core/product/epilogue.h"
 #include "cuda/device.h"
 #include "cuda/platform.cuh"
 #include "cuda/product/product.h"

@@ -1,8 +1,8 @@
-// Binary matrix product on a GPU: core/bgemm.h with device pointers and a stream.
+// Binary matrix product on a GPU: core/product/bgemm.h with device pointers and a stream.
 #pragma once
 
-#include "core/epilogue.h"
-#include "core/status.h"
+#include "core/base/status.h"
+#include "core/product/epilogue.h"
 #include "cuda/device.h"
 #include "cuda/platform.cuh"
 #include "cuda/product/product.h"

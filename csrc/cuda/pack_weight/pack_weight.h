@@ -1,8 +1,8 @@
 // Portable weight words to the order of cuda/weight_layout.h and back, on the device.
 #pragma once
 
-#include "core/packed_weight.h"
-#include "core/status.h"
+#include "core/base/status.h"
+#include "core/product/packed_weight.h"
 #include "cuda/platform.cuh"
 #include "cuda/weight_layout.h"
 

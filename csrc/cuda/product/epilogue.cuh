@@ -1,4 +1,4 @@
-// Accumulators of a warp to what the epilogue writes; core/epilogue.h says what that is.
+// Accumulators of a warp to what the epilogue writes; core/product/epilogue.h says what that is.
 #pragma once
 
 #include "cuda/product/rows.cuh"

@@ -7,9 +7,9 @@
 
 #include <cstdint>
 
-#include "core/bconv2d.h"
-#include "core/epilogue.h"
-#include "core/status.h"
+#include "core/base/status.h"
+#include "core/product/bconv2d.h"
+#include "core/product/epilogue.h"
 #include "cuda/platform.cuh"
 #include "cuda/weight_layout.h"
 

@@ -1,8 +1,8 @@
 """save_packed / load_packed: a packed network in one safetensors file.
 
 The tensors are the network's state dict, packed weights in the portable word order. The metadata hold the structure as
-JSON: which module stands where and how the graph calls them (serialize_graph.py), or, of a model that keeps its own
-forward, its class and config (serialize_modules.py). Nothing in a file is executed or unpickled: modules, functions
+JSON: which module stands where and how the graph calls them (graph.py), or, of a model that keeps its own
+forward, its class and config (modules.py). Nothing in a file is executed or unpickled: modules, functions
 and their arguments come from closed lists, and a SHA-256 over structure and tensors refuses a file that was damaged;
 it does not tell who wrote a file. docs/file-format.md describes the format.
 """

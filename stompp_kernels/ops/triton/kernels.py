@@ -56,7 +56,7 @@ def _bytes(bits):
 
 @triton.jit
 def _random(group, seed, tensor_id, step):
-    """The four Philox words of each group of entries, as csrc/core/refresh_mask.h lays down."""
+    """The four Philox words of each group of entries, as csrc/core/masks/refresh_mask.h lays down."""
     key = (seed & 0xFFFFFFFF) | (tensor_id.to(tl.int64) << 32)
     high = (seed >> 32).to(tl.uint32)
     return tl.philox(key, group.to(tl.uint32), high, step.to(tl.uint32), (step >> 32).to(tl.uint32))

@@ -1,0 +1,223 @@
+#include "core/binary_weight/binary_weight.h"
+
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "core/base/workers.h"
+#include "core/binary_weight/grid.h"
+#include "core/isa/dispatch.h"
+#include "core/product/blocks.h"
+#include "core/product/taps.h"
+
+namespace stompp {
+namespace {
+
+// What every thread reads.
+struct FloatConv {
+  const FloatProduct& product;
+  const Conv2dShape& shape;
+  const PackedWeight& weight;
+  const BinaryWeightKernels& kernels;
+  const SignedSumKernel& kernel;
+  const ChannelBlocks& blocks;
+  const FloatConvGrid& grid;
+
+  int64_t tasks() const { return shape.batch * blocks.count * grid.strips * grid.line_chunks * grid.panel_chunks; }
+};
+
+// One thread's memory and work.
+class Worker {
+ public:
+  explicit Worker(const FloatConv& conv);
+  bool failed() const { return bytes_ == nullptr; }
+  void run(int64_t task);
+
+ private:
+  void begin_strip(int64_t first, int64_t end);
+  void prepare_line(int64_t line);
+  void run_pixels(int64_t oh, int64_t ow, int64_t pixels);
+  void point_at_pixels(int64_t line, int64_t column, int64_t pixels, const float** rows) const;
+
+  const FloatConv& c_;
+  const int64_t max_columns_, sum_stride_;
+  std::unique_ptr<uint8_t[]> bytes_;
+  float *lines_, *zeros_, *sums_, *wide_;
+  const float** rows_;  // [taps][rows]
+  int32_t* taps_;       // those that are inside, of this line
+  int64_t* line_at_;    // [kept_lines], which line is prepared there
+  uint8_t* needed_;     // [max_columns], whether a tap of the strip reads the column
+  int64_t image_ = 0, block_ = 0, panel_ = 0, panels_ = 0;
+  int64_t first_column_ = 0, columns_ = 0;
+};
+
+constexpr int64_t kLine = 64;
+
+Worker::Worker(const FloatConv& conv)
+    : c_(conv),
+      max_columns_(std::min((conv.grid.strip_width - 1) * conv.shape.stride_w +
+                                (conv.weight.shape.kernel_w - 1) * conv.shape.dilation_w + 1,
+                            conv.shape.width)),
+      sum_stride_(conv.grid.panel_count * kPanelOutputs) {
+  const int64_t taps = c_.weight.shape.taps();
+  int64_t total = kLine;
+  const auto part = [&](int64_t count, size_t size) {
+    const int64_t at = total;
+    total += round_up(count * static_cast<int64_t>(size), kLine);
+    return at;
+  };
+  const int64_t lines = part(c_.grid.kept_lines * max_columns_ * c_.grid.pixel_floats, sizeof(float));
+  const int64_t zeros = part(c_.grid.pixel_floats, sizeof(float));
+  const int64_t sums = part(c_.kernel.rows * sum_stride_, sizeof(float));
+  const int64_t wide = part(c_.blocks.inputs, sizeof(float));
+  const int64_t rows = part(taps * c_.kernel.rows, sizeof(*rows_)), valid = part(taps, sizeof(*taps_));
+  const int64_t line_at = part(c_.grid.kept_lines, sizeof(*line_at_)), needed = part(max_columns_, 1);
+  bytes_.reset(new (std::nothrow) uint8_t[static_cast<size_t>(total)]);
+  if (bytes_ == nullptr) return;
+  // What comes first begins kLine bytes on: there is room to move all back to a cache line.
+  uint8_t* start = bytes_.get() - reinterpret_cast<uintptr_t>(bytes_.get()) % kLine;
+  lines_ = reinterpret_cast<float*>(start + lines);
+  zeros_ = reinterpret_cast<float*>(start + zeros);
+  sums_ = reinterpret_cast<float*>(start + sums);
+  wide_ = reinterpret_cast<float*>(start + wide);
+  rows_ = reinterpret_cast<const float**>(start + rows);
+  taps_ = reinterpret_cast<int32_t*>(start + valid);
+  line_at_ = reinterpret_cast<int64_t*>(start + line_at);
+  needed_ = start + needed;
+  std::memset(zeros_, 0, static_cast<size_t>(c_.grid.pixel_floats) * sizeof(float));
+}
+
+void Worker::run(int64_t task) {
+  const FloatConvGrid& grid = c_.grid;
+  const WeightShape& w = c_.weight.shape;
+  const int64_t lines = task % grid.line_chunks * grid.line_count, strip = task / grid.line_chunks;
+  const int64_t panels = strip / grid.strips, block = panels / grid.panel_chunks;
+  const int64_t first = strip % grid.strips * grid.strip_width;
+  const int64_t end = std::min(first + grid.strip_width, c_.shape.out_width(w));
+  panel_ = panels % grid.panel_chunks * grid.panel_count;
+  panels_ = std::min(grid.panel_count, c_.blocks.panels - panel_);
+  block_ = block % c_.blocks.count;
+  image_ = block / c_.blocks.count;
+  begin_strip(first, end);
+
+  // Blocks of pixels of nearly the same size: one of few pixels costs as much as a full one.
+  const int64_t pixel_blocks = ceil_div(end - first, c_.kernel.rows);
+  const int64_t last_line = std::min(lines + grid.line_count, c_.shape.out_height(w));
+  for (int64_t oh = lines; oh < last_line; ++oh)
+    for (int64_t i = 0; i < pixel_blocks; ++i) {
+      const int64_t from = first + (end - first) * i / pixel_blocks;
+      run_pixels(oh, from, first + (end - first) * (i + 1) / pixel_blocks - from);
+    }
+}
+
+void Worker::begin_strip(int64_t first, int64_t end) {
+  const Conv2dShape& s = c_.shape;
+  const int64_t kernel_w = c_.weight.shape.kernel_w, left = first * s.stride_w - s.padding_w;
+  const int64_t right = (end - 1) * s.stride_w - s.padding_w + (kernel_w - 1) * s.dilation_w + 1;
+  first_column_ = std::min(std::max<int64_t>(left, 0), s.width);
+  columns_ = std::max<int64_t>(std::min(right, s.width) - first_column_, 0);
+  std::memset(needed_, 0, static_cast<size_t>(columns_));
+  for (int64_t ow = first; ow < end; ++ow) {
+    const int64_t start = ow * s.stride_w - s.padding_w;
+    int64_t w, w_end;
+    clip_taps(start, s.dilation_w, kernel_w, s.width, &w, &w_end);
+    for (; w < w_end; ++w) needed_[start + w * s.dilation_w - first_column_] = 1;
+  }
+  for (int64_t i = 0; i < c_.grid.kept_lines; ++i) line_at_[i] = -1;
+}
+
+void Worker::prepare_line(int64_t line) {
+  int64_t& at = line_at_[line % c_.grid.kept_lines];
+  if (at == line) return;
+  at = line;
+  const Conv2dShape& s = c_.shape;
+  const FloatType type = c_.product.type;
+  const int64_t first = ((image_ * s.height + line) * s.width + first_column_) * s.channels + block_ * c_.blocks.inputs;
+  for (int64_t i = 0; i < columns_; ++i) {
+    if (needed_[i] == 0) continue;
+    const char* x = static_cast<const char*>(c_.product.x) + (first + i * s.channels) * size_of(type);
+    if (type != FloatType::kFloat32) c_.kernels.widen(x, type, c_.blocks.inputs, wide_);
+    const float* from = type == FloatType::kFloat32 ? reinterpret_cast<const float*>(x) : wide_;
+    float* to = lines_ + (line % c_.grid.kept_lines * columns_ + i) * c_.grid.pixel_floats;
+    c_.kernel.prepare(from, c_.blocks.inputs, c_.blocks.turns, to);
+  }
+}
+
+// The prepared pixels that output pixels beside each other read at a tap: the first one's stands at `column`.
+void Worker::point_at_pixels(int64_t line, int64_t column, int64_t pixels, const float** rows) const {
+  const int64_t step = c_.shape.stride_w, width = c_.shape.width;
+  int64_t at = (line % c_.grid.kept_lines * columns_ + column - first_column_) * c_.grid.pixel_floats;
+  for (int64_t i = 0; i < pixels; ++i, column += step, at += step * c_.grid.pixel_floats)
+    rows[i] = column >= 0 && column < width ? lines_ + at : zeros_;
+}
+
+void Worker::run_pixels(int64_t oh, int64_t ow, int64_t pixels) {
+  const Conv2dShape& s = c_.shape;
+  const WeightShape& w = c_.weight.shape;
+  const int64_t top = oh * s.stride_h - s.padding_h;
+  ValidTaps valid;
+  clip_taps(top, s.dilation_h, w.kernel_h, s.height, &valid.h_begin, &valid.h_end);
+  int64_t tap_count = 0;
+  for (int64_t h = valid.h_begin; h < valid.h_end; ++h) {
+    const int64_t line = top + h * s.dilation_h;
+    prepare_line(line);
+    for (int64_t kw = 0; kw < w.kernel_w; ++kw) {
+      point_at_pixels(line, ow * s.stride_w - s.padding_w + kw * s.dilation_w, pixels, rows_ + tap_count * pixels);
+      taps_[tap_count++] = static_cast<int32_t>(h * w.kernel_w + kw);
+    }
+  }
+
+  const bool small = w.small_groups();
+  const int64_t block_words = small ? w.K() : words_for(w.in_channels) * w.taps() * kPanelOutputs;
+  const uint32_t* panels =
+      reinterpret_cast<const uint32_t*>(c_.weight.panels) + (block_ * c_.blocks.panels + panel_) * block_words;
+  c_.kernel.add_up({rows_, pixels, taps_, tap_count, c_.blocks.inputs, panels, w.taps(), panels_, c_.blocks.turns,
+                    sums_, sum_stride_});
+
+  const int64_t first = panel_ * kPanelOutputs, channel = block_ * c_.blocks.outputs + first;
+  const int64_t count = std::min(panels_ * kPanelOutputs, c_.blocks.outputs - first);
+  const int64_t out_width = s.out_width(w), pixel = (image_ * s.out_height(w) + oh) * out_width + ow;
+  const float* bias = c_.product.bias == nullptr ? nullptr : c_.product.bias + channel;
+  for (int64_t r = 0; r < pixels; ++r) {
+    const int64_t at = ((pixel + r) * w.out_channels + channel) * size_of(c_.product.type);
+    c_.kernels.scale_sums(sums_ + r * sum_stride_, c_.product.scale + channel, bias, count, c_.product.type,
+                          static_cast<char*>(c_.product.out) + at);
+  }
+}
+
+}  // namespace
+
+Status conv2d_binary_weight(const FloatProduct& product, const Conv2dShape& shape, const PackedWeight& weight,
+                            const Parallel& pool) {
+  const Implementation* implementation = active_implementation();
+  if (implementation == nullptr) return no_implementation();
+  Status status = check_conv2d(shape, weight.shape);
+  if (!status.is_ok()) return status;
+  std::unique_ptr<uint8_t[]> storage;
+  PackedWeight readable;
+  status = in_layout(kFloatInputLayout, weight, &storage, &readable, pool);
+  if (!status.is_ok()) return status;
+
+  // Pixels that are read one by one are the rows of a matrix.
+  Conv2dShape cut = shape;
+  const int64_t pixels = shape.batch * shape.height * shape.width;
+  const bool is_matrix = weight.shape.taps() == 1 && shape.stride_h == 1 && shape.stride_w == 1 &&
+                         shape.padding_h == 0 && shape.padding_w == 0;
+  if (is_matrix && pixels > 0) cut = {1, 1, pixels, shape.channels, 1, 1, 0, 0, 1, 1, 0};
+
+  const BinaryWeightKernels& kernels = implementation->binary_weight;
+  const SignedSumKernel& kernel = weight.shape.small_groups() ? kernels.small_groups : kernels.sums;
+  const ChannelBlocks blocks(weight.shape);
+  const FloatConvGrid grid(cut, weight.shape, kernel, pool.threads);
+  const FloatConv conv = {product, cut, readable, kernels, kernel, blocks, grid};
+  return run_tasks<Worker>(conv, pool);
+}
+
+Status linear_binary_weight(const FloatProduct& product, int64_t M, const PackedWeight& weight, const Parallel& pool) {
+  if (weight.shape.taps() != 1 || weight.shape.groups != 1)
+    return Status::error("linear_binary_weight needs a weight packed from a matrix");
+  if (M == 0) return Status::ok();
+  return conv2d_binary_weight(product, {1, 1, M, weight.shape.in_channels, 1, 1, 0, 0, 1, 1, 0}, weight, pool);
+}
+
+}  // namespace stompp

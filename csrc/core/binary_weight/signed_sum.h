@@ -1,0 +1,54 @@
+// Sums of floats with signs of bits: sum over k of x[k] * w[n][k], w in {-1, +1}.
+//
+// A row of x is prepared once and then read with every panel of weights. What is prepared is the kernel's own choice:
+// the floats themselves, or for each b neighbouring inputs the 2^b sums that signs can make of them. Then b bits of a
+// weight select a sum, in a table that a vector register holds, and one addition does for b products:
+//
+//     b inputs, 16 outputs:  acc = acc + table[bits]    a permutation and an addition, for 16 * b products
+//
+// That is exact in the sense that every sum is one that additions of floats in another order give; infinities and NaN
+// reach the outputs of their own row only.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/float_types.h"
+
+namespace stompp {
+
+constexpr int64_t kMaxSumRows = 16;
+
+// Some rows against consecutive panels of one group. A panel of small groups is a word of channels, which reads its own
+// inputs; see depthwise.h.
+struct SignedSumBlock {
+  const float* const* rows;  // prepared inputs, [tap_count][row_count]
+  int64_t row_count;         // 1 .. SignedSumKernel::rows
+  const int32_t* taps;       // which taps of the weight these are, [tap_count]
+  int64_t tap_count;
+  int64_t inputs;          // of a tap
+  const uint32_t* panels;  // see LayoutId::kTapWords; of small groups [panel_count][turns][panel_taps]
+  int64_t panel_taps;      // taps of a panel
+  int64_t panel_count;     // at least 1
+  int64_t turns;           // of small groups; see depthwise.h
+  float* sums;             // out, [row_count][stride], panel_count * kPanelOutputs of each row
+  int64_t stride;
+};
+
+struct SignedSumKernel {
+  int64_t rows;         // most rows of a block
+  int64_t word_floats;  // prepared floats of a word of 32 inputs, of each turn
+  // `inputs` inputs of a tap to round_up(inputs, 32) / 32 * word_floats * turns prepared ones, 64-byte aligned. All of
+  // them are 0 where the inputs are.
+  void (*prepare)(const float* x, int64_t inputs, int64_t turns, float* prepared);
+  void (*add_up)(const SignedSumBlock& block);
+};
+
+struct BinaryWeightKernels {
+  SignedSumKernel sums, small_groups;
+  void (*widen)(const void* x, FloatType type, int64_t count, float* out);
+  // sums * scale + bias, each operation rounded on its own; bias may be null.
+  void (*scale_sums)(const float* sums, const float* scale, const float* bias, int64_t count, FloatType type,
+                     void* out);
+};
+
+}  // namespace stompp

@@ -1,0 +1,207 @@
+// Bodies of the signed sums that the compiler vectorizes for the target of the function that they are inlined into; see
+// elementwise.h. Signs of 32 outputs are expanded once for some rows, then each product is an XOR and an addition.
+#pragma once
+
+#include <cstring>
+
+#include "core/base/bits.h"
+#include "core/binary_weight/signed_sum.h"
+#include "core/isa/elementwise.h"
+#include "core/product/packed_weight.h"
+
+// Defines, in an implementation's namespace, the primitives that are nothing but the bodies below under its target.
+#define STOMPP_SIGNED_SUM_PRIMITIVES(target)                                                                      \
+  [[maybe_unused]] target void prepare_floats(const float* x, int64_t inputs, int64_t, float* prepared) {         \
+    signed_sum::prepare_floats(x, inputs, prepared);                                                              \
+  }                                                                                                               \
+  [[maybe_unused]] target void add_up_floats(const SignedSumBlock& block) { signed_sum::add_up_floats(block); }   \
+  target void prepare_channels(const float* x, int64_t inputs, int64_t turns, float* prepared) {                  \
+    signed_sum::prepare_channels(x, inputs, turns, prepared);                                                     \
+  }                                                                                                               \
+  target void add_up_channels(const SignedSumBlock& block) { signed_sum::add_up_channels(block); }                \
+  target void widen(const void* x, FloatType type, int64_t count, float* out) {                                   \
+    signed_sum::widen(x, type, count, out);                                                                       \
+  }                                                                                                               \
+  target void scale_sums(const float* sums, const float* scale, const float* bias, int64_t count, FloatType type, \
+                         void* out) {                                                                             \
+    signed_sum::scale_sums(sums, scale, bias, count, type, out);                                                  \
+  }
+
+namespace stompp {
+namespace signed_sum {
+
+using Floats = float __attribute__((vector_size(32)));
+using Signs = uint32_t __attribute__((vector_size(32)));
+// As they lie in memory. Copied by memcpy, a vector is moved in the halves that the baseline has.
+using FloatsAnywhere = float __attribute__((vector_size(32), aligned(4), may_alias));
+using SignsAnywhere = uint32_t __attribute__((vector_size(32), aligned(4), may_alias));
+constexpr int64_t kLanes = 8;
+constexpr int kVectors = kPanelOutputs / kLanes;
+
+// Of 32 inputs of a panel, or taps of a word of channels: bit 31 is set where the weight is -1.
+struct ExpandedSigns {
+  Signs of[kWordBits][kVectors];
+};
+
+// Loops over vectors are unrolled, so that the arrays become registers.
+STOMPP_INLINE void load_vectors(const float* from, Floats (&to)[kVectors]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) to[v] = *reinterpret_cast<const FloatsAnywhere*>(from + v * kLanes);
+}
+
+STOMPP_INLINE void load_vectors(const uint32_t* from, Signs (&to)[kVectors]) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) to[v] = *reinterpret_cast<const SignsAnywhere*>(from + v * kLanes);
+}
+
+STOMPP_INLINE void store_vectors(const Floats (&from)[kVectors], float* to) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) *reinterpret_cast<FloatsAnywhere*>(to + v * kLanes) = from[v];
+}
+
+STOMPP_INLINE void add_turned(const Floats& x, const Signs& signs, Floats* sum) {
+  *sum += reinterpret_cast<Floats>(reinterpret_cast<Signs>(x) ^ signs);
+}
+
+STOMPP_INLINE void clear_sums(const SignedSumBlock& block) {
+  for (int64_t r = 0; r < block.row_count; ++r)
+    std::memset(block.sums + r * block.stride, 0, static_cast<size_t>(block.panel_count * kPanelOutputs * 4));
+}
+
+STOMPP_INLINE void prepare_floats(const float* x, int64_t inputs, float* prepared) {
+  std::memcpy(prepared, x, static_cast<size_t>(inputs) * sizeof(float));
+  std::memset(prepared + inputs, 0, static_cast<size_t>(round_up(inputs, kWordBits) - inputs) * sizeof(float));
+}
+
+// One word of inputs of 32 outputs.
+STOMPP_INLINE void expand_inputs(const uint32_t* words, int64_t inputs, ExpandedSigns* signs) {
+  Signs bits[kVectors];
+  load_vectors(words, bits);
+  for (int64_t k = 0; k < inputs; ++k)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      signs->of[k][v] = bits[v] << 31;
+      bits[v] >>= 1;
+    }
+}
+
+// Adds `inputs` inputs of tap `tap` of the block to the sums of a panel.
+STOMPP_INLINE void add_inputs(const SignedSumBlock& block, int64_t tap, int64_t word, int64_t inputs,
+                              const ExpandedSigns& signs, float* out) {
+  for (int64_t r = 0; r < block.row_count; ++r, out += block.stride) {
+    const float* x = block.rows[tap * block.row_count + r] + word * kWordBits;
+    Floats sums[kVectors];
+    load_vectors(out, sums);
+    for (int64_t k = 0; k < inputs; ++k) {
+      const Floats same = Floats{} + x[k];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) add_turned(same, signs.of[k][v], &sums[v]);
+    }
+    store_vectors(sums, out);
+  }
+}
+
+STOMPP_INLINE void add_up_floats(const SignedSumBlock& block) {
+  const int64_t words = words_for(block.inputs);
+  clear_sums(block);
+  ExpandedSigns signs;
+  for (int64_t panel = 0; panel < block.panel_count; ++panel)
+    for (int64_t t = 0; t < block.tap_count; ++t) {
+      const uint32_t* tap = block.panels + (panel * block.panel_taps + block.taps[t]) * words * kPanelOutputs;
+      for (int64_t word = 0; word < words; ++word) {
+        const int64_t left = block.inputs - word * kWordBits, inputs = left < kWordBits ? left : kWordBits;
+        expand_inputs(tap + word * kPanelOutputs, inputs, &signs);
+        add_inputs(block, t, word, inputs, signs, block.sums + panel * kPanelOutputs);
+      }
+    }
+}
+
+// Of each word of channels, [turns][32]: output c reads what stands at c.
+STOMPP_INLINE void prepare_channels(const float* x, int64_t inputs, int64_t turns, float* prepared) {
+  if (turns == 1) return prepare_floats(x, inputs, prepared);
+  for (int64_t first = 0; first < inputs; first += kPanelOutputs) {
+    const int64_t left = inputs - first, count = left < kPanelOutputs ? left : kPanelOutputs;
+    float channels[kPanelOutputs] = {};
+    std::memcpy(channels, x + first, static_cast<size_t>(count) * sizeof(float));
+    for (int64_t turn = 0; turn < turns; ++turn, prepared += kPanelOutputs)
+      for (int64_t c = 0; c < kPanelOutputs; ++c) prepared[c] = channels[(c & -turns) | ((c + turn) & (turns - 1))];
+  }
+}
+
+STOMPP_INLINE void expand_channels(const uint32_t* words, const int32_t* taps, int64_t count, ExpandedSigns* signs) {
+  uint32_t shifts[kPanelOutputs];
+  Signs left[kVectors];
+  for (int64_t c = 0; c < kPanelOutputs; ++c) shifts[c] = static_cast<uint32_t>(31 - c);
+  load_vectors(shifts, left);
+  for (int64_t t = 0; t < count; ++t)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) signs->of[t][v] = ((Signs{} + words[taps[t]]) << left[v]) & 0x80000000u;
+}
+
+// Adds `count` taps from `first` on, with prepared inputs from `at` on, to the sums of a word of channels.
+STOMPP_INLINE void add_channels(const SignedSumBlock& block, int64_t first, int64_t count, int64_t at,
+                                const ExpandedSigns& signs, float* out) {
+  const float* const* rows = block.rows + first * block.row_count;
+  for (int64_t r = 0; r < block.row_count; ++r, out += block.stride) {
+    Floats sums[kVectors], x[kVectors];
+    load_vectors(out, sums);
+    for (int64_t t = 0; t < count; ++t) {
+      load_vectors(rows[t * block.row_count + r] + at, x);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) add_turned(x[v], signs.of[t][v], &sums[v]);
+    }
+    store_vectors(sums, out);
+  }
+}
+
+// A product for each channel and tap, where add_up_floats has one for each output and input.
+STOMPP_INLINE void add_up_channels(const SignedSumBlock& block) {
+  clear_sums(block);
+  ExpandedSigns signs;
+  for (int64_t i = 0; i < block.panel_count * block.turns; ++i)
+    for (int64_t first = 0; first < block.tap_count; first += kWordBits) {
+      const int64_t left = block.tap_count - first, count = left < kWordBits ? left : kWordBits;
+      expand_channels(block.panels + i * block.panel_taps, block.taps + first, count, &signs);
+      add_channels(block, first, count, i * kPanelOutputs, signs, block.sums + i / block.turns * kPanelOutputs);
+    }
+}
+
+STOMPP_INLINE void widen(const void* x, FloatType type, int64_t count, float* out) {
+  if (type == FloatType::kFloat16)
+    for (int64_t i = 0; i < count; ++i) out[i] = Float16::load(x, i);
+  else
+    for (int64_t i = 0; i < count; ++i) out[i] = BFloat16::load(x, i);
+}
+
+// Up to 32 outputs; called with a constant count for whole panels. Loops around a local array: the buffers might alias,
+// and only so is the arithmetic vectorized.
+template <class Type>
+STOMPP_INLINE void scale_panel(const float* sums, const float* scale, const float* bias, int64_t count, int64_t first,
+                               void* out) {
+  float y[kPanelOutputs];
+  for (int64_t i = 0; i < count; ++i) y[i] = sums[i] * scale[i];
+  if (bias != nullptr)
+    for (int64_t i = 0; i < count; ++i) y[i] = y[i] + bias[i];
+  for (int64_t i = 0; i < count; ++i) Type::store(out, first + i, y[i]);
+}
+
+template <class Type>
+STOMPP_INLINE void scale_as(const float* sums, const float* scale, const float* bias, int64_t count, void* out) {
+  for (int64_t i = 0; i < count; i += kPanelOutputs) {
+    const float* b = bias == nullptr ? nullptr : bias + i;
+    if (count - i >= kPanelOutputs)
+      scale_panel<Type>(sums + i, scale + i, b, kPanelOutputs, i, out);
+    else
+      scale_panel<Type>(sums + i, scale + i, b, count - i, i, out);
+  }
+}
+
+STOMPP_INLINE void scale_sums(const float* sums, const float* scale, const float* bias, int64_t count, FloatType type,
+                              void* out) {
+  if (type == FloatType::kFloat32) return scale_as<Float32>(sums, scale, bias, count, out);
+  if (type == FloatType::kFloat16) return scale_as<Float16>(sums, scale, bias, count, out);
+  scale_as<BFloat16>(sums, scale, bias, count, out);
+}
+
+}  // namespace signed_sum
+}  // namespace stompp

@@ -1,0 +1,32 @@
+// Convolution of floats, or of the +-1 that bits stand for, with float weights: the layers of a packed network that
+// stay in float. What follows them folds into what they write: BatchNorm, or BatchNorm and sign.
+//
+// A sum is one chain of fused multiply-adds that begins at 0 and goes over the kernel's rows, its columns, and
+// channels. So results depend on neither instruction set nor threads, and are oneDNN's for channels_last, bit for bit.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/parallel.h"
+#include "core/base/status.h"
+#include "core/product/bconv2d.h"
+#include "core/signs/pack.h"
+
+namespace stompp {
+
+struct FloatConv {
+  const float* x;         // [batch][height][width][channels], or null
+  const uint32_t* words;  // the same as bits, [batch][height][width][words_for(channels)], where x is null
+  const float* weights;   // [ceil(O / 32)][kernel_h][kernel_w][channels][32], zeros behind the last output
+  const float* scale;     // [O], or null: sum * scale + bias, rounded once if fused, else twice
+  const float* bias;      // [O], null where scale is
+  bool fused;
+  float* out;           // [batch][out_height][out_width][O], or null
+  Limits limits;        // [O], where out is null: signs of what follows, see pack.h
+  uint32_t* out_words;  // [batch][out_height][out_width][words_for(O)]
+};
+
+// Zero padding, as in torch; shape.padding_value is 0, and the weight's groups 1.
+Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const WeightShape& weight, const Parallel& pool);
+
+}  // namespace stompp

@@ -1,0 +1,61 @@
+#include "core/isa/amx/amx.h"
+
+#if STOMPP_HAS_AMX
+
+#include <cpuid.h>
+
+#include "core/isa/amx/permission.h"
+#include "core/isa/avx512/avx512.h"
+
+namespace stompp {
+namespace amx {
+namespace {
+
+constexpr unsigned kGfni = 1u << 8;                           // leaf 7, ECX
+constexpr unsigned kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, EDX
+constexpr uint32_t kTileState = 1u << 17 | 1u << 18;          // XCR0: configuration and data
+constexpr TileBounds kBounds = {96, 64, 256};
+
+bool has_instructions() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return false;
+  return (c & kGfni) != 0 && (d & kAmxTile) != 0 && (d & kAmxInt8) != 0;
+}
+
+// That AVX-512 is there says that the instruction is.
+bool state_is_enabled() {
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & kTileState) == kTileState;
+}
+
+const char* missing_now() {
+  if (const char* reason = avx512::kImplementation.missing()) return reason;
+  if (!has_instructions()) return kNoInstructions;
+  if (!state_is_enabled()) return "the operating system does not save the tile registers";
+  if (!request_tiles()) return "the operating system refuses permission to use the tile registers";
+  return nullptr;
+}
+
+const char* missing() {
+  static const char* const reason = missing_now();  // permission is asked for once a process
+  return reason;
+}
+
+Implementation on_top_of_avx512() {
+  Implementation result = avx512::kImplementation;
+  result.name = "amx";
+  result.description = "tiles of int8 for many rows, AVX-512 for everything else";
+  result.missing = missing;
+  result.tiles = {kBounds, multiply};
+  return result;
+}
+
+}  // namespace
+
+const Implementation kImplementation = on_top_of_avx512();
+
+}  // namespace amx
+}  // namespace stompp
+
+#endif

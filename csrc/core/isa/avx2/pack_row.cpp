@@ -1,0 +1,80 @@
+#include "core/isa/avx2/avx2.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include "core/isa/elementwise.h"
+
+namespace stompp {
+namespace avx2 {
+namespace {
+
+// Signs of 32 consecutive fp32. An ordered comparison is false for NaN and for -0.0 < 0.
+STOMPP_AVX2 inline uint32_t sign_word_fp32(const float* x) {
+  const __m256 zero = _mm256_setzero_ps();
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) {
+    const __m256 negative = _mm256_cmp_ps(_mm256_loadu_ps(x + 8 * i), zero, _CMP_LT_OQ);
+    word |= static_cast<uint32_t>(_mm256_movemask_ps(negative)) << (8 * i);
+  }
+  return word;
+}
+
+// Signs of 32 consecutive 16-bit floats: as signed integers, those above -32768 (-0.0) and up to minus infinity.
+STOMPP_AVX2 inline uint32_t sign_word_16(const uint16_t* x, uint16_t minus_infinity) {
+  const __m256i minus_zero = _mm256_set1_epi16(static_cast<short>(0x8000));
+  const __m256i end = _mm256_set1_epi16(static_cast<short>(minus_infinity + 1));
+  __m256i negative[2];
+  for (int i = 0; i < 2; ++i) {
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + 16 * i));
+    negative[i] = _mm256_and_si256(_mm256_cmpgt_epi16(v, minus_zero), _mm256_cmpgt_epi16(end, v));
+  }
+  // packs works within 128-bit lanes; the permutation puts the four quarters back in order.
+  const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(negative[0], negative[1]), 0xd8);
+  return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
+}
+
+// Which of 32 values lie below or above their limits; false for NaN.
+STOMPP_AVX2 inline uint32_t outside_word(const float* x, const float* low, const float* high) {
+  uint32_t word = 0;
+  for (int i = 0; i < 4; ++i) {
+    const __m256 value = _mm256_loadu_ps(x + 8 * i);
+    const __m256 below = _mm256_cmp_ps(value, _mm256_loadu_ps(low + 8 * i), _CMP_LT_OQ);
+    const __m256 above = _mm256_cmp_ps(value, _mm256_loadu_ps(high + 8 * i), _CMP_GT_OQ);
+    word |= static_cast<uint32_t>(_mm256_movemask_ps(_mm256_or_ps(below, above))) << (8 * i);
+  }
+  return word;
+}
+
+}  // namespace
+
+STOMPP_AVX2 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
+  const int64_t whole = K / kWordBits, tail = K % kWordBits;
+  if (type == FloatType::kFloat32) {
+    const float* values = static_cast<const float*>(x);
+    for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_fp32(values + i * kWordBits);
+  } else {
+    const uint16_t* values = static_cast<const uint16_t*>(x);
+    const uint16_t minus_infinity = type == FloatType::kFloat16 ? Float16::kMinusInfinity : BFloat16::kMinusInfinity;
+    for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_16(values + i * kWordBits, minus_infinity);
+  }
+  if (tail != 0) words[whole] = elementwise::sign_word(x, type, whole * kWordBits, tail);
+}
+
+STOMPP_AVX2 void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words) {
+  const int64_t whole = K / kWordBits, tail = K % kWordBits;
+  float values[kWordBits];
+  for (int64_t i = 0; i < whole; ++i) {
+    const int64_t first = i * kWordBits;
+    const float* row = static_cast<const float*>(x) + first;
+    if (type != FloatType::kFloat32) elementwise::load_floats(x, type, first, kWordBits, values);
+    words[i] = outside_word(type == FloatType::kFloat32 ? row : values, limits.low + first, limits.high + first);
+  }
+  if (tail != 0) words[whole] = elementwise::outside_word(x, type, limits, whole * kWordBits, tail);
+}
+
+}  // namespace avx2
+}  // namespace stompp
+
+#endif

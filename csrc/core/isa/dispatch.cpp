@@ -1,0 +1,62 @@
+#include "core/isa/dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/isa/amx/amx.h"
+#include "core/isa/avx2/avx2.h"
+#include "core/isa/avx512/avx512.h"
+#include "core/isa/neon/neon.h"
+#include "core/isa/scalar/scalar.h"
+
+namespace stompp {
+namespace {
+
+const Implementation* const kImplementations[] = {
+#if STOMPP_HAS_AMX
+    &amx::kImplementation,
+#endif
+#if defined(__x86_64__)
+    &avx512::kImplementation, &avx2::kImplementation,
+#endif
+#if defined(__aarch64__)
+    &neon::kImplementation,
+#endif
+    &scalar::kImplementation,
+};
+
+const Implementation* find(const char* name) {
+  for (const Implementation* candidate : kImplementations) {
+    const bool wanted = name == nullptr || *name == '\0' || std::strcmp(candidate->name, name) == 0;
+    if (wanted && is_supported(*candidate)) return candidate;
+  }
+  return nullptr;
+}
+
+std::atomic<const Implementation*>& active() {
+  static std::atomic<const Implementation*> value{find(std::getenv("STOMPP_CPU"))};
+  return value;
+}
+
+}  // namespace
+
+const Implementation* const* implementations(size_t* count) {
+  *count = sizeof(kImplementations) / sizeof(kImplementations[0]);
+  return kImplementations;
+}
+
+const Implementation* active_implementation() { return active().load(std::memory_order_relaxed); }
+
+void select_implementation(const Implementation& implementation) {
+  active().store(&implementation, std::memory_order_relaxed);
+}
+
+Status select_implementation(const char* name) {
+  const Implementation* found = find(name);
+  if (found == nullptr) return Status::error("unknown implementation, or one that this processor does not support");
+  active().store(found, std::memory_order_relaxed);
+  return Status::ok();
+}
+
+}  // namespace stompp

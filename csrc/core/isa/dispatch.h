@@ -1,0 +1,29 @@
+// Which implementation runs: the first of the list that the machine supports, or the one that STOMPP_CPU or select()
+// names. A name that is unknown or unsupported is an error, never a silent fallback.
+#pragma once
+
+#include <cstddef>
+
+#include "core/base/status.h"
+#include "core/isa/implementation.h"
+
+namespace stompp {
+
+// Every implementation compiled in, best first.
+const Implementation* const* implementations(size_t* count);
+
+// nullptr when STOMPP_CPU names none that can run; select() with a good name mends it.
+const Implementation* active_implementation();
+
+inline bool is_supported(const Implementation& implementation) { return implementation.missing() == nullptr; }
+
+// What an op answers where there is none.
+inline Status no_implementation() { return Status::error("STOMPP_CPU names no implementation that can run here"); }
+
+// Forces the implementation of this name for the whole process; nullptr or "" goes back to the best supported one.
+Status select_implementation(const char* name);
+
+// The same for one that is not listed, which must outlive its use: tests run emulated ones.
+void select_implementation(const Implementation& implementation);
+
+}  // namespace stompp

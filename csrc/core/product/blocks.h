@@ -1,0 +1,198 @@
+// The product that bgemm and bconv2d share: blocks of output rows against a packed weight.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+#include "core/base/parallel.h"
+#include "core/base/status.h"
+#include "core/isa/implementation.h"
+#include "core/product/choose.h"
+#include "core/product/epilogue.h"
+#include "core/product/packed_weight.h"
+#include "core/product/row_source.h"
+#include "core/product/taps.h"
+
+namespace stompp {
+
+// How the output is cut: blocks of rows, and units of up to kBlockPanels panels of one group. An item is some units of
+// a row block; items of the same row block follow each other, so that a thread prepares its rows once.
+struct BlockGrid {
+  int64_t rows, row_blocks;        // rows of a block; the last may have fewer
+  int64_t group_units, all_units;  // of one group, and of all groups
+  int64_t item_units;              // divides all_units
+
+  BlockGrid(int64_t M, const WeightShape& shape, int threads);
+  int64_t items_per_block() const { return all_units / item_units; }
+  int64_t items() const { return row_blocks * items_per_block(); }
+};
+
+namespace detail {
+
+constexpr int64_t kUnitOutputs = kBlockPanels * kPanelOutputs;
+
+// What the counts of rows with the same padded taps are taken from, for the outputs of one unit. A tap of zero padding
+// is read as +1, so its tap sum is taken away from the start: it adds nothing.
+struct RowStart {
+  ValidTaps valid;
+  int32_t starts[kUnitOutputs];     // see DotsOut
+  int16_t limits[2][kUnitOutputs];  // see BitsOut
+};
+constexpr int64_t kRowStarts = 64;  // kept for the next rows
+static_assert(kRowStarts > kBlockRows, "the rows of a block may all differ");
+
+// Memory of one thread, aligned to cache lines.
+class BlockMemory {
+ public:
+  BlockMemory(int64_t scratch_bytes, int64_t runs_per_row, int64_t copy_bytes);
+  bool failed() const { return bytes_ == nullptr; }
+
+  int32_t* dots;         // [kBlockRows][kUnitOutputs]
+  const uint8_t** runs;  // [kBlockRows][runs_per_row]
+  RowStart* starts;      // [kRowStarts]
+  uint8_t* scratch;
+  uint8_t* copies;
+
+ private:
+  std::unique_ptr<uint8_t[]> bytes_;
+};
+
+// Finds each row's start.
+class RowStarts {
+ public:
+  RowStarts(const PackedWeight& weight, const Epilogue& epilogue, bool with_limits, RowStart* entries)
+      : weight_(weight), epilogue_(epilogue), with_limits_(with_limits), entries_(entries) {}
+
+  // For the unit's outputs [n, n + count) and the rows of some spans.
+  void set(const TapSpan* spans, int64_t span_count, int64_t n, int64_t count);
+
+  const int32_t* starts[kBlockRows];
+  const int16_t* limits[kBlockRows];
+
+ private:
+  void fill(const ValidTaps& valid, RowStart* entry) const;
+
+  const PackedWeight& weight_;
+  const Epilogue& epilogue_;
+  bool with_limits_;
+  RowStart* entries_;
+  int64_t used_ = 0, n_ = 0, count_ = 0;
+};
+
+// Whether a kernel's AffineOut can say what the epilogue is.
+inline bool is_affine_of_floats(const Epilogue& e) {
+  return e.kind == Epilogue::Kind::kAffine && e.out_type == FloatType::kFloat32 &&
+         (e.residual == nullptr || e.residual_type == FloatType::kFloat32);
+}
+
+// For rows from first_row on and outputs from n on; of words, those that begin with output n.
+inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int64_t first_row, int64_t n) {
+  const auto from = [](auto* values, int64_t offset) { return values == nullptr ? nullptr : values + offset; };
+  const int64_t at = first_row * e.N + n, words = words_for(e.N);
+  return {starts,
+          e.fused,
+          e.scale + n,
+          e.bias + n,
+          from(static_cast<const float*>(e.residual), at),
+          from(e.residual_scale, n),
+          from(e.residual_bias, n),
+          from(static_cast<float*>(e.out), at),
+          e.N,
+          from(e.sign_words, first_row * words + n / kWordBits),
+          words};
+}
+
+}  // namespace detail
+
+// Computes dot(row m, weight n) = K - 2*pop(row ^ weight) for m < M and all n, and finishes it with `epilogue`.
+//
+// RowSource says where a row's bits lie:
+//   int64_t runs_per_row() const
+//   int64_t run_bytes() const
+//   BitImage image() const         what the rows are windows of, if they are
+//   int64_t memory_bytes() const   what gather wants for rows that it has to copy
+//   int64_t gather(int64_t first, int64_t count, int64_t group, const uint8_t** runs, uint8_t* memory,
+//                  TapSpan* spans) const
+//       points at the runs of rows first .. first + count - 1 of a group, and returns how many spans they are.
+//       Padded taps, which gather makes +1, are valid where they are to count.
+template <class RowSource>
+Status multiply(const Implementation& implementation, const RowSource& source, int64_t M, const PackedWeight& weight,
+                const Epilogue& epilogue, const Parallel& pool) {
+  const WeightShape& shape = weight.shape;
+  if (choose_kernel(implementation, shape, M) == KernelChoice::kTiles)
+    return implementation.tiles.multiply(implementation, AnyRows::of(source), M, weight, epilogue, pool);
+  const int64_t k_bytes = weight.layout.row_bytes(shape);
+  const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
+  const BlockGrid grid(M, shape, pool.threads);
+  const ProductKernel& kernel = product_kernel(implementation, shape, M);
+  const bool compares =
+      epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && shape.K() <= kMaxLimitK;
+  const bool scales = kernel.scale != nullptr && detail::is_affine_of_floats(epilogue) && shape.K() <= kMaxLimitK;
+
+  std::atomic<bool> out_of_memory{false};
+  parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
+    const detail::BlockMemory memory(kernel.scratch_bytes(k_bytes), source.runs_per_row(), source.memory_bytes());
+    if (memory.failed()) {
+      out_of_memory = true;
+      return;
+    }
+    TapSpan spans[kBlockRows];
+    int64_t span_count = 0;
+    detail::RowStarts start(weight, epilogue, compares, memory.starts);
+    uint32_t bits[2 * kBlockRows * kBlockPanels];
+    ProductBlock block = {};
+    block.scratch = memory.scratch;
+    int64_t ready_block = -1, ready_group = -1;
+
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t row_block = item / grid.items_per_block(), first_row = row_block * grid.rows;
+      const int64_t rows = M - first_row < grid.rows ? M - first_row : grid.rows;
+      const int64_t first_unit = item % grid.items_per_block() * grid.item_units;
+      if (grid.item_units > 1) clear_bits(epilogue, first_row, rows);
+      for (int64_t unit = first_unit; unit < first_unit + grid.item_units; ++unit) {
+        const int64_t group = unit / grid.group_units, in_group = unit % grid.group_units;
+        if (row_block != ready_block || group != ready_group) {
+          span_count = source.gather(first_row, rows, group, memory.runs, memory.copies, spans);
+          block.rows = {memory.runs, source.runs_per_row(), source.run_bytes(), rows, k_bytes};
+          kernel.prepare_rows(block.rows, block.scratch);
+          ready_block = row_block;
+          ready_group = group;
+        }
+        const int64_t panel = in_group * panels / grid.group_units;
+        block.panel_count = (in_group + 1) * panels / grid.group_units - panel;
+        block.panels = weight.panel(group, panel);
+
+        const int64_t left = group_outputs - panel * kPanelOutputs, whole = block.panel_count * kPanelOutputs;
+        Dots dots = {first_row, rows, group * group_outputs + panel * kPanelOutputs, left, memory.dots, whole};
+        if (left >= whole) dots.count = whole;
+        start.set(spans, span_count, dots.n, dots.count);
+        if (compares) {
+          kernel.compare(block, {start.limits, epilogue.threshold_sets(), bits});
+          finish_bits(epilogue, dots, bits);
+          continue;
+        }
+        if (scales && left >= whole && (epilogue.sign_words == nullptr || dots.n % kWordBits == 0)) {
+          kernel.scale(block, detail::affine_out(epilogue, start.starts, first_row, dots.n));
+          continue;
+        }
+        const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;
+        if (in_place) {
+          dots.values = static_cast<int32_t*>(epilogue.out) + first_row * epilogue.N + dots.n;
+          dots.stride = epilogue.N;
+        }
+        kernel.multiply(block, {start.starts, dots.values, dots.stride});
+        if (!in_place) finish(epilogue, implementation, dots);
+      }
+    }
+  });
+  return out_of_memory ? Status::error("out of memory") : Status::ok();
+}
+
+// A weight in another layout than a kernel reads is packed again into `storage`: right, but slow, and only met where an
+// implementation is forced after packing, or a weight was packed for another op.
+Status in_layout(const WeightLayout& layout, const PackedWeight& weight, std::unique_ptr<uint8_t[]>* storage,
+                 PackedWeight* result, const Parallel& pool);
+
+}  // namespace stompp

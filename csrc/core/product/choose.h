@@ -1,0 +1,46 @@
+// Which kernel a product runs on: a function of its shape and of what the instruction set has. The bounds were measured
+// by benchmarks/kernels.py.
+#pragma once
+
+#include <cstdint>
+
+#include "core/isa/implementation.h"
+#include "core/product/packed_weight.h"
+
+namespace stompp {
+
+enum class KernelChoice { kBlocks, kFewRows, kOneRow, kBitPlanes, kTiles };
+
+struct KernelFeatures {
+  bool few_rows, one_row, tiles;
+  TileBounds tile_bounds;
+};
+
+constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, const KernelFeatures& has) {
+  if (weight.small_groups()) return KernelChoice::kBitPlanes;
+  if (has.tiles && has.tile_bounds.allow(weight, rows)) return KernelChoice::kTiles;
+  if (rows == 1 && has.one_row) return KernelChoice::kOneRow;
+  // Its counts have 16 bits.
+  if (rows <= kFewRows && weight.K() <= kMaxLimitK && has.few_rows) return KernelChoice::kFewRows;
+  return KernelChoice::kBlocks;
+}
+
+inline KernelChoice choose_kernel(const Implementation& implementation, const WeightShape& weight, int64_t rows) {
+  const KernelFeatures has = {implementation.few_rows.multiply != nullptr, implementation.one_row.multiply != nullptr,
+                              implementation.tiles.multiply != nullptr, implementation.tiles.bounds};
+  return choose_kernel(weight, rows, has);
+}
+
+inline const ProductKernel& product_kernel(const Implementation& implementation, const WeightShape& weight,
+                                           int64_t rows) {
+  switch (choose_kernel(implementation, weight, rows)) {
+    case KernelChoice::kOneRow:
+      return implementation.one_row;
+    case KernelChoice::kFewRows:
+      return implementation.few_rows;
+    default:
+      return implementation.blocks;
+  }
+}
+
+}  // namespace stompp

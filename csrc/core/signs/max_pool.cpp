@@ -1,0 +1,135 @@
+#include "core/signs/max_pool.h"
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "core/base/bits.h"
+#include "core/product/taps.h"
+
+namespace stompp {
+namespace {
+
+// Words that are read in about 10 microseconds.
+constexpr int64_t kTaskWords = int64_t{1} << 16;
+
+int64_t out_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
+  const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1;
+  if (!ceil_mode) return room < 0 ? 0 : room / stride + 1;
+  if (room <= -stride) return 0;
+  // None may begin in the padding behind the input.
+  const int64_t windows = (room < 0 ? 0 : ceil_div(room, stride)) + 1, most = ceil_div(size + padding, stride);
+  return windows < most ? windows : most;
+}
+
+// The AND of `runs` runs of words, `stride` words apart. kWords: their number, or 0 for `words`.
+template <int kWords>
+void and_runs(const uint32_t* first, int64_t runs, int64_t stride, int64_t words, uint32_t* out) {
+  if constexpr (kWords > 0) {
+    uint32_t all[kWords];
+    std::memcpy(all, first, sizeof(all));
+    for (int64_t run = 1; run < runs; ++run)
+      for (int i = 0; i < kWords; ++i) all[i] &= first[run * stride + i];
+    std::memcpy(out, all, sizeof(all));
+  } else {
+    std::memcpy(out, first, static_cast<size_t>(words) * sizeof(*out));
+    for (int64_t run = 1; run < runs; ++run)
+      for (int64_t i = 0; i < words; ++i) out[i] &= first[run * stride + i];
+  }
+}
+
+// Windows of one line of pixels, each pixel the AND of a column already. kTaps: of a whole window, or 0 for kernel_w.
+template <int kWords, int kTaps>
+void pool_line(const uint32_t* line, const MaxPoolShape& s, int64_t out_width, uint32_t* out) {
+  const int64_t words = kWords > 0 ? kWords : s.words, taps = kTaps > 0 ? kTaps : s.kernel_w;
+  const int64_t tap_words = s.dilation_w * words;
+  for (int64_t ow = 0; ow < out_width;) {
+    const int64_t left = ow * s.stride_w - s.padding_w;
+    int64_t begin = 0, end = 0;
+    clip_taps(left, s.dilation_w, taps, s.width, &begin, &end);
+    if (end - begin < taps) {  // padding is -1, all ones: it is left out
+      and_runs<kWords>(line + left * words + begin * tap_words, end - begin, tap_words, words, out + ow * words);
+      ++ow;
+      continue;
+    }
+    const int64_t windows = whole_windows(left, s.stride_w, s.dilation_w, taps, s.width, out_width - ow);
+    for (int64_t i = 0; i < windows; ++i)
+      and_runs<kWords>(line + (left + i * s.stride_w) * words, taps, tap_words, words, out + (ow + i) * words);
+    ow += windows;
+  }
+}
+
+using PoolLine = void (*)(const uint32_t* line, const MaxPoolShape& shape, int64_t out_width, uint32_t* out);
+
+template <int kWords>
+PoolLine pool_line_for(int64_t taps) {
+  return taps == 2 ? pool_line<kWords, 2> : taps == 3 ? pool_line<kWords, 3> : pool_line<kWords, 0>;
+}
+
+PoolLine pool_line_for(int64_t words, int64_t taps) {
+  switch (words) {
+    case 1:
+      return pool_line_for<1>(taps);
+    case 2:
+      return pool_line_for<2>(taps);
+    case 4:
+      return pool_line_for<4>(taps);
+    default:
+      return pool_line_for<0>(taps);
+  }
+}
+
+}  // namespace
+
+int64_t MaxPoolShape::out_height() const {
+  return out_size(height, kernel_h, stride_h, padding_h, dilation_h, ceil_mode);
+}
+
+int64_t MaxPoolShape::out_width() const {
+  return out_size(width, kernel_w, stride_w, padding_w, dilation_w, ceil_mode);
+}
+
+Status check_max_pool(const MaxPoolShape& s) {
+  constexpr int64_t kMaxSize = int64_t{1} << 31;
+  if (s.batch < 0 || s.height < 1 || s.width < 1 || s.words < 1) return Status::error("input sizes must be positive");
+  if (s.height >= kMaxSize || s.width >= kMaxSize) return Status::error("input sizes must be below 2^31");
+  if (s.kernel_h < 1 || s.kernel_w < 1 || s.stride_h < 1 || s.stride_w < 1 || s.dilation_h < 1 || s.dilation_w < 1)
+    return Status::error("kernel, stride and dilation must be at least 1");
+  if (s.kernel_h >= kMaxSize || s.kernel_w >= kMaxSize || s.stride_h >= kMaxSize || s.stride_w >= kMaxSize ||
+      s.dilation_h >= kMaxSize || s.dilation_w >= kMaxSize)
+    return Status::error("kernel, stride and dilation must be below 2^31");
+  if (s.padding_h < 0 || s.padding_w < 0) return Status::error("padding must not be negative");
+  if (s.padding_h > s.kernel_h / 2 || s.padding_w > s.kernel_w / 2)
+    return Status::error("padding must be at most half of kernel");
+  if ((s.padding_h > 0 || s.padding_w > 0) && (s.dilation_h > 1 || s.dilation_w > 1))
+    return Status::error("dilation must be 1 where padding is not 0");
+  if (s.out_height() < 1 || s.out_width() < 1) return Status::error("the window reaches beyond the padded input");
+  return Status::ok();
+}
+
+Status max_pool2d_signs(const uint32_t* x, const MaxPoolShape& shape, uint32_t* out, const Parallel& pool) {
+  const MaxPoolShape& s = shape;
+  const int64_t out_height = s.out_height(), out_width = s.out_width(), line_words = s.width * s.words;
+  const int64_t cost = (s.kernel_h < s.height ? s.kernel_h : s.height) * line_words + out_width * s.words;
+  const PoolLine pool_line = pool_line_for(s.words, s.kernel_w);
+  std::atomic<bool> out_of_memory{false};
+  parallel_for(pool, s.batch * out_height, kTaskWords / cost + 1, [&](int64_t first, int64_t last) {
+    const std::unique_ptr<uint32_t[]> line(new (std::nothrow) uint32_t[static_cast<size_t>(line_words)]);
+    if (line == nullptr) {
+      out_of_memory = true;
+      return;
+    }
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t top = i % out_height * s.stride_h - s.padding_h;
+      int64_t begin = 0, end = 0;
+      clip_taps(top, s.dilation_h, s.kernel_h, s.height, &begin, &end);
+      const uint32_t* row = x + (i / out_height * s.height + top + begin * s.dilation_h) * line_words;
+      and_runs<0>(row, end - begin, s.dilation_h * line_words, line_words, line.get());
+      pool_line(line.get(), s, out_width, out + i * out_width * s.words);
+    }
+  });
+  return out_of_memory ? Status::error("out of memory") : Status::ok();
+}
+
+}  // namespace stompp

@@ -20,6 +20,14 @@
 
 using namespace stompp;
 
+static const WeightLayout& active_layout() {
+#if __has_include("core/dispatch.h")
+  return active_implementation()->layout;
+#else
+  return active_implementation()->product->layout;
+#endif
+}
+
 int main(int argc, char** argv) {
   if (argc < 6) return 2;
   const bool matrix = std::string(argv[1]) == "bgemm";
@@ -47,7 +55,7 @@ int main(int argc, char** argv) {
   for (uint32_t& word : rows) word = state = state * 1664525u + 1013904223u;
   for (uint32_t& word : words) word = state = state * 1664525u + 1013904223u;
 
-  const WeightLayout& layout = active_implementation()->layout;
+  const WeightLayout& layout = active_layout();
   std::vector<uint8_t> packed(packed_bytes(weight_shape, layout));
   PackedWeight weight = {};
   if (!pack_weight_words(words.data(), weight_shape, layout, packed.data(), pool).is_ok()) return 3;

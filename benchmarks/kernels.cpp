@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
   if (argc < 4 || implementation == nullptr) return 2;
   const int64_t N = round_up(std::atoll(argv[1]), kBlockPanels * kPanelOutputs), K = std::atoll(argv[2]);
   const WeightShape shape = {N, K, 1, 1, 1};
-  const int64_t k_bytes = implementation->layout.row_bytes(shape);
+  const int64_t k_bytes = implementation->product->layout.row_bytes(shape);
 
   uint32_t state = 1;
   const auto random_byte = [&state] { return static_cast<uint8_t>((state = state * 1664525u + 1013904223u) >> 24); };
@@ -47,10 +47,10 @@ int main(int argc, char** argv) {
   for (int i = 3; i < argc; ++i) {
     const int64_t rows = std::atoll(argv[i]);
     if (rows < 1 || rows > kBlockRows) return 2;
-    Candidate candidates[] = {{"blocks", &implementation->blocks, kBlockRows, {}},
-                              {"few_rows", &implementation->few_rows, kFewRows, {}},
-                              {"one_row", &implementation->one_row, 1, {}}};
-    const ProductKernel* chosen = &product_kernel(*implementation, shape, rows);
+    Candidate candidates[] = {{"blocks", &implementation->product->blocks, kBlockRows, {}},
+                              {"few_rows", &implementation->product->few_rows, kFewRows, {}},
+                              {"one_row", &implementation->product->one_row, 1, {}}};
+    const ProductKernel* chosen = &product_kernel(*implementation->product, shape, rows);
     for (int round = 0; round < 41; ++round)
       for (Candidate& candidate : candidates) {
         if (candidate.kernel->multiply == nullptr || rows > candidate.most_rows) continue;

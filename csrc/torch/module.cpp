@@ -39,7 +39,7 @@ PYBIND11_MODULE(_C, m) {
           if (!status.is_ok()) throw py::value_error(status.message());
           const stompp::Implementation* active = stompp::active_implementation();
           if (active == nullptr) throw py::value_error(stompp::no_implementation().message());
-          return stompp::packed_bytes(shape, active->layout);
+          return stompp::packed_bytes(shape, active->product->layout);
         });
   m.def("packed_binary_weight_bytes",
         [](int64_t out_channels, int64_t in_channels, int64_t kernel_h, int64_t kernel_w, int64_t groups) {

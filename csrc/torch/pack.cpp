@@ -84,7 +84,7 @@ Tensor pack_weight_words_cpu(const Tensor& words, Ints shape_argument, int64_t g
   const WeightShape shape = weight_shape(shape_argument, groups);
   check_shape("pack_weight_words", "words", words, words_sizes(shape, shape_argument.size() == 2));
   const Tensor dense = words_of("pack_weight_words", "words", words);
-  const WeightLayout& layout = active().layout;
+  const WeightLayout& layout = active().product->layout;
   const std::vector<int64_t> sizes = {packed_bytes(shape, layout)};
   Tensor out = new_tensor(sizes, ScalarType::Byte);
   check(pack_weight_words(word_pointer(dense), shape, layout, static_cast<uint8_t*>(out.data_ptr()), torch_pool()));

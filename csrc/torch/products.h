@@ -71,7 +71,7 @@ inline WeightShape weight_shape(Ints shape, int64_t groups) {
   return result;
 }
 
-// Of its portable words.
+// The sizes of its portable words.
 inline std::vector<int64_t> words_sizes(const WeightShape& shape, bool matrix) {
   if (matrix) return {shape.out_channels, words_for(shape.in_channels)};
   return {shape.out_channels, shape.kernel_h, shape.kernel_w, words_for(shape.in_channels)};

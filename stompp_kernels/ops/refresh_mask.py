@@ -14,8 +14,8 @@ from stompp_kernels.ops.schemas import kernels_for
 def refresh_mask_(mask_words: Tensor, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> Tensor:
     """Draws each entry again with probability 1/r from Bernoulli(p), in place.
 
-    The random stream is Philox4x32-10 (csrc/core/masks/refresh_mask.h says which word decides on which entry): it depends on
-    (seed, tensor_id, step) alone, so any device, rank and number of threads draws the same bits.
+    The random stream is Philox4x32-10 (csrc/core/masks/refresh_mask.h says which word decides on which entry): it
+    depends on (seed, tensor_id, step) alone, so any device, rank and number of threads draws the same bits.
 
     Args:
         mask_words: int32 [ceil(n/32)], contiguous.

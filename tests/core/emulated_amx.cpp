@@ -17,21 +17,35 @@ struct EmulatedSmall : Emulated {
 };
 
 template <class Machine>
+ProductKernels on_top_of_scalar() {
+  ProductKernels kernels = scalar::kProductKernels;
+  kernels.layout = {LayoutId::kLongs, 8};
+  kernels.blocks = {};  // reads another layout
+  kernels.tiles.bounds = {1, 1, 1};
+  kernels.tiles.multiply = amx::multiply_on<Machine>;
+  return kernels;
+}
+
+template <class Machine>
 Implementation on_top_of_scalar(const char* name) {
+  static const ProductKernels kernels = on_top_of_scalar<Machine>();
   Implementation result = scalar::kImplementation;
   result.name = name;
-  result.layout = {LayoutId::kLongs, 8};
-  result.blocks = {};  // reads another layout
-  result.tiles = {{1, 1, 1}, amx::multiply_on<Machine>};
+  result.product = &kernels;
   return result;
 }
 
 #if STOMPP_HAS_AMX
-// Of the smallest products too.
+// Runs the smallest products on tiles too.
 Implementation amx_everywhere() {
+  static const ProductKernels kernels = [] {
+    ProductKernels table = *amx::kImplementation.product;
+    table.tiles.bounds = {1, 1, 1};
+    return table;
+  }();
   Implementation result = amx::kImplementation;
   result.name = "amx_everywhere";
-  result.tiles.bounds = {1, 1, 1};
+  result.product = &kernels;
   return result;
 }
 #endif

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,7 @@ Buffer<uint32_t> pack(Buffer<float>& values, int64_t K) {
 }
 
 Buffer<uint8_t> pack_weight(Buffer<uint32_t>& words, const WeightShape& shape) {
-  const WeightLayout& layout = active_implementation()->layout;
+  const WeightLayout& layout = active_implementation()->product->layout;
   Buffer<uint8_t> packed(packed_bytes(shape, layout));
   CHECK(pack_weight_words(words.get(), shape, layout, packed.get(), pool(2)).is_ok(), "pack_weight_words");
   return packed;
@@ -340,6 +341,28 @@ TEST(refresh_draws_at_its_rate) {
   CHECK((mask[mask.size - 1] & ~valid_bits(n, mask.size - 1)) == 0, "the tail stays 0");
   CHECK(!make_refresh(n, 1.5, 4.0, 7, 1, 1, &refresh).is_ok(), "p above 1 is refused");
   CHECK(!make_refresh(n, 0.5, 0.5, 7, 1, 1, &refresh).is_ok(), "r below 1 is refused");
+}
+
+// Counts null members of a table that holds nothing but functions, and sizes that are not 0.
+template <class Table>
+int64_t missing_kernels(const Table& table) {
+  using Kernel = void (*)();
+  static_assert(sizeof(Table) % sizeof(Kernel) == 0, "a table of pointers and sizes");
+  Kernel kernels[sizeof(Table) / sizeof(Kernel)];
+  std::memcpy(kernels, &table, sizeof(table));
+  return std::count(std::begin(kernels), std::end(kernels), nullptr);
+}
+
+TEST(every_table_of_kernels_is_filled) {
+  const Implementation& implementation = *active_implementation();
+  const ProductKernels& product = *implementation.product;
+  CHECK(product.less_than != nullptr && product.affine != nullptr, "product");
+  CHECK(product.blocks.multiply != nullptr || product.tiles.multiply != nullptr, "product");
+  CHECK(missing_kernels(*implementation.planes) == 0, "planes");
+  CHECK(missing_kernels(*implementation.signs) == 0, "signs");
+  CHECK(missing_kernels(*implementation.masks) == 0, "masks");
+  CHECK(missing_kernels(*implementation.signed_sums) == 0, "signed_sums");
+  CHECK(missing_kernels(*implementation.float_conv) == 0, "float_conv");
 }
 
 TEST(unknown_implementations_are_refused) {

@@ -14,7 +14,7 @@ struct AlignedDelete {
 };
 using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
 
-// Null without memory for them.
+// Returns null where there is no memory for them.
 inline AlignedFloats aligned_floats(int64_t count) {
   const size_t bytes = static_cast<size_t>(count) * sizeof(float);
   return AlignedFloats(static_cast<float*>(::operator new[](bytes, AlignedDelete::kAlignment, std::nothrow)));

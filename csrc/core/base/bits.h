@@ -34,7 +34,7 @@ constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 constexpr int64_t words_for(int64_t K) { return ceil_div(K, kWordBits); }
 constexpr int64_t bytes_for(int64_t K) { return ceil_div(K, 8); }
 
-// Ones in the bits that word `index` of a row of K elements uses.
+// Returns ones in the bits that word `index` of a row of K elements uses.
 constexpr uint32_t valid_bits(int64_t K, int64_t index) {
   const int64_t left = K - index * kWordBits;
   return left >= kWordBits ? 0xffffffffu : left <= 0 ? 0u : (1u << left) - 1u;
@@ -52,7 +52,7 @@ inline void put_bits(uint32_t* out, int64_t shift, bool whole_word, int64_t coun
 }
 
 inline int popcount32(uint32_t x) {
-  // No builtin: without -mpopcnt it is a library call, and this form vectorizes with plain SSE2 or NEON.
+  // This uses no builtin: without -mpopcnt one is a library call, and this form vectorizes with plain SSE2 or NEON.
   x = x - ((x >> 1) & 0x55555555u);
   x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
   x = (x + (x >> 4)) & 0x0f0f0f0fu;

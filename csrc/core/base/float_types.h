@@ -25,10 +25,10 @@ inline uint32_t select(bool condition, uint32_t yes, uint32_t no) {
   return (yes & mask) | (no & ~mask);
 }
 
-// Both without branches, so that loops of them are vectorized.
+// Neither of these two conversions has a branch, so that loops of them are vectorized.
 inline float half_to_float(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16, magnitude = h & 0x7fffu;
-  // Below 2^-14: zero or subnormal, a multiple of 2^-24, exact in fp32.
+  // A magnitude below 2^-14 is zero or subnormal: a multiple of 2^-24, exact in fp32.
   const uint32_t small =
       bit_cast<uint32_t>(static_cast<float>(static_cast<int32_t>(magnitude)) * 5.9604644775390625e-8f);
   const uint32_t normal = (magnitude << 13) + (112u << 23), infinite = 0x7f800000u | (magnitude & 0x3ffu) << 13;
@@ -54,7 +54,8 @@ inline uint16_t float_to_bfloat16(float f) {
   return static_cast<uint16_t>((x + 0x7fffu + ((x >> 16) & 1u)) >> 16);
 }
 
-// One element type each: how it lies in memory, and the type arithmetic on it is done in. Pointers need no alignment.
+// Each struct is an element type: how it lies in memory, and the type arithmetic on it is done in. Pointers need no
+// alignment.
 struct Float32 {
   using Compute = float;
   static float load(const void* p, int64_t i) {

@@ -6,7 +6,7 @@ namespace stompp {
 class [[nodiscard]] Status {
  public:
   static Status ok() { return Status(nullptr); }
-  // `message` must outlive the status: a string literal.
+  // `message` must outlive the status, as a string literal does.
   static Status error(const char* message) { return Status(message); }
 
   bool is_ok() const { return message_ == nullptr; }
@@ -16,5 +16,8 @@ class [[nodiscard]] Status {
   explicit Status(const char* message) : message_(message) {}
   const char* message_;
 };
+
+// What an op answers where there are no kernels to run.
+inline Status no_implementation() { return Status::error("STOMPP_CPU names no implementation that can run here"); }
 
 }  // namespace stompp

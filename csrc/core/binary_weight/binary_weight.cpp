@@ -6,7 +6,7 @@
 
 #include "core/base/workers.h"
 #include "core/binary_weight/grid.h"
-#include "core/isa/dispatch.h"
+#include "core/binary_weight/kernels.h"
 #include "core/product/blocks.h"
 #include "core/product/taps.h"
 
@@ -18,7 +18,7 @@ struct FloatConv {
   const FloatProduct& product;
   const Conv2dShape& shape;
   const PackedWeight& weight;
-  const BinaryWeightKernels& kernels;
+  const SignedSumKernels& kernels;
   const SignedSumKernel& kernel;
   const ChannelBlocks& blocks;
   const FloatConvGrid& grid;
@@ -100,7 +100,7 @@ void Worker::run(int64_t task) {
   image_ = block / c_.blocks.count;
   begin_strip(first, end);
 
-  // Blocks of pixels of nearly the same size: one of few pixels costs as much as a full one.
+  // Blocks of pixels have nearly the same size: one of few pixels costs as much as a full one.
   const int64_t pixel_blocks = ceil_div(end - first, c_.kernel.rows);
   const int64_t last_line = std::min(lines + grid.line_count, c_.shape.out_height(w));
   for (int64_t oh = lines; oh < last_line; ++oh)
@@ -143,7 +143,7 @@ void Worker::prepare_line(int64_t line) {
   }
 }
 
-// The prepared pixels that output pixels beside each other read at a tap: the first one's stands at `column`.
+// Points at the prepared pixels that output pixels beside each other read at a tap; the first one reads `column`.
 void Worker::point_at_pixels(int64_t line, int64_t column, int64_t pixels, const float** rows) const {
   const int64_t step = c_.shape.stride_w, width = c_.shape.width;
   int64_t at = (line % c_.grid.kept_lines * columns_ + column - first_column_) * c_.grid.pixel_floats;
@@ -189,8 +189,8 @@ void Worker::run_pixels(int64_t oh, int64_t ow, int64_t pixels) {
 
 Status conv2d_binary_weight(const FloatProduct& product, const Conv2dShape& shape, const PackedWeight& weight,
                             const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const SignedSumKernels* active = active_signed_sum_kernels();
+  if (active == nullptr) return no_implementation();
   Status status = check_conv2d(shape, weight.shape);
   if (!status.is_ok()) return status;
   std::unique_ptr<uint8_t[]> storage;
@@ -205,7 +205,7 @@ Status conv2d_binary_weight(const FloatProduct& product, const Conv2dShape& shap
                          shape.padding_h == 0 && shape.padding_w == 0;
   if (is_matrix && pixels > 0) cut = {1, 1, pixels, shape.channels, 1, 1, 0, 0, 1, 1, 0};
 
-  const BinaryWeightKernels& kernels = implementation->binary_weight;
+  const SignedSumKernels& kernels = *active;
   const SignedSumKernel& kernel = weight.shape.small_groups() ? kernels.small_groups : kernels.sums;
   const ChannelBlocks blocks(weight.shape);
   const FloatConvGrid grid(cut, weight.shape, kernel, pool.threads);

@@ -2,7 +2,7 @@
 //
 //     y = scale[n] * sum over k of x[k] * w[n][k] + bias[n], w in {-1, +1}
 //
-// in float32. The sum is of additions only, in an order that depends on neither the number of threads nor the other
+// in float32. The sum takes additions only, in an order that depends on neither the number of threads nor the other
 // rows.
 #pragma once
 

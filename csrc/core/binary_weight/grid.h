@@ -13,12 +13,12 @@
 
 namespace stompp {
 
-// What is prepared of a strip at once. Lines that several output lines read should stay in a core's second cache beside
-// the weights; pixels that are read by one output pixel only, in its first.
+// These many bytes of a strip are prepared at once. Lines that several output lines read should stay in a core's second
+// cache beside the weights; pixels that are read by one output pixel only, in its first.
 constexpr int64_t kKeptBytes = 512 * 1024;
 constexpr int64_t kPassingBytes = 16 * 1024;
 
-// Channels that are summed together: those of a group. Small groups are one block, of words of channels for panels.
+// The channels of a group are summed together. Small groups are one block, whose panels are words of channels.
 struct ChannelBlocks {
   int64_t count, inputs, outputs;  // inputs and outputs of a block
   int64_t panels;                  // of a block

@@ -6,20 +6,18 @@
 //
 //     b inputs, 16 outputs:  acc = acc + table[bits]    a permutation and an addition, for 16 * b products
 //
-// That is exact in the sense that every sum is one that additions of floats in another order give; infinities and NaN
-// reach the outputs of their own row only.
+// Every sum is one that additions of floats in another order give; infinities and NaN reach the outputs of their own
+// row only.
 #pragma once
 
 #include <cstdint>
-
-#include "core/base/float_types.h"
 
 namespace stompp {
 
 constexpr int64_t kMaxSumRows = 16;
 
-// Some rows against consecutive panels of one group. A panel of small groups is a word of channels, which reads its own
-// inputs; see depthwise.h.
+// Some rows are multiplied with consecutive panels of one group. A panel of small groups is a word of channels, which
+// reads its own inputs; see small_groups.h.
 struct SignedSumBlock {
   const float* const* rows;  // prepared inputs, [tap_count][row_count]
   int64_t row_count;         // 1 .. SignedSumKernel::rows
@@ -29,7 +27,7 @@ struct SignedSumBlock {
   const uint32_t* panels;  // see LayoutId::kTapWords; of small groups [panel_count][turns][panel_taps]
   int64_t panel_taps;      // taps of a panel
   int64_t panel_count;     // at least 1
-  int64_t turns;           // of small groups; see depthwise.h
+  int64_t turns;           // of small groups; see small_groups.h
   float* sums;             // out, [row_count][stride], panel_count * kPanelOutputs of each row
   int64_t stride;
 };
@@ -37,18 +35,10 @@ struct SignedSumBlock {
 struct SignedSumKernel {
   int64_t rows;         // most rows of a block
   int64_t word_floats;  // prepared floats of a word of 32 inputs, of each turn
-  // `inputs` inputs of a tap to round_up(inputs, 32) / 32 * word_floats * turns prepared ones, 64-byte aligned. All of
-  // them are 0 where the inputs are.
+  // Turns `inputs` inputs of a tap into round_up(inputs, 32) / 32 * word_floats * turns prepared ones, 64-byte aligned.
+  // All of them are 0 where the inputs are.
   void (*prepare)(const float* x, int64_t inputs, int64_t turns, float* prepared);
   void (*add_up)(const SignedSumBlock& block);
-};
-
-struct BinaryWeightKernels {
-  SignedSumKernel sums, small_groups;
-  void (*widen)(const void* x, FloatType type, int64_t count, float* out);
-  // sums * scale + bias, each operation rounded on its own; bias may be null.
-  void (*scale_sums)(const float* sums, const float* scale, const float* bias, int64_t count, FloatType type,
-                     void* out);
 };
 
 }  // namespace stompp

@@ -9,15 +9,16 @@
 
 #include "core/base/workers.h"
 #include "core/float_conv/conv2d_winograd.h"
-#include "core/isa/dispatch.h"
+#include "core/float_conv/kernels.h"
 #include "core/product/taps.h"
+#include "core/signs/kernels.h"
 
 namespace stompp {
 namespace {
 
-// Prepared input of a task: it stays in a second cache beside the weights of a panel.
+// The prepared input of a task stays in a second cache beside the weights of a panel.
 constexpr int64_t kChunkBytes = 256 * 1024;
-// Weights that every task may read again; larger ones come from further away than the second cache.
+// Every task may read weights of this size again; larger ones come from further away than the second cache.
 constexpr int64_t kNearBytes = 1024 * 1024;
 
 // A task is some output lines of an image with some panels.
@@ -55,7 +56,8 @@ struct Job {
   const FloatConv& conv;
   const Conv2dShape& shape;
   const WeightShape& weight;
-  const Implementation& implementation;
+  const FloatConvKernels& kernels;
+  const PackKernels& signs;
   const Grid& grid;
   const float* first;   // scales or low limits, or null
   const float* second;  // biases or high limits
@@ -101,7 +103,7 @@ void Worker::run(int64_t task) {
   prepare_lines();
   const int64_t first_panel = task % grid.panel_chunks * grid.panel_count;
   const int64_t end = std::min(first_panel + grid.panel_count, panels);
-  const int64_t tiles = line_count_ * ceil_div(width, j_.implementation.float_tiles.pixels);
+  const int64_t tiles = line_count_ * ceil_div(width, j_.kernels.tiles.pixels);
   const int64_t panel_floats = j_.weight.K() * kPanelOutputs;
   ahead_share_ = ceil_div(panel_floats, tiles);
   for (int64_t panel = first_panel; panel < end; ++panel) {
@@ -124,7 +126,7 @@ void Worker::prepare_lines() {
   for (int64_t i = 0; i < lines; ++i) prepare_line(top + i * step, lines_.get() + i * j_.grid.line_floats);
 }
 
-// A line of input between zeros, or of single pixels those that are read.
+// Copies a line of input between zeros, or those of its pixels that single taps read.
 void Worker::prepare_line(int64_t line, float* out) const {
   const Conv2dShape& s = j_.shape;
   const int64_t pixels = j_.grid.line_floats / s.channels, step = j_.weight.taps() == 1 ? s.stride_w : 1;
@@ -151,11 +153,11 @@ void Worker::read_pixels(int64_t line, int64_t column, int64_t step, int64_t cou
     if (j_.conv.x != nullptr)
       std::memcpy(out, j_.conv.x + pixel * s.channels, static_cast<size_t>(s.channels) * sizeof(float));
     else
-      j_.implementation.unpack_row(j_.conv.words + pixel * words, FloatType::kFloat32, s.channels, out);
+      j_.signs.unpack_row(j_.conv.words + pixel * words, FloatType::kFloat32, s.channels, out);
   }
 }
 
-// Output pixels beside each other, from the first of line `oh` on.
+// Computes output pixels beside each other, from the first of line `oh` on.
 void Worker::run_line(int64_t oh, int64_t pixels, int64_t panel) {
   const Conv2dShape& s = j_.shape;
   const WeightShape& w = j_.weight;
@@ -171,8 +173,8 @@ void Worker::run_line(int64_t oh, int64_t pixels, int64_t panel) {
   for (int64_t h = begin; h < end; ++h)
     for (int64_t i = 0; i < runs_in_line_; ++i)
       *run++ = line + h * s.dilation_h * j_.grid.line_floats + i * s.dilation_w * s.channels;
-  // Tiles of nearly the same size: one of few pixels takes as many steps as a full one.
-  const int64_t tiles = ceil_div(pixels, j_.implementation.float_tiles.pixels);
+  // Tiles have nearly the same size: one of few pixels takes as many steps as a full one.
+  const int64_t tiles = ceil_div(pixels, j_.kernels.tiles.pixels);
   const int64_t out_pixel = (image_ * s.out_height(w) + oh) * s.out_width(w);
   for (int64_t t = 0, pixel = 0; t < tiles; ++t, pixel += tile.pixels) {
     tile.pixels = pixels * (t + 1) / tiles - pixel;
@@ -186,7 +188,7 @@ void Worker::run_line(int64_t oh, int64_t pixels, int64_t panel) {
 }
 
 void Worker::run_tile(const FloatTile& tile, int64_t pixel, int64_t panel) const {
-  const FloatTileKernel& kernel = j_.implementation.float_tiles;
+  const FloatTileKernel& kernel = j_.kernels.tiles;
   const int64_t n = panel * kPanelOutputs, outputs = j_.weight.out_channels;
   const float* first = j_.first == nullptr ? nullptr : j_.first + n;
   const float* second = j_.first == nullptr ? nullptr : j_.second + n;
@@ -206,7 +208,7 @@ void Worker::run_tile(const FloatTile& tile, int64_t pixel, int64_t panel) const
     std::memcpy(out + p * outputs, whole + p * kPanelOutputs, static_cast<size_t>(outputs - n) * sizeof(float));
 }
 
-// Values of each output, and `rest` for those that the last panel has beyond them; null stays null.
+// Returns the values of each output, with `rest` for those that the last panel has beyond them; null stays null.
 const float* whole_panels(const float* values, int64_t outputs, float rest, std::vector<float>* storage) {
   if (values == nullptr || outputs % kPanelOutputs == 0) return values;
   storage->assign(static_cast<size_t>(round_up(outputs, kPanelOutputs)), rest);
@@ -217,8 +219,9 @@ const float* whole_panels(const float* values, int64_t outputs, float rest, std:
 }  // namespace
 
 Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const WeightShape& weight, const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const FloatConvKernels* kernels = active_float_conv_kernels();
+  const PackKernels* signs = active_pack_kernels();
+  if (kernels == nullptr || signs == nullptr) return no_implementation();
   if (weight.groups != 1) return Status::error("conv2d_float takes weights of one group");
   const Status status = check_conv2d(shape, weight);
   if (!status.is_ok()) return status;
@@ -231,10 +234,11 @@ Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const Weigh
       whole_panels(bits ? conv.limits.high : conv.bias, weight.out_channels, bits ? infinity : 0.0f, &second)};
   if (bits) {
     bool done = false;
-    const Status by_winograd = conv2d_winograd(conv, shape, weight, {constants[0], constants[1]}, pool, &done);
+    const Status by_winograd =
+        conv2d_winograd(*kernels, conv, shape, weight, {constants[0], constants[1]}, pool, &done);
     if (done) return by_winograd;
   }
-  const Job job = {conv, shape, weight, *implementation, grid, constants[0], constants[1]};
+  const Job job = {conv, shape, weight, *kernels, *signs, grid, constants[0], constants[1]};
   return run_tasks<Worker>(job, pool);
 }
 

@@ -26,7 +26,7 @@ struct FloatConv {
   uint32_t* out_words;  // [batch][out_height][out_width][words_for(O)]
 };
 
-// Zero padding, as in torch; shape.padding_value is 0, and the weight's groups 1.
+// Padding is zero, as in torch: shape.padding_value is 0. The weight has one group.
 Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const WeightShape& weight, const Parallel& pool);
 
 }  // namespace stompp

@@ -8,7 +8,6 @@
 #include "core/base/aligned.h"
 #include "core/base/workers.h"
 #include "core/float_conv/winograd_weight.h"
-#include "core/isa/dispatch.h"
 #include "core/product/taps.h"
 
 namespace stompp {
@@ -24,7 +23,7 @@ struct Job {
   const WeightShape& weight;
   const winograd::Weight& transformed;
   const Limits& limits;  // of whole panels
-  const Implementation& implementation;
+  const FloatConvKernels& kernels;
   const int64_t height = shape.out_height(weight), width = shape.out_width(weight);
   const int64_t strips = ceil_div(height, kRows);                // of an image: kRows rows of output each
   const int64_t pixel_floats = shape.stride_w * shape.channels;  // from what a pixel reads to what the next one does
@@ -89,7 +88,7 @@ void Worker::run(int64_t task) {
   }
 }
 
-// The input between zeros: beside the image, above and below it, and instead of lines that no tap reads.
+// Copies the input between zeros: beside the image, above and below it, and instead of lines that no tap reads.
 void Worker::read_lines(int64_t image, int64_t first_row) {
   const Conv2dShape& s = j_.shape;
   const int64_t top = first_row * s.stride_h - s.padding_h;
@@ -114,18 +113,18 @@ void Worker::transform_lines() {
   for (int64_t first = 0; first < between; ++first) {
     const float* lines[kPoints];
     for (int64_t i = 0; i < kPoints; ++i) lines[i] = lines_.get() + (i * between + first) * j_.line_stride;
-    j_.implementation.winograd.transform(lines, j_.line_stride, out + first * j_.line_stride, between * j_.line_stride,
-                                         largest_);
+    j_.kernels.winograd.transform(lines, j_.line_stride, out + first * j_.line_stride, between * j_.line_stride,
+                                  largest_);
   }
 }
 
-// Pixels [first, first + pixels) of all rows.
+// Compares pixels [first, first + pixels) of all rows.
 void Worker::compare(int64_t panel, int64_t first, int64_t pixels) {
   const float* lines = lines_.get() + line_count_ * j_.line_stride + first * j_.pixel_floats;
   const winograd::Weight& w = j_.transformed;
-  j_.implementation.winograd.compare({lines, w.line_count(), j_.line_stride, j_.run_floats, j_.pixel_floats, pixels,
-                                      w.panel(panel), w.starts(panel), doubts_},
-                                     bits_);
+  j_.kernels.winograd.compare({lines, w.line_count(), j_.line_stride, j_.run_floats, j_.pixel_floats, pixels,
+                               w.panel(panel), w.starts(panel), doubts_},
+                              bits_);
   for (int64_t row = 0; row < rows_; ++row) {
     const uint32_t *negative = bits_.negative[row], *doubtful = bits_.doubtful[row];
     uint32_t any = 0;
@@ -136,10 +135,10 @@ void Worker::compare(int64_t panel, int64_t first, int64_t pixels) {
   }
 }
 
-// The doubtful pixels as chains, several at once if they lie at the same distance from each other, as any two do: one
-// alone would wait for each of its products.
+// Adds the doubtful pixels up as chains, several at once if they lie at the same distance from each other, as any two
+// do: one alone would wait for each of its products.
 void Worker::add_up(int64_t panel) {
-  const FloatTileKernel& kernel = j_.implementation.float_tiles;
+  const FloatTileKernel& kernel = j_.kernels.tiles;
   const int64_t n = panel * kPanelOutputs;
   const auto distance = [&](const Pixel* pixel) { return offset(pixel[1]) - offset(pixel[0]); };
   const auto word_distance = [&](const Pixel* pixel) { return word(pixel[1], panel) - word(pixel[0], panel); };
@@ -167,14 +166,14 @@ void Worker::add_up(int64_t panel) {
 
 }  // namespace
 
-Status conv2d_winograd(const FloatConv& conv, const Conv2dShape& shape, const WeightShape& weight,
-                       const Limits& whole_limits, const Parallel& pool, bool* done) {
+Status conv2d_winograd(const FloatConvKernels& kernels, const FloatConv& conv, const Conv2dShape& shape,
+                       const WeightShape& weight, const Limits& whole_limits, const Parallel& pool, bool* done) {
   *done = false;
   if (conv.x == nullptr || conv.out != nullptr || !winograd::pays(shape, weight)) return Status::ok();
   const winograd::Weight transformed(conv.weights, shape, weight, whole_limits, pool);
   if (!transformed.usable()) return Status::ok();
   *done = true;
-  const Job job = {conv, shape, weight, transformed, whole_limits, *active_implementation()};
+  const Job job = {conv, shape, weight, transformed, whole_limits, kernels};
   return run_tasks<Worker>(job, pool);
 }
 

@@ -1,10 +1,7 @@
-// The kernels of float_tile.h, once for all instruction sets: included by each in a namespace of its own, after
+// The kernels of float_tile.h, written once for every instruction set: see base/target.h. Besides the target, what it
+// is included by defines
 //
-//   STOMPP_TILE          what its functions are declared with: the target
-//   STOMPP_TILE_INLINE   the same for what is inlined into them
-//   struct Lanes         kPixels, kVectors of a panel, and operations on a Vector
-//
-// No include guard, and no includes: see above.
+//   struct Lanes   kPixels of a tile, kVectors of a panel, and operations on a Vector of kFloats
 
 static_assert(Lanes::kPixels <= kMostTilePixels, "callers keep that many");
 constexpr int64_t kLineFloats = 16;  // of a cache line
@@ -15,8 +12,8 @@ template <int kPixels>
 struct TileSums {
   Lanes::Vector of[kPixels][Lanes::kVectors];
 
-  // At zero, or at a value of each output.
-  STOMPP_TILE_INLINE void begin(const float* values) {
+  // Begins the sums at zero, or at a value of each output.
+  STOMPP_TARGET_INLINE void begin(const float* values) {
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p)
 #pragma GCC unroll 32
@@ -24,7 +21,7 @@ struct TileSums {
         of[p][v] = values == nullptr ? Lanes::zero() : Lanes::load(values + v * Lanes::kFloats);
   }
 
-  STOMPP_TILE_INLINE void add_up(const FloatTile& tile) {
+  STOMPP_TARGET_INLINE void add_up(const FloatTile& tile) {
     begin(nullptr);
     const float *weights = tile.weights, *ahead = tile.ahead, *ahead_end = ahead + tile.ahead_floats;
     const int64_t step = tile.step;
@@ -41,8 +38,8 @@ struct TileSums {
     }
   }
 
-  // Of pixels and vectors, those that are fewer stay in registers for the others.
-  STOMPP_TILE_INLINE void add_products(const float* x, int64_t step, const float* weights) {
+  // Either pixels or vectors, whichever are fewer, stay in registers for the others.
+  STOMPP_TARGET_INLINE void add_products(const float* x, int64_t step, const float* weights) {
     if constexpr (kPixels <= Lanes::kVectors) {
       Lanes::Vector same[kPixels];
 #pragma GCC unroll 16
@@ -66,7 +63,7 @@ struct TileSums {
     }
   }
 
-  STOMPP_TILE_INLINE void write(const FloatTileOut& out) const {
+  STOMPP_TARGET_INLINE void write(const FloatTileOut& out) const {
 #pragma GCC unroll 32
     for (int v = 0; v < Lanes::kVectors; ++v) {
       const int64_t n = v * Lanes::kFloats;
@@ -82,7 +79,7 @@ struct TileSums {
     }
   }
 
-  STOMPP_TILE_INLINE void write(const FloatTileBits& out) const {
+  STOMPP_TARGET_INLINE void write(const FloatTileBits& out) const {
 #pragma GCC unroll 16
     for (int p = 0; p < kPixels; ++p) {
       uint32_t word = 0;
@@ -97,23 +94,23 @@ struct TileSums {
 };
 
 template <int kPixels, class Out>
-STOMPP_TILE void run_tile(const FloatTile& tile, const Out& out) {
+STOMPP_TARGET void run_tile(const FloatTile& tile, const Out& out) {
   TileSums<kPixels> sums;
   sums.add_up(tile);
   sums.write(out);
 }
 
 template <class Out, int... kPixelsBefore>
-STOMPP_TILE void run_tile_of(const FloatTile& tile, const Out& out, std::integer_sequence<int, kPixelsBefore...>) {
+STOMPP_TARGET void run_tile_of(const FloatTile& tile, const Out& out, std::integer_sequence<int, kPixelsBefore...>) {
   using Run = void (*)(const FloatTile&, const Out&);
   static constexpr Run kRuns[] = {run_tile<kPixelsBefore + 1, Out>...};
   kRuns[tile.pixels - 1](tile, out);
 }
 
-STOMPP_TILE void multiply_tile(const FloatTile& tile, const FloatTileOut& out) {
+STOMPP_TARGET void multiply_tile(const FloatTile& tile, const FloatTileOut& out) {
   run_tile_of(tile, out, std::make_integer_sequence<int, Lanes::kPixels>());
 }
 
-STOMPP_TILE void compare_tile(const FloatTile& tile, const FloatTileBits& out) {
+STOMPP_TARGET void compare_tile(const FloatTile& tile, const FloatTileBits& out) {
   run_tile_of(tile, out, std::make_integer_sequence<int, Lanes::kPixels>());
 }

@@ -23,7 +23,7 @@ constexpr int kPoints = kRows + kTaps - 1;
 constexpr int kPixels = 24;      // at most, beside each other
 constexpr int kLineFloats = 16;  // lines are multiples of it
 
-// All but the last, which is infinity. 0 comes first, then pairs of opposite signs, 1 and -1 before others.
+// All points but the last, which is infinity. 0 comes first, then pairs of opposite signs, 1 and -1 before others.
 constexpr int kPairs = 3;
 constexpr double kFinitePoints[kPoints - 1] = {0, 1, -1, 2, -2, 0.5, -0.5, 4, -0.25};
 constexpr int kOne = 1;  // which of them adds to every row once
@@ -34,8 +34,8 @@ struct Matrices {
   double weights[kPoints][kTaps];  // G
 };
 
-// Of Toom and Cook: values of the weights' polynomial at the points, divided by the Lagrange denominators; coefficients
-// of the numerators; powers of the points.
+// The matrices of Toom and Cook: values of the weights' polynomial at the points, divided by the Lagrange denominators;
+// coefficients of the numerators; powers of the points.
 constexpr Matrices make_matrices() {
   Matrices m = {};
   for (int p = 0; p < kPoints; ++p) {
@@ -88,19 +88,20 @@ struct Tile {
   const float* doubts;   // [kRows][32]: the sign of sums that are not larger is in doubt
 };
 
-// Bit n of a pixel's words says that its sum is negative, or that it may have either sign. Not a number is in doubt.
+// Bit n of a pixel's words says that its sum is negative, or that it may have either sign. NaN is in doubt.
 struct Bits {
   uint32_t negative[kRows][kPixels];
   uint32_t doubtful[kRows][kPixels];
 };
 
-// Magnitudes, without those that are not a number.
+// The largest magnitudes, NaN left out.
 struct Largest {
   float input = 0, lines[kPoints] = {};
 };
 
 struct Kernel {
-  // B^T of kPoints lines of `floats` floats, a multiple of kLineFloats, to lines `out_stride` apart.
+  // Multiplies B^T with kPoints lines of `floats` floats, a multiple of kLineFloats, and writes lines `out_stride`
+  // apart.
   void (*transform)(const float* const* lines, int64_t floats, float* out, int64_t out_stride, Largest& largest);
   void (*compare)(const Tile& tile, Bits& bits);
 };

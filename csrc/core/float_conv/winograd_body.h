@@ -1,7 +1,5 @@
-// The kernels of winograd.h, once for all instruction sets: included by each after float_tile_body.h, whose Lanes and
-// macros it uses.
-//
-// No include guard, and no includes: see above.
+// The kernels of winograd.h, written once for every instruction set: see base/target.h. It is included after
+// float_tile_body.h, whose Lanes and sums it uses.
 
 // A^T and B^T as floats.
 struct WinogradFloats {
@@ -15,15 +13,15 @@ struct WinogradFloats {
 };
 constexpr WinogradFloats kWinograd;
 
-STOMPP_TILE_INLINE float largest_of(Lanes::Vector x, float before) {
+STOMPP_TARGET_INLINE float largest_of(Lanes::Vector x, float before) {
   float each[Lanes::kFloats];
   Lanes::store(each, x);
   for (const float value : each) before = value > before ? value : before;
   return before;
 }
 
-STOMPP_TILE void transform_lines(const float* const* lines, int64_t floats, float* out, int64_t out_stride,
-                                 winograd::Largest& largest) {
+STOMPP_TARGET void transform_lines(const float* const* lines, int64_t floats, float* out, int64_t out_stride,
+                                   winograd::Largest& largest) {
   using winograd::kPoints;
   Lanes::Vector largest_input = Lanes::zero(), largest_at[kPoints];
 #pragma GCC unroll 16
@@ -49,10 +47,10 @@ STOMPP_TILE void transform_lines(const float* const* lines, int64_t floats, floa
   for (int p = 0; p < kPoints; ++p) largest.lines[p] = largest_of(largest_at[p], largest.lines[p]);
 }
 
-// Sums at one point, of pixels [first, end), a multiple of kPixels. A loop of its own over them costs a tenth less than
-// calls, and over the floats of a line by pointer than by index.
+// Adds up the sums at one point of pixels [first, end), a multiple of kPixels. A loop of its own over them costs a
+// tenth less than calls, and over the floats of a line by pointer than by index.
 template <int kPixels>
-STOMPP_TILE void add_up_point(const winograd::Tile& tile, int point, int64_t first, int64_t end, float* out) {
+STOMPP_TARGET void add_up_point(const winograd::Tile& tile, int point, int64_t first, int64_t end, float* out) {
   const int64_t lines = tile.line_count, run = tile.run_floats, step = tile.step, stride = tile.line_stride;
   const float* all_weights = tile.weights + point * lines * run * kPanelOutputs;
   const float* start = point == winograd::kOne ? tile.starts : nullptr;
@@ -68,9 +66,10 @@ STOMPP_TILE void add_up_point(const winograd::Tile& tile, int point, int64_t fir
   }
 }
 
-// A^T of a pixel's sums at the points, [kPoints] of `stride` floats, and what is to be said of them.
-STOMPP_TILE_INLINE void compare_pixel(const float* sums, int64_t stride, const float* doubts, int64_t pixel,
-                                      winograd::Bits& bits) {
+// Multiplies A^T with a pixel's sums at the points, [kPoints] of `stride` floats, and says which are negative or in
+// doubt.
+STOMPP_TARGET_INLINE void compare_pixel(const float* sums, int64_t stride, const float* doubts, int64_t pixel,
+                                        winograd::Bits& bits) {
   using winograd::kPairs;
   using winograd::kPoints;
   using winograd::kRows;
@@ -112,8 +111,8 @@ STOMPP_TILE_INLINE void compare_pixel(const float* sums, int64_t stride, const f
 }
 
 template <int... kPixelsBefore>
-STOMPP_TILE void compare_rows_of(const winograd::Tile& tile, winograd::Bits& bits,
-                                 std::integer_sequence<int, kPixelsBefore...>) {
+STOMPP_TARGET void compare_rows_of(const winograd::Tile& tile, winograd::Bits& bits,
+                                   std::integer_sequence<int, kPixelsBefore...>) {
   using Run = void (*)(const winograd::Tile&, int, int64_t, int64_t, float*);
   static constexpr Run kRuns[] = {add_up_point<kPixelsBefore + 1>...};
   constexpr int64_t kStride = winograd::kPixels * kPanelOutputs;
@@ -129,6 +128,16 @@ STOMPP_TILE void compare_rows_of(const winograd::Tile& tile, winograd::Bits& bit
     compare_pixel(sums + pixel * kPanelOutputs, kStride, tile.doubts, pixel, bits);
 }
 
-STOMPP_TILE void compare_rows(const winograd::Tile& tile, winograd::Bits& bits) {
+STOMPP_TARGET void compare_rows(const winograd::Tile& tile, winograd::Bits& bits) {
   compare_rows_of(tile, bits, std::make_integer_sequence<int, Lanes::kPixels>());
+}
+
+constexpr FloatConvKernels float_conv_kernels() {
+  FloatConvKernels kernels = {};
+  kernels.tiles.pixels = Lanes::kPixels;
+  kernels.tiles.multiply = multiply_tile;
+  kernels.tiles.compare = compare_tile;
+  kernels.winograd.transform = transform_lines;
+  kernels.winograd.compare = compare_rows;
+  return kernels;
 }

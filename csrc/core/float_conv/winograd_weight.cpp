@@ -18,8 +18,8 @@ constexpr int64_t kPointCost = 8;        // of a point besides its products, in 
 constexpr float kMostDoubt = 0x1p32f, kHuge = 0x1p60f;
 // The start of sums that have no limit.
 constexpr float kSure = 0x1p40f;
-// More than what all results that are too small for a float, and count as zero, can add up to: 2^-126 each, less than
-// 2^12 of them, times at most 2^12 and 2^9 of A and B.
+// This is more than what all results that are too small for a float, and count as zero, can add up to: 2^-126 each,
+// less than 2^12 of them, times at most 2^12 and 2^9 of A and B.
 constexpr float kTiny = 0x1p-80f;
 
 int64_t lines_between(const Conv2dShape& shape) { return shape.stride_h; }
@@ -32,7 +32,8 @@ float* panel_values(std::vector<float>& values, int64_t panel) {
   return &values[static_cast<size_t>(panel * kPanelOutputs)];
 }
 
-// For `count` values of each output: the sum of their magnitudes, and of those of all sums on the way there.
+// Adds, for `count` values of each output, their magnitudes to `sums`, and those of all sums on the way there to the
+// other.
 void add_magnitudes(const float* values, int64_t count, float* sums, float* sums_on_the_way) {
   for (int64_t i = 0; i < count; ++i, values += kPanelOutputs)
     for (int64_t n = 0; n < kPanelOutputs; ++n) {
@@ -42,7 +43,7 @@ void add_magnitudes(const float* values, int64_t count, float* sums, float* sums
     }
 }
 
-// The same for the coefficients of a point's line, the latter only.
+// Returns the magnitudes of all sums on the way, for the coefficients of a point's line.
 double line_magnitudes(int point) {
   double sum = 0, all = 0;
   for (const double b : kMatrices.lines[point]) {
@@ -101,7 +102,7 @@ bool Weight::set_limits(const Limits& limits) {
   return true;
 }
 
-// G w. Tap t of a line is the filter's row t * line_count + line, if it has one.
+// Computes G w. Tap t of a line is the filter's row t * line_count + line, if it has one.
 void Weight::transform(int64_t panel, const float* weights) {
   const int64_t row_K = K_ / line_count_;
   const float* sign = panel_values(signs_, panel);

@@ -15,7 +15,7 @@
 namespace stompp {
 namespace winograd {
 
-// Shapes for which less is to be computed this way.
+// Says whether less is to be computed this way.
 bool pays(const Conv2dShape& shape, const WeightShape& weight);
 
 class Weight {
@@ -25,7 +25,7 @@ class Weight {
   Weight(const float* weights, const Conv2dShape& shape, const WeightShape& weight, const Limits& limits,
          const Parallel& pool);
 
-  // Without memory, for weights that are not finite, and for outputs with limits on both sides there are no bounds.
+  // False without memory, for weights that are not finite, and for outputs with limits on both sides.
   bool usable() const { return usable_; }
 
   int64_t line_count() const { return line_count_; }  // lines of input from one that a tap reads to the next tap's
@@ -34,7 +34,7 @@ class Weight {
   const float* panel(int64_t panel) const { return transformed_.get() + panel * kPoints * K_ * kPanelOutputs; }
   const float* starts(int64_t panel) const { return &starts_[static_cast<size_t>(panel * kPanelOutputs)]; }
 
-  // Up to which magnitude the signs of a panel's sums are in doubt, [kRows][32].
+  // Writes up to which magnitude the signs of a panel's sums are in doubt, [kRows][32].
   void doubts(int64_t panel, const Largest& largest, float* out) const;
 
  private:

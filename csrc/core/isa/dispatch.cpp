@@ -39,6 +39,12 @@ std::atomic<const Implementation*>& active() {
   return value;
 }
 
+template <class Table>
+const Table* active_table(const Table* Implementation::* table) {
+  const Implementation* implementation = active_implementation();
+  return implementation == nullptr ? nullptr : implementation->*table;
+}
+
 }  // namespace
 
 const Implementation* const* implementations(size_t* count) {
@@ -47,6 +53,13 @@ const Implementation* const* implementations(size_t* count) {
 }
 
 const Implementation* active_implementation() { return active().load(std::memory_order_relaxed); }
+
+const ProductKernels* active_product_kernels() { return active_table(&Implementation::product); }
+const PlaneKernels* active_plane_kernels() { return active_table(&Implementation::planes); }
+const PackKernels* active_pack_kernels() { return active_table(&Implementation::signs); }
+const MaskKernels* active_mask_kernels() { return active_table(&Implementation::masks); }
+const SignedSumKernels* active_signed_sum_kernels() { return active_table(&Implementation::signed_sums); }
+const FloatConvKernels* active_float_conv_kernels() { return active_table(&Implementation::float_conv); }
 
 void select_implementation(const Implementation& implementation) {
   active().store(&implementation, std::memory_order_relaxed);

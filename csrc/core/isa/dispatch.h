@@ -17,9 +17,6 @@ const Implementation* active_implementation();
 
 inline bool is_supported(const Implementation& implementation) { return implementation.missing() == nullptr; }
 
-// What an op answers where there is none.
-inline Status no_implementation() { return Status::error("STOMPP_CPU names no implementation that can run here"); }
-
 // Forces the implementation of this name for the whole process; nullptr or "" goes back to the best supported one.
 Status select_implementation(const char* name);
 

@@ -1,7 +1,7 @@
 #include "core/masks/progressive.h"
 
 #include "core/base/bits.h"
-#include "core/isa/dispatch.h"
+#include "core/masks/kernels.h"
 
 namespace stompp {
 namespace {
@@ -22,9 +22,9 @@ void for_chunks(int64_t batch, int64_t n, const Parallel& pool, const F& f) {
   });
 }
 
-Status run(const Progressive& args, void (*Implementation::*kernel)(const ProgressiveRow&), const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+Status run(const Progressive& args, void (*MaskKernels::*kernel)(const ProgressiveRow&), const Parallel& pool) {
+  const MaskKernels* kernels = active_mask_kernels();
+  if (kernels == nullptr) return no_implementation();
   for_chunks(args.batch, args.n, pool, [&](int64_t element, int64_t count, int64_t batch, int64_t first) {
     const int64_t at = element * size_of(args.type), word = first / kWordBits;
     ProgressiveRow row = {};
@@ -38,7 +38,7 @@ Status run(const Progressive& args, void (*Implementation::*kernel)(const Progre
     row.gate = args.gate == nullptr ? nullptr : args.gate + batch * words_for(args.n) + word;
     row.drawn = args.drawn;
     row.first_word = word;
-    (implementation->*kernel)(row);
+    (kernels->*kernel)(row);
   });
   return Status::ok();
 }
@@ -46,21 +46,21 @@ Status run(const Progressive& args, void (*Implementation::*kernel)(const Progre
 }  // namespace
 
 Status progressive_forward(const Progressive& args, const Parallel& pool) {
-  return run(args, &Implementation::progressive_forward, pool);
+  return run(args, &MaskKernels::progressive_forward, pool);
 }
 
 Status progressive_backward(const Progressive& args, const Parallel& pool) {
-  return run(args, &Implementation::progressive_backward, pool);
+  return run(args, &MaskKernels::progressive_backward, pool);
 }
 
 Status gate_backward(const GateBackward& args, const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const MaskKernels* kernels = active_mask_kernels();
+  if (kernels == nullptr) return no_implementation();
   for_chunks(args.batch, args.n, pool, [&](int64_t element, int64_t count, int64_t batch, int64_t first) {
     const int64_t at = element * size_of(args.type);
-    implementation->gate_backward({static_cast<const char*>(args.grad) + at,
-                                   args.gate + batch * words_for(args.n) + first / kWordBits,
-                                   static_cast<char*>(args.out) + at, args.type, count});
+    kernels->gate_backward({static_cast<const char*>(args.grad) + at,
+                            args.gate + batch * words_for(args.n) + first / kWordBits,
+                            static_cast<char*>(args.out) + at, args.type, count});
   });
   return Status::ok();
 }

@@ -34,28 +34,6 @@ struct GateBackward {
   int64_t batch, n;
 };
 
-// What an implementation sees: `count` entries whose mask begins on a word.
-struct ProgressiveRow {
-  const void* u;
-  const void* grad;
-  void* out;
-  FloatType type;
-  int64_t count;
-  const uint32_t* mask;
-  Surrogate surrogate;
-  uint32_t* gate;
-  const DrawnMask* drawn;
-  int64_t first_word;  // of the mask
-};
-
-struct GateRow {
-  const void* grad;
-  const uint32_t* gate;
-  void* out;
-  FloatType type;
-  int64_t count;
-};
-
 Status progressive_forward(const Progressive& args, const Parallel& pool);
 Status progressive_backward(const Progressive& args, const Parallel& pool);
 Status gate_backward(const GateBackward& args, const Parallel& pool);

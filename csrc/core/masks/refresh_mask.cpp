@@ -1,7 +1,7 @@
 #include "core/masks/refresh_mask.h"
 
 #include "core/base/bits.h"
-#include "core/isa/dispatch.h"
+#include "core/masks/kernels.h"
 
 namespace stompp {
 
@@ -16,10 +16,10 @@ Status make_refresh(int64_t n, double p, double r, uint64_t seed, uint32_t tenso
 }
 
 Status refresh_mask(const RefreshMask& refresh, uint32_t* words, const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const MaskKernels* kernels = active_mask_kernels();
+  if (kernels == nullptr) return no_implementation();
   parallel_for(pool, words_for(refresh.n), 512,
-               [&](int64_t begin, int64_t end) { implementation->refresh_words(refresh, words, begin, end); });
+               [&](int64_t begin, int64_t end) { kernels->refresh_words(refresh, words, begin, end); });
   return Status::ok();
 }
 

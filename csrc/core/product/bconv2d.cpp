@@ -2,9 +2,8 @@
 
 #include <cstring>
 
-#include "core/isa/dispatch.h"
 #include "core/product/blocks.h"
-#include "core/product/depthwise.h"
+#include "core/product/small_groups.h"
 
 namespace stompp {
 namespace {
@@ -112,7 +111,7 @@ struct PixelRows {
   }
 };
 
-// Bits [first, first + count) of a row to the front of `out`, with a zero tail.
+// Copies bits [first, first + count) of a row to the front of `out`, with a zero tail.
 void copy_bits(const uint32_t* row, int64_t first, int64_t count, uint32_t* out) {
   for (int64_t i = 0; i < words_for(count); ++i) {
     const int64_t bit = first + i * kWordBits, shift = bit % kWordBits;
@@ -123,7 +122,7 @@ void copy_bits(const uint32_t* row, int64_t first, int64_t count, uint32_t* out)
   }
 }
 
-// Groups whose channels do not begin on a byte get slices of whole words of their own.
+// Gives groups whose channels do not begin on a byte slices of whole words of their own.
 void split_groups(const uint32_t* x, int64_t pixels, const WeightShape& weight, uint32_t* out, const Parallel& pool) {
   const int64_t words = words_for(weight.in_channels * weight.groups), group_words = words_for(weight.in_channels);
   parallel_for(pool, pixels, 1024 / weight.groups + 1, [&](int64_t begin, int64_t end) {
@@ -134,7 +133,7 @@ void split_groups(const uint32_t* x, int64_t pixels, const WeightShape& weight, 
   });
 }
 
-// Pixels of constant input: -1 has ones in every channel's bit and zeros in the tails.
+// Fills pixels with constant input: -1 has ones in every channel's bit and zeros in the tails.
 void fill_padding(int value, int64_t channels, int64_t pixels, int64_t pixel_bytes, uint8_t* out) {
   std::memset(out, 0, static_cast<size_t>(pixels * pixel_bytes));
   if (value != -1) return;
@@ -147,15 +146,15 @@ void fill_padding(int value, int64_t channels, int64_t pixels, int64_t pixel_byt
 
 Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& weight, const Epilogue& epilogue,
                const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const ProductKernels* kernels = active_product_kernels();
+  if (kernels == nullptr) return no_implementation();
   Status status = check_conv2d(shape, weight.shape);
   if (!status.is_ok()) return status;
-  if (choose_kernel(weight.shape, 0, {}) == KernelChoice::kBitPlanes)
-    return depthwise_conv2d(x, shape, weight, epilogue, pool);
+  if (choose_kernel(weight.shape, 0, {}) == KernelChoice::kSmallGroups)
+    return small_groups_conv2d(*kernels, x, shape, weight, epilogue, pool);
   std::unique_ptr<uint8_t[]> storage;
   PackedWeight readable;
-  status = in_layout(implementation->layout, weight, &storage, &readable, pool);
+  status = in_layout(kernels->layout, weight, &storage, &readable, pool);
   if (!status.is_ok()) return status;
 
   const WeightShape& w = weight.shape;
@@ -187,7 +186,7 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   fill_padding(shape.padding_value, w.in_channels, w.kernel_w, rows.tap_bytes, padding.get());
   rows.x = reinterpret_cast<const uint8_t*>(sliced ? x : groups.get());
   rows.padding = padding.get();
-  return multiply(*implementation, rows, shape.batch * rows.out_height * rows.out_width, readable, epilogue, pool);
+  return multiply(*kernels, rows, shape.batch * rows.out_height * rows.out_width, readable, epilogue, pool);
 }
 
 }  // namespace stompp

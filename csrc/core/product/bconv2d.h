@@ -26,7 +26,7 @@ struct Conv2dShape {
   }
 };
 
-// Sizes fit, the kernel's reach fits the padded input, channels = in_channels * groups.
+// Checks that sizes fit, that the kernel's reach fits the padded input, and that channels = in_channels * groups.
 Status check_conv2d(const Conv2dShape& shape, const WeightShape& weight);
 
 // x: [batch][height][width][words_for(channels)] words with zero tails. Output rows are the pixels (n, oh, ow) in that

@@ -1,6 +1,5 @@
 #include "core/product/bgemm.h"
 
-#include "core/isa/dispatch.h"
 #include "core/product/blocks.h"
 
 namespace stompp {
@@ -24,18 +23,18 @@ struct MatrixRows {
 }  // namespace
 
 Status bgemm(const uint32_t* a, int64_t M, const PackedWeight& weight, const Epilogue& epilogue, const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const ProductKernels* kernels = active_product_kernels();
+  if (kernels == nullptr) return no_implementation();
   if (weight.shape.taps() != 1 || weight.shape.groups != 1)
     return Status::error("bgemm needs a weight packed from a matrix");
   std::unique_ptr<uint8_t[]> storage;
   PackedWeight readable;
-  const Status status = in_layout(implementation->layout, weight, &storage, &readable, pool);
+  const Status status = in_layout(kernels->layout, weight, &storage, &readable, pool);
   if (!status.is_ok()) return status;
   const int64_t row_bytes = words_for(weight.shape.in_channels) * kWordBytes;
   const int64_t k_bytes = readable.layout.row_bytes(weight.shape);
   const MatrixRows rows = {reinterpret_cast<const uint8_t*>(a), row_bytes, row_bytes < k_bytes ? row_bytes : k_bytes};
-  return multiply(*implementation, rows, M, readable, epilogue, pool);
+  return multiply(*kernels, rows, M, readable, epilogue, pool);
 }
 
 }  // namespace stompp

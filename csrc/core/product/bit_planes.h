@@ -9,14 +9,14 @@ namespace stompp {
 constexpr int64_t kPlaneWords = 224;  // words of a plane: 28 KB of counts, once they are integers
 constexpr int kMaxPlanes = 31;
 
-// The planes that counts up to n need.
+// Returns how many planes counts up to n need.
 constexpr int planes_for(int64_t n) {
   int planes = 0;
   for (; n > 0; n >>= 1) ++planes;
   return planes;
 }
 
-// Counts for each of `words` words of bits how many taps differ from their weights.
+// How many taps differ from their weights is counted for each of `words` words of bits.
 struct TapBlock {
   const uint32_t* const* x;        // [taps], each to `words` words
   const uint32_t* const* weights;  // the same

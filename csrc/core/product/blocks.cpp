@@ -7,7 +7,7 @@ constexpr int64_t kLine = 64;
 constexpr int64_t kDotBytes = kBlockRows * kBlockPanels * kPanelOutputs * static_cast<int64_t>(sizeof(int32_t));
 static_assert(kDotBytes % kLine == 0, "what follows the dot products begins on a cache line");
 
-// dot < threshold, for the dot product start - 2 * pop, exactly where pop > limit.
+// Returns the limit for which dot < threshold, dot being start - 2 * pop, exactly where pop > limit.
 int16_t limit_of(int32_t start, int32_t threshold) {
   const int64_t twice = static_cast<int64_t>(start) - threshold;
   const int64_t limit = twice >= 0 ? twice / 2 : -((1 - twice) / 2);  // rounded down
@@ -29,7 +29,7 @@ BlockGrid::BlockGrid(int64_t M, const WeightShape& shape, int threads) {
     const int64_t wanted = round_up(row_blocks, threads), most = ceil_div(M, 8);
     row_blocks = wanted < most ? wanted : most;
   }
-  // Equal blocks, of whole pairs of rows: a short last one would split the weights' bits for few rows.
+  // Blocks are equal, of whole pairs of rows: a short last one would split the weights' bits for few rows.
   rows = row_blocks == 0 ? kBlockRows : round_up(ceil_div(M, row_blocks), 2);
   row_blocks = ceil_div(M, rows);
 }

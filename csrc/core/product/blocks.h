@@ -1,16 +1,16 @@
 // The product that bgemm and bconv2d share: blocks of output rows against a packed weight.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <new>
 
 #include "core/base/parallel.h"
 #include "core/base/status.h"
-#include "core/isa/implementation.h"
+#include "core/base/workers.h"
 #include "core/product/choose.h"
 #include "core/product/epilogue.h"
+#include "core/product/kernels.h"
 #include "core/product/packed_weight.h"
 #include "core/product/row_source.h"
 #include "core/product/taps.h"
@@ -81,13 +81,13 @@ class RowStarts {
   int64_t used_ = 0, n_ = 0, count_ = 0;
 };
 
-// Whether a kernel's AffineOut can say what the epilogue is.
+// Says whether a kernel's AffineOut can say what the epilogue is.
 inline bool is_affine_of_floats(const Epilogue& e) {
   return e.kind == Epilogue::Kind::kAffine && e.out_type == FloatType::kFloat32 &&
          (e.residual == nullptr || e.residual_type == FloatType::kFloat32);
 }
 
-// For rows from first_row on and outputs from n on; of words, those that begin with output n.
+// Returns the outputs from n on of the rows from first_row on, and the words that begin with output n.
 inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int64_t first_row, int64_t n) {
   const auto from = [](auto* values, int64_t offset) { return values == nullptr ? nullptr : values + offset; };
   const int64_t at = first_row * e.N + n, words = words_for(e.N);
@@ -104,6 +104,107 @@ inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int
           words};
 }
 
+// What every thread reads.
+template <class RowSource>
+struct BlockProduct {
+  const RowSource& source;
+  const PackedWeight& weight;
+  const Epilogue& epilogue;
+  const ProductKernels& kernels;
+  const ProductKernel& kernel;
+  const BlockGrid grid;
+  const int64_t M;
+  const bool fits_limits = weight.shape.K() <= kMaxLimitK;
+  const bool compares = epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && fits_limits;
+  const bool scales = kernel.scale != nullptr && is_affine_of_floats(epilogue) && fits_limits;
+  const int64_t k_bytes = weight.layout.row_bytes(weight.shape);
+
+  int64_t tasks() const { return grid.items(); }
+};
+
+// One thread's memory and work.
+template <class RowSource>
+class BlockWorker {
+ public:
+  explicit BlockWorker(const BlockProduct<RowSource>& product)
+      : p_(product),
+        memory_(p_.kernel.scratch_bytes(p_.k_bytes), p_.source.runs_per_row(), p_.source.memory_bytes()),
+        start_(p_.weight, p_.epilogue, p_.compares, memory_.starts) {
+    block_.scratch = memory_.scratch;
+  }
+  bool failed() const { return memory_.failed(); }
+  void run(int64_t item);
+
+ private:
+  void prepare_rows(int64_t row_block, int64_t rows, int64_t group);
+  void finish_unit(Dots dots, int64_t whole);
+
+  const BlockProduct<RowSource>& p_;
+  const BlockMemory memory_;
+  TapSpan spans_[kBlockRows];
+  int64_t span_count_ = 0;
+  RowStarts start_;
+  uint32_t bits_[2 * kBlockRows * kBlockPanels];
+  ProductBlock block_ = {};
+  int64_t ready_block_ = -1, ready_group_ = -1;
+};
+
+template <class RowSource>
+void BlockWorker<RowSource>::run(int64_t item) {
+  const BlockGrid& grid = p_.grid;
+  const WeightShape& shape = p_.weight.shape;
+  const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
+  const int64_t row_block = item / grid.items_per_block(), first_row = row_block * grid.rows;
+  const int64_t rows = p_.M - first_row < grid.rows ? p_.M - first_row : grid.rows;
+  const int64_t first_unit = item % grid.items_per_block() * grid.item_units;
+  if (grid.item_units > 1) clear_bits(p_.epilogue, first_row, rows);
+  for (int64_t unit = first_unit; unit < first_unit + grid.item_units; ++unit) {
+    const int64_t group = unit / grid.group_units, in_group = unit % grid.group_units;
+    if (row_block != ready_block_ || group != ready_group_) prepare_rows(row_block, rows, group);
+    const int64_t panel = in_group * panels / grid.group_units;
+    block_.panel_count = (in_group + 1) * panels / grid.group_units - panel;
+    block_.panels = p_.weight.panel(group, panel);
+
+    const int64_t left = group_outputs - panel * kPanelOutputs, whole = block_.panel_count * kPanelOutputs;
+    const int64_t n = group * group_outputs + panel * kPanelOutputs;
+    finish_unit({first_row, rows, n, left < whole ? left : whole, memory_.dots, whole}, whole);
+  }
+}
+
+template <class RowSource>
+void BlockWorker<RowSource>::prepare_rows(int64_t row_block, int64_t rows, int64_t group) {
+  const RowSource& source = p_.source;
+  span_count_ = source.gather(row_block * p_.grid.rows, rows, group, memory_.runs, memory_.copies, spans_);
+  block_.rows = {memory_.runs, source.runs_per_row(), source.run_bytes(), rows, p_.k_bytes};
+  p_.kernel.prepare_rows(block_.rows, block_.scratch);
+  ready_block_ = row_block;
+  ready_group_ = group;
+}
+
+// Multiplies the block, whose panels have `whole` outputs, and finishes those of `dots`.
+template <class RowSource>
+void BlockWorker<RowSource>::finish_unit(Dots dots, int64_t whole) {
+  const Epilogue& epilogue = p_.epilogue;
+  const bool all = dots.count == whole;
+  start_.set(spans_, span_count_, dots.n, dots.count);
+  if (p_.compares) {
+    p_.kernel.compare(block_, {start_.limits, epilogue.threshold_sets(), bits_});
+    finish_bits(epilogue, dots, bits_);
+    return;
+  }
+  if (p_.scales && all && (epilogue.sign_words == nullptr || dots.n % kWordBits == 0)) {
+    p_.kernel.scale(block_, affine_out(epilogue, start_.starts, dots.first_row, dots.n));
+    return;
+  }
+  const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && all;
+  if (in_place) {
+    dots.values = static_cast<int32_t*>(epilogue.out) + dots.first_row * epilogue.N + dots.n;
+    dots.stride = epilogue.N;
+  }
+  p_.kernel.multiply(block_, {start_.starts, dots.values, dots.stride});
+  if (!in_place) finish(epilogue, p_.kernels, dots);
+}
+
 }  // namespace detail
 
 // Computes dot(row m, weight n) = K - 2*pop(row ^ weight) for m < M and all n, and finishes it with `epilogue`.
@@ -118,76 +219,14 @@ inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int
 //       points at the runs of rows first .. first + count - 1 of a group, and returns how many spans they are.
 //       Padded taps, which gather makes +1, are valid where they are to count.
 template <class RowSource>
-Status multiply(const Implementation& implementation, const RowSource& source, int64_t M, const PackedWeight& weight,
+Status multiply(const ProductKernels& kernels, const RowSource& source, int64_t M, const PackedWeight& weight,
                 const Epilogue& epilogue, const Parallel& pool) {
   const WeightShape& shape = weight.shape;
-  if (choose_kernel(implementation, shape, M) == KernelChoice::kTiles)
-    return implementation.tiles.multiply(implementation, AnyRows::of(source), M, weight, epilogue, pool);
-  const int64_t k_bytes = weight.layout.row_bytes(shape);
-  const int64_t panels = shape.panels_per_group(), group_outputs = shape.group_outputs();
-  const BlockGrid grid(M, shape, pool.threads);
-  const ProductKernel& kernel = product_kernel(implementation, shape, M);
-  const bool compares =
-      epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && shape.K() <= kMaxLimitK;
-  const bool scales = kernel.scale != nullptr && detail::is_affine_of_floats(epilogue) && shape.K() <= kMaxLimitK;
-
-  std::atomic<bool> out_of_memory{false};
-  parallel_for(pool, grid.items(), 1, [&](int64_t begin, int64_t end) {
-    const detail::BlockMemory memory(kernel.scratch_bytes(k_bytes), source.runs_per_row(), source.memory_bytes());
-    if (memory.failed()) {
-      out_of_memory = true;
-      return;
-    }
-    TapSpan spans[kBlockRows];
-    int64_t span_count = 0;
-    detail::RowStarts start(weight, epilogue, compares, memory.starts);
-    uint32_t bits[2 * kBlockRows * kBlockPanels];
-    ProductBlock block = {};
-    block.scratch = memory.scratch;
-    int64_t ready_block = -1, ready_group = -1;
-
-    for (int64_t item = begin; item < end; ++item) {
-      const int64_t row_block = item / grid.items_per_block(), first_row = row_block * grid.rows;
-      const int64_t rows = M - first_row < grid.rows ? M - first_row : grid.rows;
-      const int64_t first_unit = item % grid.items_per_block() * grid.item_units;
-      if (grid.item_units > 1) clear_bits(epilogue, first_row, rows);
-      for (int64_t unit = first_unit; unit < first_unit + grid.item_units; ++unit) {
-        const int64_t group = unit / grid.group_units, in_group = unit % grid.group_units;
-        if (row_block != ready_block || group != ready_group) {
-          span_count = source.gather(first_row, rows, group, memory.runs, memory.copies, spans);
-          block.rows = {memory.runs, source.runs_per_row(), source.run_bytes(), rows, k_bytes};
-          kernel.prepare_rows(block.rows, block.scratch);
-          ready_block = row_block;
-          ready_group = group;
-        }
-        const int64_t panel = in_group * panels / grid.group_units;
-        block.panel_count = (in_group + 1) * panels / grid.group_units - panel;
-        block.panels = weight.panel(group, panel);
-
-        const int64_t left = group_outputs - panel * kPanelOutputs, whole = block.panel_count * kPanelOutputs;
-        Dots dots = {first_row, rows, group * group_outputs + panel * kPanelOutputs, left, memory.dots, whole};
-        if (left >= whole) dots.count = whole;
-        start.set(spans, span_count, dots.n, dots.count);
-        if (compares) {
-          kernel.compare(block, {start.limits, epilogue.threshold_sets(), bits});
-          finish_bits(epilogue, dots, bits);
-          continue;
-        }
-        if (scales && left >= whole && (epilogue.sign_words == nullptr || dots.n % kWordBits == 0)) {
-          kernel.scale(block, detail::affine_out(epilogue, start.starts, first_row, dots.n));
-          continue;
-        }
-        const bool in_place = epilogue.kind == Epilogue::Kind::kInt32 && left >= whole;
-        if (in_place) {
-          dots.values = static_cast<int32_t*>(epilogue.out) + first_row * epilogue.N + dots.n;
-          dots.stride = epilogue.N;
-        }
-        kernel.multiply(block, {start.starts, dots.values, dots.stride});
-        if (!in_place) finish(epilogue, implementation, dots);
-      }
-    }
-  });
-  return out_of_memory ? Status::error("out of memory") : Status::ok();
+  if (choose_kernel(kernels, shape, M) == KernelChoice::kTiles)
+    return kernels.tiles.multiply(kernels, AnyRows::of(source), M, weight, epilogue, pool);
+  const detail::BlockProduct<RowSource> product = {
+      source, weight, epilogue, kernels, product_kernel(kernels, shape, M), BlockGrid(M, shape, pool.threads), M};
+  return run_tasks<detail::BlockWorker<RowSource>>(product, pool);
 }
 
 // A weight in another layout than a kernel reads is packed again into `storage`: right, but slow, and only met where an

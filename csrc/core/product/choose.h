@@ -4,12 +4,12 @@
 
 #include <cstdint>
 
-#include "core/isa/implementation.h"
+#include "core/product/kernels.h"
 #include "core/product/packed_weight.h"
 
 namespace stompp {
 
-enum class KernelChoice { kBlocks, kFewRows, kOneRow, kBitPlanes, kTiles };
+enum class KernelChoice { kBlocks, kFewRows, kOneRow, kSmallGroups, kTiles };
 
 struct KernelFeatures {
   bool few_rows, one_row, tiles;
@@ -17,7 +17,7 @@ struct KernelFeatures {
 };
 
 constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, const KernelFeatures& has) {
-  if (weight.small_groups()) return KernelChoice::kBitPlanes;
+  if (weight.small_groups()) return KernelChoice::kSmallGroups;
   if (has.tiles && has.tile_bounds.allow(weight, rows)) return KernelChoice::kTiles;
   if (rows == 1 && has.one_row) return KernelChoice::kOneRow;
   // Its counts have 16 bits.
@@ -25,21 +25,20 @@ constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, co
   return KernelChoice::kBlocks;
 }
 
-inline KernelChoice choose_kernel(const Implementation& implementation, const WeightShape& weight, int64_t rows) {
-  const KernelFeatures has = {implementation.few_rows.multiply != nullptr, implementation.one_row.multiply != nullptr,
-                              implementation.tiles.multiply != nullptr, implementation.tiles.bounds};
+inline KernelChoice choose_kernel(const ProductKernels& kernels, const WeightShape& weight, int64_t rows) {
+  const KernelFeatures has = {kernels.few_rows.multiply != nullptr, kernels.one_row.multiply != nullptr,
+                              kernels.tiles.multiply != nullptr, kernels.tiles.bounds};
   return choose_kernel(weight, rows, has);
 }
 
-inline const ProductKernel& product_kernel(const Implementation& implementation, const WeightShape& weight,
-                                           int64_t rows) {
-  switch (choose_kernel(implementation, weight, rows)) {
+inline const ProductKernel& product_kernel(const ProductKernels& kernels, const WeightShape& weight, int64_t rows) {
+  switch (choose_kernel(kernels, weight, rows)) {
     case KernelChoice::kOneRow:
-      return implementation.one_row;
+      return kernels.one_row;
     case KernelChoice::kFewRows:
-      return implementation.few_rows;
+      return kernels.few_rows;
     default:
-      return implementation.blocks;
+      return kernels.blocks;
   }
 }
 

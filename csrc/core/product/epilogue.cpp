@@ -3,12 +3,12 @@
 #include <cstring>
 
 #include "core/base/bits.h"
-#include "core/isa/implementation.h"
+#include "core/product/kernels.h"
 
 namespace stompp {
 namespace {
 
-// Bits n .. n + 31 of a row of words; bits past the row's words are 0.
+// Returns bits n .. n + 31 of a row of words; bits past the row's words are 0.
 uint32_t read_bits(const uint32_t* row, int64_t words, int64_t n) {
   const int64_t word = n / kWordBits, shift = n % kWordBits;
   uint32_t bits = row[word] >> shift;
@@ -39,21 +39,21 @@ int64_t panel_outputs(const Dots& dots, int64_t i) {
   return dots.count - i < kPanelOutputs ? dots.count - i : kPanelOutputs;
 }
 
-// Outputs n + i and on of one panel, i a multiple of kPanelOutputs.
-void threshold_panel(const Epilogue& e, const Implementation& implementation, const Dots& dots, int64_t i) {
+// Writes outputs n + i and on of one panel, i a multiple of kPanelOutputs.
+void threshold_panel(const Epilogue& e, const ProductKernels& kernels, const Dots& dots, int64_t i) {
   const int64_t n = dots.n + i, count = panel_outputs(dots, i);
   uint32_t bits[2][kBlockRows];
   for (int64_t set = 0; set < e.threshold_sets(); ++set) {
     int32_t thresholds[kPanelOutputs] = {};
     std::memcpy(thresholds, e.thresholds + set * e.N + n, static_cast<size_t>(count) * sizeof(int32_t));
-    implementation.less_than(dots.values + i, dots.stride, dots.rows, thresholds, bits[set]);
+    kernels.less_than(dots.values + i, dots.stride, dots.rows, thresholds, bits[set]);
   }
   write_panel(e, dots.first_row, dots.rows, n, count, {bits[0], bits[1]}, 1);
 }
 
 }  // namespace
 
-void finish(const Epilogue& e, const Implementation& implementation, const Dots& dots) {
+void finish(const Epilogue& e, const ProductKernels& kernels, const Dots& dots) {
   switch (e.kind) {
     case Epilogue::Kind::kInt32:
       for (int64_t r = 0; r < dots.rows; ++r)
@@ -61,10 +61,10 @@ void finish(const Epilogue& e, const Implementation& implementation, const Dots&
                     static_cast<size_t>(dots.count) * sizeof(int32_t));
       return;
     case Epilogue::Kind::kAffine:
-      implementation.affine(e, dots);
+      kernels.affine(e, dots);
       return;
     case Epilogue::Kind::kThreshold:
-      for (int64_t i = 0; i < dots.count; i += kPanelOutputs) threshold_panel(e, implementation, dots, i);
+      for (int64_t i = 0; i < dots.count; i += kPanelOutputs) threshold_panel(e, kernels, dots, i);
       return;
   }
 }

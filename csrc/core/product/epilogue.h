@@ -19,7 +19,7 @@
 
 namespace stompp {
 
-struct Implementation;
+struct ProductKernels;
 
 struct Epilogue {
   enum class Kind { kInt32, kAffine, kThreshold };
@@ -54,12 +54,12 @@ struct Dots {
 
 // Ranges that share a word of output bits must not be finished by two threads at once, and clear_bits comes before
 // them.
-void finish(const Epilogue& epilogue, const Implementation& implementation, const Dots& dots);
+void finish(const Epilogue& epilogue, const ProductKernels& kernels, const Dots& dots);
 
 // The same for kThreshold where the accumulators were compared already; `bits` as in BitsOut.
 void finish_bits(const Epilogue& epilogue, const Dots& dots, const uint32_t* bits);
 
-// Zeros to the output words of rows [first_row, first_row + rows), where the epilogue writes any.
+// Clears the output words of rows [first_row, first_row + rows), where the epilogue writes any.
 void clear_bits(const Epilogue& epilogue, int64_t first_row, int64_t rows);
 
 }  // namespace stompp

@@ -1,6 +1,6 @@
 #include "core/product/packed_weight.h"
 
-#include "core/product/depthwise.h"
+#include "core/product/small_groups.h"
 
 #include <cstring>
 
@@ -55,7 +55,7 @@ bool layout_of(uint32_t id, uint32_t k_bytes, WeightLayout* layout) {
   return false;
 }
 
-// Where byte `byte` of the row of output `n` (within its panel) lies.
+// Returns where byte `byte` of the row of output `n` (within its panel) lies.
 int64_t panel_offset(const WeightLayout& layout, int64_t byte, int64_t n) {
   const int64_t kr = layout.k_bytes, half = kPanelOutputs / 2;
   if (layout.id == LayoutId::kInterleavedBytes) n = n % half * 2 + n / half;

@@ -33,7 +33,7 @@ struct WeightShape {
   constexpr int64_t taps() const { return kernel_h * kernel_w; }
   constexpr int64_t K() const { return in_channels * taps(); }
   int64_t tap_bytes() const { return bytes_for(in_channels); }
-  // Depthwise, or groups of 2, 4 or 8 channels in and out: a word of channels holds whole groups.
+  // Groups of 1 (depthwise), 2, 4 or 8 channels in and out: a word of channels holds whole groups.
   constexpr bool small_groups() const {
     const bool fits = in_channels == 1 || in_channels == 2 || in_channels == 4 || in_channels == 8;
     return groups > 1 && fits && in_channels == group_outputs();
@@ -49,7 +49,7 @@ struct WeightShape {
 //                      row each
 //   kLongs             kr = 8; outputs 0, 1, 2 .. 31
 //   kSmallGroups       small groups, in every implementation: no tap sums and no panels, but words of 32 channels; see
-//                      depthwise.h
+//                      small_groups.h
 //   kTapWords          kr = 4; outputs 0, 1, 2 .. 31; every tap begins on a word; no tap sums
 enum class LayoutId : uint32_t {
   kWords = 1,
@@ -88,22 +88,22 @@ struct PackedWeight {
   }
 };
 
-// Sizes are positive, groups divides out_channels, and dot products and byte counts fit their types.
+// Checks that sizes are positive, that groups divides out_channels, and that dot products and byte counts fit.
 Status check_shape(const WeightShape& shape);
 
-// Total bytes of `shape` packed in `layout`. `shape` has passed check_shape.
+// Returns the bytes of `shape` packed in `layout`. `shape` has passed check_shape.
 int64_t packed_bytes(const WeightShape& shape, const WeightLayout& layout);
 
-// The layout that a weight of this shape has where `layout` is wanted.
+// Returns the layout that a weight of this shape has where `layout` is wanted.
 inline WeightLayout layout_for(const WeightShape& shape, const WeightLayout& layout) {
   return shape.small_groups() ? WeightLayout{LayoutId::kSmallGroups, kWordBytes} : layout;
 }
 
-// Portable words [out_channels][taps][words_for(in_channels)] to `out` of packed_bytes() bytes. Tail bits are ignored.
+// Packs portable words [out_channels][taps][words_for(in_channels)] into packed_bytes() bytes. Tail bits are ignored.
 Status pack_weight_words(const uint32_t* words, const WeightShape& shape, const WeightLayout& layout, uint8_t* out,
                          const Parallel& pool);
 
-// The inverse, from any layout.
+// Does the inverse, from any layout.
 Status unpack_weight_words(const PackedWeight& weight, uint32_t* words, const Parallel& pool);
 
 // Reads and checks a header against the bytes behind it and the shape the caller expects.

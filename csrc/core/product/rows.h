@@ -17,7 +17,7 @@ struct RowBlock {
   int64_t row_count;  // 1 .. kBlockRows
   int64_t k_bytes;    // the layout's row_bytes: at least run_count * run_bytes, a multiple of the layout's k_bytes
 
-  // Whether a row is one run of k_bytes, which a kernel can read in place.
+  // Says whether a row is one run of k_bytes, which a kernel can read in place.
   bool whole() const { return run_count == 1 && run_bytes == k_bytes; }
 };
 
@@ -32,7 +32,7 @@ inline void copy_pieces(uint8_t* to, const uint8_t* from, int64_t count) {
 
 }  // namespace detail
 
-// A copy of a few bytes without a call, in pieces of which the last may overlap the one before.
+// Copies a few bytes without a call, in pieces of which the last may overlap the one before.
 inline void copy_bytes(uint8_t* to, const uint8_t* from, int64_t count) {
   if (count >= 16) return detail::copy_pieces<16>(to, from, count);
   if (count >= 4) return detail::copy_pieces<4>(to, from, count);
@@ -48,8 +48,8 @@ inline void copy_row(const RowBlock& rows, int64_t r, uint8_t* out) {
   if (tail > 0) std::memset(out + rows.k_bytes - tail, 0, static_cast<size_t>(tail));
 }
 
-// Scratch memory of kernels that read whole rows: kBlockRows pointers, then copies of rows that are not one run. What
-// stands in prepare_rows' place for them.
+// Kernels that read whole rows use these for scratch_bytes and prepare_rows. Their scratch memory is kBlockRows
+// pointers, then copies of rows that are not one run.
 inline int64_t whole_rows_bytes(int64_t k_bytes) {
   return kBlockRows * (static_cast<int64_t>(sizeof(const uint8_t*)) + k_bytes);
 }

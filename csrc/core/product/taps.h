@@ -17,7 +17,7 @@ struct ValidTaps {
   }
 };
 
-// The taps of one axis, `size` of them from `start` on, that lie in [0, limit).
+// Finds the taps of one axis, `size` of them from `start` on, that lie in [0, limit).
 inline void clip_taps(int64_t start, int64_t dilation, int64_t size, int64_t limit, int64_t* begin, int64_t* end) {
   *begin = 0;
   *end = size;
@@ -28,7 +28,7 @@ inline void clip_taps(int64_t start, int64_t dilation, int64_t size, int64_t lim
   *begin = first < *end ? first : *end;
 }
 
-// How many windows, `stride` apart, from one that lies inside on are inside too; at most `most`.
+// Returns how many windows, `stride` apart, from one that lies inside on are inside too; at most `most`.
 inline int64_t whole_windows(int64_t start, int64_t stride, int64_t dilation, int64_t size, int64_t limit,
                              int64_t most) {
   const int64_t last = limit - 1 - (size - 1) * dilation, count = (last - start) / stride + 1;

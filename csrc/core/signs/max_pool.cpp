@@ -1,29 +1,29 @@
 #include "core/signs/max_pool.h"
 
-#include <atomic>
 #include <cstring>
 #include <memory>
 #include <new>
 
 #include "core/base/bits.h"
+#include "core/base/workers.h"
 #include "core/product/taps.h"
 
 namespace stompp {
 namespace {
 
-// Words that are read in about 10 microseconds.
+// This many words are read in about 10 microseconds.
 constexpr int64_t kTaskWords = int64_t{1} << 16;
 
 int64_t out_size(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
   const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1;
   if (!ceil_mode) return room < 0 ? 0 : room / stride + 1;
   if (room <= -stride) return 0;
-  // None may begin in the padding behind the input.
+  // No window may begin in the padding behind the input.
   const int64_t windows = (room < 0 ? 0 : ceil_div(room, stride)) + 1, most = ceil_div(size + padding, stride);
   return windows < most ? windows : most;
 }
 
-// The AND of `runs` runs of words, `stride` words apart. kWords: their number, or 0 for `words`.
+// Computes the AND of `runs` runs of words, `stride` words apart. kWords is their number, or 0 for `words`.
 template <int kWords>
 void and_runs(const uint32_t* first, int64_t runs, int64_t stride, int64_t words, uint32_t* out) {
   if constexpr (kWords > 0) {
@@ -39,7 +39,8 @@ void and_runs(const uint32_t* first, int64_t runs, int64_t stride, int64_t words
   }
 }
 
-// Windows of one line of pixels, each pixel the AND of a column already. kTaps: of a whole window, or 0 for kernel_w.
+// Pools the windows of one line of pixels, each pixel the AND of a column already. kTaps are those of a whole window,
+// or 0 for kernel_w.
 template <int kWords, int kTaps>
 void pool_line(const uint32_t* line, const MaxPoolShape& s, int64_t out_width, uint32_t* out) {
   const int64_t words = kWords > 0 ? kWords : s.words, taps = kTaps > 0 ? kTaps : s.kernel_w;
@@ -80,6 +81,39 @@ PoolLine pool_line_for(int64_t words, int64_t taps) {
   }
 }
 
+// What every thread reads.
+struct Pool {
+  const uint32_t* x;
+  const MaxPoolShape& shape;
+  uint32_t* out;
+  const PoolLine pool_line = pool_line_for(shape.words, shape.kernel_w);
+  const int64_t out_height = shape.out_height(), out_width = shape.out_width(), line_words = shape.width * shape.words;
+
+  int64_t tasks() const { return shape.batch * out_height; }
+};
+
+// One thread's memory and work. A task is a line of windows.
+class Worker {
+ public:
+  explicit Worker(const Pool& pool)
+      : p_(pool), line_(new (std::nothrow) uint32_t[static_cast<size_t>(pool.line_words)]) {}
+  bool failed() const { return line_ == nullptr; }
+
+  void run(int64_t task) {
+    const MaxPoolShape& s = p_.shape;
+    const int64_t top = task % p_.out_height * s.stride_h - s.padding_h;
+    int64_t begin = 0, end = 0;
+    clip_taps(top, s.dilation_h, s.kernel_h, s.height, &begin, &end);
+    const uint32_t* row = p_.x + (task / p_.out_height * s.height + top + begin * s.dilation_h) * p_.line_words;
+    and_runs<0>(row, end - begin, s.dilation_h * p_.line_words, p_.line_words, line_.get());
+    p_.pool_line(line_.get(), s, p_.out_width, p_.out + task * p_.out_width * s.words);
+  }
+
+ private:
+  const Pool& p_;
+  const std::unique_ptr<uint32_t[]> line_;
+};
+
 }  // namespace
 
 int64_t MaxPoolShape::out_height() const {
@@ -110,26 +144,9 @@ Status check_max_pool(const MaxPoolShape& s) {
 
 Status max_pool2d_signs(const uint32_t* x, const MaxPoolShape& shape, uint32_t* out, const Parallel& pool) {
   const MaxPoolShape& s = shape;
-  const int64_t out_height = s.out_height(), out_width = s.out_width(), line_words = s.width * s.words;
-  const int64_t cost = (s.kernel_h < s.height ? s.kernel_h : s.height) * line_words + out_width * s.words;
-  const PoolLine pool_line = pool_line_for(s.words, s.kernel_w);
-  std::atomic<bool> out_of_memory{false};
-  parallel_for(pool, s.batch * out_height, kTaskWords / cost + 1, [&](int64_t first, int64_t last) {
-    const std::unique_ptr<uint32_t[]> line(new (std::nothrow) uint32_t[static_cast<size_t>(line_words)]);
-    if (line == nullptr) {
-      out_of_memory = true;
-      return;
-    }
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t top = i % out_height * s.stride_h - s.padding_h;
-      int64_t begin = 0, end = 0;
-      clip_taps(top, s.dilation_h, s.kernel_h, s.height, &begin, &end);
-      const uint32_t* row = x + (i / out_height * s.height + top + begin * s.dilation_h) * line_words;
-      and_runs<0>(row, end - begin, s.dilation_h * line_words, line_words, line.get());
-      pool_line(line.get(), s, out_width, out + i * out_width * s.words);
-    }
-  });
-  return out_of_memory ? Status::error("out of memory") : Status::ok();
+  const Pool job = {x, shape, out};
+  const int64_t cost = (s.kernel_h < s.height ? s.kernel_h : s.height) * job.line_words + job.out_width * s.words;
+  return run_tasks<Worker>(job, pool, kTaskWords / cost + 1);
 }
 
 }  // namespace stompp

@@ -21,7 +21,7 @@ struct MaxPoolShape {
   int64_t out_width() const;
 };
 
-// Sizes fit, and each window has a pixel of the input.
+// Checks that sizes fit, and that each window has a pixel of the input.
 Status check_max_pool(const MaxPoolShape& shape);
 
 // x: [batch][height][width][words]; out: [batch][out_height][out_width][words]. The shape has been checked.

@@ -1,7 +1,7 @@
 #include "core/signs/pack.h"
 
 #include "core/base/bits.h"
-#include "core/isa/dispatch.h"
+#include "core/signs/kernels.h"
 
 namespace stompp {
 namespace {
@@ -12,16 +12,15 @@ int64_t rows_per_task(int64_t K) { return 32768 / (K + 1) + 1; }
 
 Status pack_signs(const void* x, FloatType type, int64_t rows, int64_t K, const Limits& limits, uint32_t* words,
                   const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const PackKernels* kernels = active_pack_kernels();
+  if (kernels == nullptr) return no_implementation();
   if (type == FloatType::kFloat64) return Status::error("pack_signs takes float32, float16 or bfloat16");
   const char* bytes = static_cast<const char*>(x);
   parallel_for(pool, rows, rows_per_task(K), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       const char* row = bytes + r * K * size_of(type);
       uint32_t* out = words + r * words_for(K);
-      limits.low == nullptr ? implementation->pack_row(row, type, K, out)
-                            : implementation->pack_outside(row, type, limits, K, out);
+      limits.low == nullptr ? kernels->pack_row(row, type, K, out) : kernels->pack_outside(row, type, limits, K, out);
     }
   });
   return Status::ok();
@@ -29,8 +28,8 @@ Status pack_signs(const void* x, FloatType type, int64_t rows, int64_t K, const 
 
 Status pack_signs_planes(const void* x, FloatType type, int64_t images, int64_t image_stride, int64_t pixels, int64_t K,
                          int64_t stride, const Limits& limits, uint32_t* words, const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const PackKernels* kernels = active_pack_kernels();
+  if (kernels == nullptr) return no_implementation();
   if (type == FloatType::kFloat64) return Status::error("pack_signs takes float32, float16 or bfloat16");
   const int64_t blocks = ceil_div(pixels, kPlanePixels);
   parallel_for(pool, images * blocks, rows_per_task(K) / kPlanePixels + 1, [&](int64_t begin, int64_t end) {
@@ -44,7 +43,7 @@ Status pack_signs_planes(const void* x, FloatType type, int64_t images, int64_t 
                              limits,
                              words + image * pixels * words_for(K)};
       const int64_t stop = last * kPlanePixels < pixels ? last * kPlanePixels : pixels;
-      implementation->pack_planes(planes, first * kPlanePixels, stop);
+      kernels->pack_planes(planes, first * kPlanePixels, stop);
       begin += last - first;
     }
   });
@@ -52,12 +51,12 @@ Status pack_signs_planes(const void* x, FloatType type, int64_t images, int64_t 
 }
 
 Status unpack_signs(const uint32_t* words, int64_t rows, int64_t K, void* out, FloatType type, const Parallel& pool) {
-  const Implementation* implementation = active_implementation();
-  if (implementation == nullptr) return no_implementation();
+  const PackKernels* kernels = active_pack_kernels();
+  if (kernels == nullptr) return no_implementation();
   char* bytes = static_cast<char*>(out);
   parallel_for(pool, rows, rows_per_task(K), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r)
-      implementation->unpack_row(words + r * words_for(K), type, K, bytes + r * K * size_of(type));
+      kernels->unpack_row(words + r * words_for(K), type, K, bytes + r * K * size_of(type));
   });
   return Status::ok();
 }

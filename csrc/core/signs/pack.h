@@ -36,7 +36,7 @@ constexpr int kPlanePixels = 256;  // packed together: a plane is read a kilobyt
 Status pack_signs_planes(const void* x, FloatType type, int64_t images, int64_t image_stride, int64_t pixels, int64_t K,
                          int64_t stride, const Limits& limits, uint32_t* words, const Parallel& pool);
 
-// The inverse to +1 / -1 of `type`.
+// Does the inverse, to +1 and -1 of `type`.
 Status unpack_signs(const uint32_t* words, int64_t rows, int64_t K, void* out, FloatType type, const Parallel& pool);
 
 }  // namespace stompp

@@ -2,7 +2,7 @@
 
 #include <climits>
 
-#include "cuda/bconv2d/depthwise.h"
+#include "cuda/bconv2d/small_groups.h"
 #include "cuda/product/choose.h"
 
 namespace stompp::cuda {
@@ -21,7 +21,7 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const DeviceWeight& 
     const Status cleared = clear_async(epilogue.out, bytes, stream);
     if (!cleared.is_ok()) return cleared;
   }
-  if (weight.shape.small_groups()) return depthwise_conv2d(x, shape, weight, epilogue, stream);
+  if (weight.shape.small_groups()) return small_groups_conv2d(x, shape, weight, epilogue, stream);
   const Product product = conv2d_product(x, shape, weight, epilogue);
   return run_product(product, device, stream);
 }

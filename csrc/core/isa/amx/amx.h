@@ -21,9 +21,10 @@
 namespace stompp {
 namespace amx {
 
+extern const ProductKernels kProductKernels;
 extern const Implementation kImplementation;
 
-Status multiply(const Implementation& implementation, const AnyRows& source, int64_t M, const PackedWeight& weight,
+Status multiply(const ProductKernels& kernels, const AnyRows& source, int64_t M, const PackedWeight& weight,
                 const Epilogue& epilogue, const Parallel& pool);
 
 }  // namespace amx

@@ -2,7 +2,7 @@
 //
 // A step is 64 bits of K, 8 bytes. Byte 8 q + b of a tile's row is bit q of byte b: one GF2P8AFFINEQB of eight copies
 // of the 8 bytes, whose matrix for copy q moves bit q to the bits 1 to 7 of every byte, while its constant sets bit 0.
-// That is 1 for a bit of 0 and 255, which is -1, for a bit of 1. A tile of weights holds four bytes of K of 16 outputs
+// A bit of 0 becomes 1, and a bit of 1 becomes 255, which is -1. A tile of weights holds four bytes of K of 16 outputs
 // in a row, so its row 2 q + h holds bit q of the bytes 4 h .. 4 h + 3.
 #pragma once
 

@@ -22,7 +22,7 @@ bool has_instructions() {
   return (c & kGfni) != 0 && (d & kAmxTile) != 0 && (d & kAmxInt8) != 0;
 }
 
-// That AVX-512 is there says that the instruction is.
+// Only called where AVX-512 is there, and so the instruction XGETBV.
 bool state_is_enabled() {
   uint32_t low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -42,18 +42,32 @@ const char* missing() {
   return reason;
 }
 
-Implementation on_top_of_avx512() {
-  Implementation result = avx512::kImplementation;
+ProductKernels product_kernels() {
+  ProductKernels kernels = avx512::kProductKernels;
+  kernels.tiles.bounds = kBounds;
+  kernels.tiles.multiply = multiply;
+  return kernels;
+}
+
+constexpr Implementation implementation() {
+  Implementation result = {};
   result.name = "amx";
   result.description = "tiles of int8 for many rows, AVX-512 for everything else";
   result.missing = missing;
-  result.tiles = {kBounds, multiply};
+  result.product = &kProductKernels;
+  result.planes = &avx512::kPlaneKernels;
+  result.signs = &avx512::kPackKernels;
+  result.masks = &avx512::kMaskKernels;
+  result.signed_sums = &avx512::kSignedSumKernels;
+  result.float_conv = &avx512::kFloatConvKernels;
   return result;
 }
 
 }  // namespace
 
-const Implementation kImplementation = on_top_of_avx512();
+// AVX-512's table is a constant: it is there before this one is copied from it.
+const ProductKernels kProductKernels = product_kernels();
+constexpr Implementation kImplementation = implementation();
 
 }  // namespace amx
 }  // namespace stompp

@@ -8,9 +8,6 @@
 #include "core/product/row_source.h"
 
 namespace stompp {
-
-struct Implementation;
-
 namespace amx {
 
 // What a thread's expanded bits and sums may take of its caches.

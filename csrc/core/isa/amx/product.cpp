@@ -16,9 +16,9 @@ struct Processor {
 
 }  // namespace
 
-Status multiply(const Implementation& implementation, const AnyRows& source, int64_t M, const PackedWeight& weight,
+Status multiply(const ProductKernels& kernels, const AnyRows& source, int64_t M, const PackedWeight& weight,
                 const Epilogue& epilogue, const Parallel& pool) {
-  return multiply_on<Processor>(implementation, source, M, weight, epilogue, pool);
+  return multiply_on<Processor>(kernels, source, M, weight, epilogue, pool);
 }
 
 }  // namespace amx

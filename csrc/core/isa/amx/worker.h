@@ -16,7 +16,7 @@
 #include "core/isa/amx/pair_rows.h"
 #include "core/isa/amx/plan.h"
 #include "core/isa/amx/tiles.h"
-#include "core/isa/implementation.h"
+#include "core/product/kernels.h"
 
 namespace stompp {
 namespace amx {
@@ -37,7 +37,7 @@ class Share {
     --left_;
     return true;
   }
-  // The same of those left over.
+  // Takes one of those left over.
   bool take_rest() {
     if (left_ == 0) return false;
     --left_;
@@ -48,11 +48,23 @@ class Share {
   int64_t tasks_ = 0, steps_ = 1, left_ = 0, credit_ = 0;
 };
 
-// Machine has the types Tiles and Expand, and its Limits.
+// What every thread reads. Machine has the types Tiles and Expand, and its Limits.
+template <class Machine>
+struct Product {
+  const Plan plan;
+  const ProductKernels& kernels;
+
+  int64_t tasks() const { return plan.items(); }
+};
+
+// One thread's memory, tile registers and work.
 template <class Machine>
 class Worker {
  public:
-  Worker(const Plan& plan, const Implementation& implementation);
+  explicit Worker(const Product<Machine>& product);
+  ~Worker() {
+    if (!failed()) Machine::Tiles::release();
+  }
   bool failed() const { return memory_ == nullptr; }
   void run(int64_t item);
 
@@ -103,7 +115,7 @@ class Worker {
   }
 
   const Plan& plan_;
-  const Implementation& implementation_;
+  const ProductKernels& kernels_;
 
   std::unique_ptr<uint8_t[]> memory_;
   GatheredRows<Expand> gathered_;
@@ -126,8 +138,9 @@ class Worker {
 };
 
 template <class Machine>
-Worker<Machine>::Worker(const Plan& plan, const Implementation& implementation)
-    : plan_(plan), implementation_(implementation), gathered_(plan), image_(plan) {
+Worker<Machine>::Worker(const Product<Machine>& product)
+    : plan_(product.plan), kernels_(product.kernels), gathered_(product.plan), image_(product.plan) {
+  const Plan& plan = plan_;
   constexpr int64_t kLine = 64;
   const int64_t part_bytes = plan.most_part_steps() * kTileStep;
   const int64_t kept = plan.parts == 1 ? 0 : plan.range_pairs * plan.block_panels;
@@ -167,6 +180,7 @@ Worker<Machine>::Worker(const Plan& plan, const Implementation& implementation)
     image_.set_memory(bytes(5), bytes(6), reinterpret_cast<int64_t*>(parts[3]));
   else
     gathered_.set_memory({bytes(7), runs(9), parts[11]}, {bytes(8), runs(10), parts[12]}, parts[3], parts[4]);
+  Machine::Tiles::configure(Block::shapes(plan.tile_rows));
 }
 
 template <class Machine>
@@ -279,7 +293,7 @@ void Worker<Machine>::finish_next_rows() {
   if (writes_words(dots))
     to_words(dots);
   else
-    finish(plan_.epilogue, implementation_, dots);
+    finish(plan_.epilogue, kernels_, dots);
   now.row += rows;
   if (now.row < span.count) return;
   ++now.span;

@@ -12,9 +12,15 @@
 namespace stompp {
 namespace avx2 {
 
+extern const ProductKernels kProductKernels;
+extern const PlaneKernels kPlaneKernels;
+extern const PackKernels kPackKernels;
+extern const MaskKernels kMaskKernels;
+extern const SignedSumKernels kSignedSumKernels;
+extern const FloatConvKernels kFloatConvKernels;
 extern const Implementation kImplementation;
 
-// Three ways to compute a product; see implementation.h and choose.h.
+// Three ways to compute a product; see ProductKernels and choose.h.
 int64_t block_scratch_bytes(int64_t k_bytes);
 void prepare_block(const RowBlock& rows, void* scratch);
 void multiply_block(const ProductBlock& block, const DotsOut& out);
@@ -33,20 +39,6 @@ void multiply_one_row(const ProductBlock& block, const DotsOut& out);
 void compare_one_row(const ProductBlock& block, const BitsOut& out);
 
 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits);
-void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words);
-void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words);
-
-constexpr int64_t kSumRows = 4;
-constexpr int64_t kSumWordFloats = 88;
-void prepare_sums(const float* x, int64_t inputs, int64_t turns, float* prepared);
-void add_up(const SignedSumBlock& block);
-
-constexpr int kTilePixels = 3;
-void multiply_tile(const FloatTile& tile, const FloatTileOut& out);
-void compare_tile(const FloatTile& tile, const FloatTileBits& out);
-void transform_lines(const float* const* lines, int64_t floats, float* out, int64_t out_stride,
-                     winograd::Largest& largest);
-void compare_rows(const winograd::Tile& tile, winograd::Bits& bits);
 
 }  // namespace avx2
 }  // namespace stompp

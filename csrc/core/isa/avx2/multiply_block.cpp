@@ -48,7 +48,7 @@ STOMPP_AVX2_INLINE void add_triple(const uint16_t* offsets, const uint8_t* nibbl
     sum = _mm256_add_epi8(sum, _mm256_shuffle_epi8(table2, load(nibbles + 2 * kStep)));
     all[p] = _mm256_add_epi8(all[p], sum);
     shifted[p] = _mm256_add_epi8(shifted[p], _mm256_srli_epi16(sum, 4));
-    // Else gcc merges the sums of neighbouring triples, runs out of registers and keeps the counts on the stack.
+    // Otherwise gcc merges the sums of neighbouring triples, runs out of registers and keeps the counts on the stack.
     __asm__ volatile("" : "+x"(all[p]), "+x"(shifted[p]));
   }
 }
@@ -67,7 +67,7 @@ STOMPP_AVX2_INLINE void multiply_chunk(const uint16_t* offsets, const uint8_t* n
   take_apart_at(all, shifted, step, sums, 0, sink);
 }
 
-// Bytes [k_begin, k_begin + k_bytes) of K, at most kSumBytes.
+// Multiplies bytes [k_begin, k_begin + k_bytes) of K, at most kSumBytes.
 template <int kPanels, class Sink>
 STOMPP_AVX2 void multiply_section(const ProductBlock& block, int64_t k_begin, int64_t k_bytes, const Sink& sink) {
   Scratch* scratch = static_cast<Scratch*>(block.scratch);

@@ -48,7 +48,7 @@ STOMPP_AVX2_INLINE __m256i table(uint16_t offset) {
 // number of cache lines, so that the pairs do not compete for the same lines of L1.
 constexpr int64_t offset_stride(int64_t k_bytes) { return round_up(2 * round_up(k_bytes, 16) + 32, 64) + 32; }
 
-// Offsets for bytes of two rows, the low nibble of a byte before the high one.
+// Computes offsets for bytes of two rows, the low nibble of a byte before the high one.
 constexpr int16_t kOffsetScale = 2 << 8 | 32;  // byte 0: 16 * 16 / kOffsetUnit, byte 1: 16 / kOffsetUnit
 
 STOMPP_AVX2_INLINE void expand8(__m128i row0, __m128i row1, uint16_t* offsets) {
@@ -73,7 +73,7 @@ STOMPP_AVX2_INLINE void expand16(__m128i row0, __m128i row1, uint16_t* offsets) 
   store128(offsets + 24, _mm256_extracti128_si256(odd, 1));
 }
 
-// The first `count` of 16 bytes, zeros after them; reads no byte past them.
+// Loads the first `count` of 16 bytes, zeros after them; reads no byte past them.
 STOMPP_AVX2_INLINE __m128i load_part(const uint8_t* p, int64_t count) {
   uint64_t low = 0, high = 0;
   if (count >= 8) {
@@ -94,7 +94,7 @@ STOMPP_AVX2_INLINE __m128i load_part(const uint8_t* p, int64_t count) {
   return _mm_cvtsi64_si128(static_cast<int64_t>(low));
 }
 
-// Offsets for a run of two rows, and zeros up to a whole 8 bytes.
+// Computes offsets for a run of two rows, and zeros up to a whole 8 bytes.
 STOMPP_AVX2_INLINE void expand(const uint8_t* row0, const uint8_t* row1, int64_t bytes, uint16_t* offsets) {
   int64_t k = 0;
   for (; k + 16 <= bytes; k += 16) expand16(load128(row0 + k), load128(row1 + k), offsets + 2 * k);

@@ -8,16 +8,19 @@
 
 #if defined(__x86_64__)
 
-#include <cstring>
+#define STOMPP_TARGET STOMPP_AVX2
 
 namespace stompp {
 namespace avx2 {
 namespace {
 
+#include "core/binary_weight/signed_sum_body.h"
+
+constexpr int64_t kSumRows = 4;
 constexpr int64_t kBits = 3;
 constexpr int64_t kTable = 8;
 constexpr int64_t kTables = 11;
-static_assert(kTables * kTable == kSumWordFloats, "the tables of a word");
+constexpr int64_t kWordFloats = kTables * kTable;
 
 // Lane i is -1 where bit `bit` of i is set, else +1.
 STOMPP_AVX2_INLINE __m256 signs_of_bit(int bit) {
@@ -66,7 +69,7 @@ struct Tile {
       for (int64_t i = 0; i < whole; ++i, from += kPanelOutputs) {
         add_word(from, rows, kTables);
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) rows[r] += kSumWordFloats;
+        for (int r = 0; r < kRows; ++r) rows[r] += kWordFloats;
       }
       if (tail > 0) add_word(from, rows, tail);
     }
@@ -87,8 +90,6 @@ STOMPP_AVX2 void add_up_rows(const SignedSumBlock& block) {
       tile.run(0, block.sums + panel * kPanelOutputs + n);
     }
 }
-
-}  // namespace
 
 STOMPP_AVX2 void prepare_sums(const float* x, int64_t inputs, int64_t, float* prepared) {
   const __m256 signs[kBits] = {signs_of_bit(0), signs_of_bit(1), signs_of_bit(2)};
@@ -118,6 +119,19 @@ STOMPP_AVX2 void add_up(const SignedSumBlock& block) {
       return add_up_rows<4>(block);
   }
 }
+
+constexpr SignedSumKernels faster_signed_sum_kernels() {
+  SignedSumKernels kernels = signed_sum_kernels();
+  kernels.sums.rows = kSumRows;
+  kernels.sums.word_floats = kWordFloats;
+  kernels.sums.prepare = prepare_sums;
+  kernels.sums.add_up = add_up;
+  return kernels;
+}
+
+}  // namespace
+
+constexpr SignedSumKernels kSignedSumKernels = faster_signed_sum_kernels();
 
 }  // namespace avx2
 }  // namespace stompp

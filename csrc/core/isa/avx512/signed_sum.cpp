@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-#include <cstring>
+#define STOMPP_TARGET STOMPP_AVX512
 
 // gcc's own headers leave the lanes that a full mask does not keep uninitialized.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -17,11 +17,14 @@ namespace stompp {
 namespace avx512 {
 namespace {
 
+#include "core/binary_weight/signed_sum_body.h"
+
+constexpr int64_t kSumRows = 6;
 constexpr int64_t kBits = 4;
 constexpr int64_t kTable = 16;
 constexpr int64_t kTables = kWordBits / kBits;
+constexpr int64_t kWordFloats = kTables * kTable;
 constexpr int kPanelVectors = kPanelOutputs / 16;
-static_assert(kTables * kTable == kSumWordFloats, "the tables of a word");
 
 // Lane i is -1 where bit `bit` of i is set, else +1.
 STOMPP_AVX512_INLINE __m512 signs_of_bit(int bit) {
@@ -74,7 +77,7 @@ struct Tile {
       for (int64_t i = 0; i < whole; ++i, from += kPanelOutputs) {
         add_word(from, rows, kTables);
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) rows[r] += kSumWordFloats;
+        for (int r = 0; r < kRows; ++r) rows[r] += kWordFloats;
       }
       if (tail > 0) add_word(from, rows, tail);
     }
@@ -85,7 +88,7 @@ struct Tile {
   }
 };
 
-// Panels from *done on while there are kPanels of them.
+// Runs panels from *done on while there are kPanels of them.
 template <int kRows, int kPanels>
 STOMPP_AVX512_INLINE void run_panels(const SignedSumBlock& block, int64_t* done) {
   const int64_t panel_words = block.panel_taps * words_for(block.inputs) * kPanelOutputs;
@@ -103,8 +106,6 @@ STOMPP_AVX512 void add_up_rows(const SignedSumBlock& block) {
   run_panels<kRows, 2>(block, &done);
   run_panels<kRows, 1>(block, &done);
 }
-
-}  // namespace
 
 STOMPP_AVX512 void prepare_sums(const float* x, int64_t inputs, int64_t, float* prepared) {
   const __m512 signs[kBits] = {signs_of_bit(0), signs_of_bit(1), signs_of_bit(2), signs_of_bit(3)};
@@ -136,6 +137,19 @@ STOMPP_AVX512 void add_up(const SignedSumBlock& block) {
       return add_up_rows<6>(block);
   }
 }
+
+constexpr SignedSumKernels faster_signed_sum_kernels() {
+  SignedSumKernels kernels = signed_sum_kernels();
+  kernels.sums.rows = kSumRows;
+  kernels.sums.word_floats = kWordFloats;
+  kernels.sums.prepare = prepare_sums;
+  kernels.sums.add_up = add_up;
+  return kernels;
+}
+
+}  // namespace
+
+constexpr SignedSumKernels kSignedSumKernels = faster_signed_sum_kernels();
 
 }  // namespace avx512
 }  // namespace stompp

@@ -1,15 +1,12 @@
 #include "core/isa/scalar/scalar.h"
 
-#include <cstring>
-
-#include "core/binary_weight/signed_sum_bodies.h"
-#include "core/isa/elementwise.h"
+#define STOMPP_TARGET
 
 namespace stompp {
 namespace scalar {
 namespace {
 
-const char* missing() { return nullptr; }
+#include "core/product/affine_body.h"
 
 uint32_t load_word(const uint8_t* bytes) {
   uint32_t word;
@@ -33,12 +30,6 @@ void multiply_block(const ProductBlock& block, const DotsOut& out) {
     }
 }
 
-void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
-  if (type == FloatType::kFloat32) return elementwise::pack_row<Float32>(x, K, words);
-  if (type == FloatType::kFloat16) return elementwise::pack_row<Float16>(x, K, words);
-  elementwise::pack_row<BFloat16>(x, K, words);
-}
-
 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds, uint32_t* bits) {
   for (int64_t r = 0; r < rows; ++r, acc += stride) {
     bits[r] = 0;
@@ -46,44 +37,20 @@ void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* 
   }
 }
 
-void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words) {
-  elementwise::pack_outside(x, type, limits, K, words);
+constexpr ProductKernels product_kernels() {
+  ProductKernels kernels = {};
+  kernels.layout = {LayoutId::kWords, kWordBytes};
+  kernels.blocks.scratch_bytes = whole_rows_bytes;
+  kernels.blocks.prepare_rows = prepare_whole_rows;
+  kernels.blocks.multiply = multiply_block;
+  kernels.less_than = less_than;
+  kernels.affine = affine;
+  return kernels;
 }
-
-STOMPP_ELEMENTWISE_PRIMITIVES()
-STOMPP_SIGNED_SUM_PRIMITIVES()
 
 }  // namespace
 
-const Implementation kImplementation = {
-    "scalar",
-    "portable C++, 32-bit XNOR + popcount",
-    missing,
-    {LayoutId::kWords, kWordBytes},
-    {whole_rows_bytes, prepare_whole_rows, multiply_block, nullptr, nullptr},
-    {},
-    {},
-    {},
-    count_taps,
-    compare_planes,
-    planes_to_dots,
-    pack_row,
-    pack_outside,
-    pack_planes,
-    unpack_row,
-    less_than,
-    affine,
-    progressive_forward,
-    progressive_backward,
-    gate_backward,
-    refresh_words,
-    {{kMaxSumRows, kWordBits, prepare_floats, add_up_floats},
-     {kMaxSumRows, kWordBits, prepare_channels, add_up_channels},
-     widen,
-     scale_sums},
-    {kTilePixels, multiply_tile, compare_tile},
-    {transform_lines, compare_rows},
-};
+constexpr ProductKernels kProductKernels = product_kernels();
 
 }  // namespace scalar
 }  // namespace stompp

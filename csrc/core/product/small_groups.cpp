@@ -1,11 +1,11 @@
-#include "core/product/depthwise.h"
+#include "core/product/small_groups.h"
 
-#include <atomic>
 #include <memory>
 #include <new>
 
-#include "core/isa/dispatch.h"
+#include "core/base/workers.h"
 #include "core/product/bit_planes.h"
+#include "core/product/kernels.h"
 #include "core/product/taps.h"
 
 namespace stompp {
@@ -15,11 +15,12 @@ constexpr int64_t kLimitEntries = 16;
 constexpr int64_t kMaxGroup = 8;
 
 // What every thread reads.
-struct Depthwise {
+struct SmallGroups {
   const uint32_t* const* turns;  // of the input, [g]
   const Conv2dShape& shape;
   const WeightShape& kernel;
-  const Implementation& implementation;
+  const PlaneKernels& planes;
+  const ProductKernels& kernels;
   const Epilogue& epilogue;
   int64_t out_height, out_width;
   int64_t words;            // of a pixel
@@ -29,6 +30,7 @@ struct Depthwise {
   const uint32_t* valid;    // [repeats][words]: bits that are channels
 
   int64_t products() const { return kernel.K(); }  // of an output
+  int64_t tasks() const { return shape.batch * out_height; }
 };
 
 // Pixels of one line with the same valid taps, and a range of their words: all of them, or some of a single pixel's.
@@ -39,12 +41,12 @@ struct Part {
   int64_t all_words() const { return pixels * words; }
 };
 
-// One thread's work, a line of output pixels at a time.
-class DepthwiseLine {
+// One thread's memory and work. A task is a line of output pixels.
+class Worker {
  public:
-  explicit DepthwiseLine(const Depthwise& conv);
+  explicit Worker(const SmallGroups& conv);
   bool failed() const { return memory_ == nullptr || x_ == nullptr || dots_ == nullptr; }
-  void run(int64_t image, int64_t oh);
+  void run(int64_t line);
 
  private:
   void finish_part(const Part& part);
@@ -59,7 +61,7 @@ class DepthwiseLine {
     int64_t products = -1, word = -1;
   };
 
-  const Depthwise& c_;
+  const SmallGroups& c_;
   const int plane_count_;
   const int64_t plane_words_;  // of all planes
   std::unique_ptr<uint32_t[]> memory_;
@@ -72,7 +74,7 @@ class DepthwiseLine {
   ValidTaps valid_ = {};
 };
 
-DepthwiseLine::DepthwiseLine(const Depthwise& conv)
+Worker::Worker(const SmallGroups& conv)
     : c_(conv),
       plane_count_(planes_for(conv.products() + 1)),  // limits go up to that: never
       plane_words_(plane_count_ * kPlaneWords) {
@@ -88,12 +90,12 @@ DepthwiseLine::DepthwiseLine(const Depthwise& conv)
   copies_ = limits_ + limit_words;
 }
 
-void DepthwiseLine::run(int64_t image, int64_t oh) {
+void Worker::run(int64_t line) {
   const Conv2dShape& shape = c_.shape;
   const int64_t kernel_w = c_.kernel.kernel_w;
-  image_ = image;
-  oh_ = oh;
-  top_ = oh * shape.stride_h - shape.padding_h;
+  image_ = line / c_.out_height;
+  oh_ = line % c_.out_height;
+  top_ = oh_ * shape.stride_h - shape.padding_h;
   clip_taps(top_, shape.dilation_h, c_.kernel.kernel_h, shape.height, &valid_.h_begin, &valid_.h_end);
   for (int64_t ow = 0; ow < c_.out_width;) {
     const int64_t left = ow * shape.stride_w - shape.padding_w;
@@ -109,18 +111,18 @@ void DepthwiseLine::run(int64_t image, int64_t oh) {
   }
 }
 
-void DepthwiseLine::finish_part(const Part& part) {
+void Worker::finish_part(const Part& part) {
   const int64_t count = point_at_taps(part);
-  c_.implementation.count_taps({x_.get(), x_.get() + c_.products(), count, part.all_words(), plane_count_, planes_});
+  c_.planes.count_taps({x_.get(), x_.get() + c_.products(), count, part.all_words(), plane_count_, planes_});
   if (c_.epilogue.kind == Epilogue::Kind::kThreshold) return write_bits(part, limits(count, part));
-  c_.implementation.planes_to_dots(planes_, plane_count_, part.all_words(), static_cast<int32_t>(count), dots_.get());
+  c_.planes.planes_to_dots(planes_, plane_count_, part.all_words(), static_cast<int32_t>(count), dots_.get());
   const int64_t n = part.word * kPanelOutputs, left = c_.shape.channels - n, whole = part.words * kPanelOutputs;
   const int64_t row = (image_ * c_.out_height + oh_) * c_.out_width + part.ow;
-  finish(c_.epilogue, c_.implementation, {row, part.pixels, n, left < whole ? left : whole, dots_.get(), whole});
+  finish(c_.epilogue, c_.kernels, {row, part.pixels, n, left < whole ? left : whole, dots_.get(), whole});
 }
 
 // Returns how many words' differences are to be counted: a tap of zero padding adds nothing.
-int64_t DepthwiseLine::point_at_taps(const Part& part) {
+int64_t Worker::point_at_taps(const Part& part) {
   const Conv2dShape& shape = c_.shape;
   const int64_t first_pixel = (image_ * shape.height + top_) * shape.width + part.ow * shape.stride_w - shape.padding_w;
   const int64_t row_step = shape.dilation_h * shape.width * c_.words, tap_step = shape.dilation_w * c_.words;
@@ -151,20 +153,21 @@ int64_t DepthwiseLine::point_at_taps(const Part& part) {
   return count;
 }
 
-void DepthwiseLine::copy_tap(const Part& part, const uint32_t* first, uint32_t* out) const {
+void Worker::copy_tap(const Part& part, const uint32_t* first, uint32_t* out) const {
   const int64_t step = c_.shape.stride_w * c_.words;
   for (int64_t i = 0; i < part.pixels; ++i, first += step)
     for (int64_t word = 0; word < part.words; ++word) *out++ = first[word];
 }
 
-void DepthwiseLine::fill_padding(const Part& part, uint32_t* out) const {
+void Worker::fill_padding(const Part& part, uint32_t* out) const {
   for (int64_t i = 0; i < part.pixels; ++i)
     for (int64_t word = part.word; word < part.word + part.words; ++word)
       *out++ = c_.shape.padding_value == -1 ? valid_bits(c_.shape.channels, word) : 0;
 }
 
-// The limits of as many pixels as a part may have: dot < threshold exactly where the count is at least the limit.
-const uint32_t* DepthwiseLine::limits(int64_t products, const Part& part) {
+// Returns the limits of as many pixels as a part may have: dot < threshold exactly where the count is at least the
+// limit.
+const uint32_t* Worker::limits(int64_t products, const Part& part) {
   const int64_t size = c_.epilogue.threshold_sets() * plane_words_;
   for (int64_t i = 0; i < kLimitEntries; ++i)
     if (entries_[i].products == products && entries_[i].word == part.word) return limits_ + i * size;
@@ -175,7 +178,7 @@ const uint32_t* DepthwiseLine::limits(int64_t products, const Part& part) {
   return limits_ + entry * size;
 }
 
-void DepthwiseLine::fill_limits(int64_t products, const Part& part, uint32_t* out) const {
+void Worker::fill_limits(int64_t products, const Part& part, uint32_t* out) const {
   const int64_t never = c_.products() + 1;
   for (int64_t set = 0; set < c_.epilogue.threshold_sets(); ++set, out += plane_words_) {
     const int32_t* thresholds = c_.epilogue.thresholds + set * c_.epilogue.N;
@@ -183,7 +186,7 @@ void DepthwiseLine::fill_limits(int64_t products, const Part& part, uint32_t* ou
       uint32_t bits[kMaxPlanes] = {};
       const int64_t n = (part.word + word) * kWordBits;
       for (int64_t i = 0; i < kWordBits && n + i < c_.shape.channels; ++i) {
-        // products - 2 * count < threshold
+        // This is where products - 2 * count < threshold begins.
         const int64_t above = products - thresholds[n + i];
         const int64_t limit = above < 0 ? 0 : above / 2 + 1 > never ? never : above / 2 + 1;
         for (int p = 0; p < plane_count_; ++p) bits[p] |= static_cast<uint32_t>(limit >> p & 1) << i;
@@ -196,10 +199,10 @@ void DepthwiseLine::fill_limits(int64_t products, const Part& part, uint32_t* ou
   }
 }
 
-void DepthwiseLine::write_bits(const Part& part, const uint32_t* limits) {
+void Worker::write_bits(const Part& part, const uint32_t* limits) {
   const Epilogue& e = c_.epilogue;
   for (int64_t set = 0; set < c_.epilogue.threshold_sets(); ++set)
-    c_.implementation.compare_planes(
+    c_.planes.compare_planes(
         {planes_, limits + set * plane_words_, part.all_words(), plane_count_, at_least_ + set * kPlaneWords});
   // A part's words follow each other in the output: it has all words of its pixels, or one pixel.
   const int64_t at = ((image_ * c_.out_height + oh_) * c_.out_width + part.ow) * c_.words + part.word;
@@ -218,7 +221,7 @@ void DepthwiseLine::write_bits(const Part& part, const uint32_t* limits) {
   }
 }
 
-// For r = 1 .. g - 1: `count` words whose groups of g bits are rotated down by r, one after the other.
+// Writes, for r = 1 .. g - 1, `count` words whose groups of g bits are rotated down by r, one after the other.
 void rotate_groups(const uint32_t* x, int64_t count, int g, uint32_t* out, const Parallel& pool) {
   parallel_for(pool, count, 8192, [&](int64_t begin, int64_t end) {
     for (int r = 1; r < g; ++r) {
@@ -261,8 +264,10 @@ void unpack_small_groups(const uint32_t* packed, const WeightShape& shape, uint3
   });
 }
 
-Status depthwise_conv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& weight,
-                        const Epilogue& epilogue, const Parallel& pool) {
+Status small_groups_conv2d(const ProductKernels& kernels, const uint32_t* x, const Conv2dShape& shape,
+                           const PackedWeight& weight, const Epilogue& epilogue, const Parallel& pool) {
+  const PlaneKernels* planes = active_plane_kernels();
+  if (planes == nullptr) return no_implementation();
   const WeightShape& kernel = weight.shape;
   const int64_t products = kernel.K(), words = words_for(shape.channels);
   const int64_t repeats = words < kPlaneWords ? kPlaneWords / words : 1;
@@ -291,28 +296,10 @@ Status depthwise_conv2d(const uint32_t* x, const Conv2dShape& shape, const Packe
     rotate_groups(x, all_words, static_cast<int>(g), rotated.get(), pool);
   }
 
-  const Depthwise conv = {turns,
-                          shape,
-                          kernel,
-                          *active_implementation(),
-                          epilogue,
-                          shape.out_height(kernel),
-                          shape.out_width(kernel),
-                          words,
-                          repeats,
-                          memory.get(),
-                          flips,
-                          valid};
-  std::atomic<bool> out_of_memory{false};
-  parallel_for(pool, shape.batch * conv.out_height, 1, [&](int64_t begin, int64_t end) {
-    DepthwiseLine line(conv);
-    if (line.failed()) {
-      out_of_memory = true;
-      return;
-    }
-    for (int64_t i = begin; i < end; ++i) line.run(i / conv.out_height, i % conv.out_height);
-  });
-  return out_of_memory ? Status::error("out of memory") : Status::ok();
+  const SmallGroups conv = {
+      turns, shape,   kernel,       *planes, kernels, epilogue, shape.out_height(kernel), shape.out_width(kernel),
+      words, repeats, memory.get(), flips,   valid};
+  return run_tasks<Worker>(conv, pool);
 }
 
 }  // namespace stompp

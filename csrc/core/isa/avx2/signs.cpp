@@ -4,13 +4,15 @@
 
 #include <immintrin.h>
 
-#include "core/isa/elementwise.h"
+#define STOMPP_TARGET STOMPP_AVX2
 
 namespace stompp {
 namespace avx2 {
 namespace {
 
-// Signs of 32 consecutive fp32. An ordered comparison is false for NaN and for -0.0 < 0.
+#include "core/signs/pack_body.h"
+
+// Returns the signs of 32 consecutive fp32. An ordered comparison is false for NaN and for -0.0 < 0.
 STOMPP_AVX2 inline uint32_t sign_word_fp32(const float* x) {
   const __m256 zero = _mm256_setzero_ps();
   uint32_t word = 0;
@@ -21,7 +23,8 @@ STOMPP_AVX2 inline uint32_t sign_word_fp32(const float* x) {
   return word;
 }
 
-// Signs of 32 consecutive 16-bit floats: as signed integers, those above -32768 (-0.0) and up to minus infinity.
+// Returns the signs of 32 consecutive 16-bit floats: as signed integers, those above -32768 (-0.0) and up to minus
+// infinity.
 STOMPP_AVX2 inline uint32_t sign_word_16(const uint16_t* x, uint16_t minus_infinity) {
   const __m256i minus_zero = _mm256_set1_epi16(static_cast<short>(0x8000));
   const __m256i end = _mm256_set1_epi16(static_cast<short>(minus_infinity + 1));
@@ -35,7 +38,7 @@ STOMPP_AVX2 inline uint32_t sign_word_16(const uint16_t* x, uint16_t minus_infin
   return static_cast<uint32_t>(_mm256_movemask_epi8(bytes));
 }
 
-// Which of 32 values lie below or above their limits; false for NaN.
+// Says which of 32 values lie below or above their limits; false for NaN.
 STOMPP_AVX2 inline uint32_t outside_word(const float* x, const float* low, const float* high) {
   uint32_t word = 0;
   for (int i = 0; i < 4; ++i) {
@@ -47,8 +50,6 @@ STOMPP_AVX2 inline uint32_t outside_word(const float* x, const float* low, const
   return word;
 }
 
-}  // namespace
-
 STOMPP_AVX2 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* words) {
   const int64_t whole = K / kWordBits, tail = K % kWordBits;
   if (type == FloatType::kFloat32) {
@@ -59,7 +60,7 @@ STOMPP_AVX2 void pack_row(const void* x, FloatType type, int64_t K, uint32_t* wo
     const uint16_t minus_infinity = type == FloatType::kFloat16 ? Float16::kMinusInfinity : BFloat16::kMinusInfinity;
     for (int64_t i = 0; i < whole; ++i) words[i] = sign_word_16(values + i * kWordBits, minus_infinity);
   }
-  if (tail != 0) words[whole] = elementwise::sign_word(x, type, whole * kWordBits, tail);
+  if (tail != 0) words[whole] = sign_word(x, type, whole * kWordBits, tail);
 }
 
 STOMPP_AVX2 void pack_outside(const void* x, FloatType type, const Limits& limits, int64_t K, uint32_t* words) {
@@ -68,11 +69,22 @@ STOMPP_AVX2 void pack_outside(const void* x, FloatType type, const Limits& limit
   for (int64_t i = 0; i < whole; ++i) {
     const int64_t first = i * kWordBits;
     const float* row = static_cast<const float*>(x) + first;
-    if (type != FloatType::kFloat32) elementwise::load_floats(x, type, first, kWordBits, values);
+    if (type != FloatType::kFloat32) load_floats(x, type, first, kWordBits, values);
     words[i] = outside_word(type == FloatType::kFloat32 ? row : values, limits.low + first, limits.high + first);
   }
-  if (tail != 0) words[whole] = elementwise::outside_word(x, type, limits, whole * kWordBits, tail);
+  if (tail != 0) words[whole] = outside_word(x, type, limits, whole * kWordBits, tail);
 }
+
+constexpr PackKernels faster_pack_kernels() {
+  PackKernels kernels = pack_kernels();
+  kernels.pack_row = pack_row;
+  kernels.pack_outside = pack_outside;
+  return kernels;
+}
+
+}  // namespace
+
+constexpr PackKernels kPackKernels = faster_pack_kernels();
 
 }  // namespace avx2
 }  // namespace stompp

@@ -1,14 +1,14 @@
 // A warp has the 32 channels of a word and goes from pixel to pixel: each lane picks its channel's bit from words that
 // the whole warp reads at once.
-#include "cuda/bconv2d/depthwise.h"
+#include "cuda/bconv2d/small_groups.h"
 
 #include "cuda/product/epilogue.cuh"
 
 namespace stompp::cuda {
 
-constexpr int kDepthwiseWarps = 8, kPixelsPerWarp = 8;
+constexpr int kWarps = 8, kPixelsPerWarp = 8;
 
-struct Depthwise {
+struct SmallGroups {
   Rows rows;
   const uint32_t* weights;
   int padding_value;
@@ -20,7 +20,7 @@ struct TapCount {
 };
 
 // The products of this lane's channel over the taps of one pixel: how many there are, and how many differ.
-__device__ inline TapCount count_taps(const Depthwise& d, const Row& row, int word, int lane) {
+__device__ inline TapCount count_taps(const SmallGroups& d, const Row& row, int word, int lane) {
   const Rows& rows = d.rows;
   const int g = rows.group_channels, taps = rows.kernel_h * rows.kernel_w;
   const uint32_t padding = d.padding_value < 0 ? ~0u : 0u;
@@ -42,26 +42,26 @@ __device__ inline TapCount count_taps(const Depthwise& d, const Row& row, int wo
   return result;
 }
 
-__global__ void __launch_bounds__(32 * kDepthwiseWarps) depthwise_kernel(const Depthwise d) {
+__global__ void __launch_bounds__(32 * kWarps) small_groups_kernel(const SmallGroups d) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int word = static_cast<int>(blockIdx.y), start = word * kWordBits;
   const int left = static_cast<int>(d.epilogue.N) - start;
   const OutputColumn column = OutputColumn::at(d.epilogue, start + lane, lane < left);
-  const int first = (static_cast<int>(blockIdx.x) * kDepthwiseWarps + warp) * kPixelsPerWarp;
+  const int first = (static_cast<int>(blockIdx.x) * kWarps + warp) * kPixelsPerWarp;
   for (int m = first; m < first + kPixelsPerWarp && m < d.rows.count; ++m) {
     const TapCount taps = count_taps(d, Row::at(d.rows, m), word, lane);
     write_output(d.epilogue, m, column, taps.products - 2 * taps.differ, start, left);
   }
 }
 
-Status depthwise_conv2d(const uint32_t* x, const Conv2dShape& shape, const DeviceWeight& weight,
-                        const Epilogue& epilogue, Stream stream) {
+Status small_groups_conv2d(const uint32_t* x, const Conv2dShape& shape, const DeviceWeight& weight,
+                           const Epilogue& epilogue, Stream stream) {
   const Rows rows = conv2d_product(x, shape, weight, epilogue).rows;
-  const Depthwise depthwise = {rows, weight.words, shape.padding_value, epilogue};
-  constexpr int kPixels = kDepthwiseWarps * kPixelsPerWarp;
+  const SmallGroups groups = {rows, weight.words, shape.padding_value, epilogue};
+  constexpr int kPixels = kWarps * kPixelsPerWarp;
   const Size3 grid = {static_cast<unsigned>(ceil_div(rows.count, kPixels)),
                       static_cast<unsigned>(words_for(epilogue.N)), 1};
-  return launch(depthwise_kernel, grid, 32 * kDepthwiseWarps, 0, stream, depthwise);
+  return launch(small_groups_kernel, grid, 32 * kWarps, 0, stream, groups);
 }
 
 }  // namespace stompp::cuda

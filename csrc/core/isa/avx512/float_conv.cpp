@@ -5,18 +5,15 @@
 
 #include <immintrin.h>
 
-#include <utility>
-
-#include "core/product/packed_weight.h"
-
-#define STOMPP_TILE STOMPP_AVX512
-#define STOMPP_TILE_INLINE STOMPP_AVX512_INLINE
+#define STOMPP_TARGET STOMPP_AVX512
 
 namespace stompp {
 namespace avx512 {
+namespace {
+
 struct Lanes {
   using Vector = __m512;
-  static constexpr int kPixels = kTilePixels, kFloats = 16, kVectors = kPanelOutputs / kFloats;
+  static constexpr int kPixels = 12, kFloats = 16, kVectors = kPanelOutputs / kFloats;
 
   STOMPP_AVX512_INLINE static Vector zero() { return _mm512_setzero_ps(); }
   STOMPP_AVX512_INLINE static Vector load(const float* p) { return _mm512_loadu_ps(p); }
@@ -27,19 +24,23 @@ struct Lanes {
   STOMPP_AVX512_INLINE static Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
   STOMPP_AVX512_INLINE static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   STOMPP_AVX512_INLINE static Vector magnitude(Vector x) { return _mm512_abs_ps(x); }
-  // b where a is not a number.
+  // Returns b where a is NaN.
   STOMPP_AVX512_INLINE static Vector larger(Vector a, Vector b) { return _mm512_mask_max_ps(a, 0xffff, a, b); }
   STOMPP_AVX512_INLINE static uint32_t outside(Vector x, Vector low, Vector high) {
     return static_cast<uint32_t>(_mm512_cmp_ps_mask(x, low, _CMP_LT_OQ) | _mm512_cmp_ps_mask(x, high, _CMP_GT_OQ));
   }
-  // Of zeros and not a number any.
+  // For +-0 and NaN either result is allowed.
   STOMPP_AVX512_INLINE static uint32_t negative(Vector x) { return _mm512_cmp_ps_mask(x, zero(), _CMP_LT_OQ); }
-  // Also where one is not a number.
+  // True for NaN too.
   STOMPP_AVX512_INLINE static uint32_t not_above(Vector x, Vector y) { return _mm512_cmp_ps_mask(x, y, _CMP_NGT_UQ); }
 };
 
 #include "core/float_conv/float_tile_body.h"
 #include "core/float_conv/winograd_body.h"
+
+}  // namespace
+
+constexpr FloatConvKernels kFloatConvKernels = float_conv_kernels();
 
 }  // namespace avx512
 }  // namespace stompp

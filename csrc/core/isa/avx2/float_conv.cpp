@@ -3,18 +3,15 @@
 
 #if defined(__x86_64__)
 
-#include <utility>
-
-#include "core/product/packed_weight.h"
-
-#define STOMPP_TILE STOMPP_AVX2
-#define STOMPP_TILE_INLINE STOMPP_AVX2_INLINE
+#define STOMPP_TARGET STOMPP_AVX2
 
 namespace stompp {
 namespace avx2 {
+namespace {
+
 struct Lanes {
   using Vector = __m256;
-  static constexpr int kPixels = kTilePixels, kFloats = 8, kVectors = kPanelOutputs / kFloats;
+  static constexpr int kPixels = 3, kFloats = 8, kVectors = kPanelOutputs / kFloats;
 
   STOMPP_AVX2_INLINE static Vector zero() { return _mm256_setzero_ps(); }
   STOMPP_AVX2_INLINE static Vector load(const float* p) { return _mm256_loadu_ps(p); }
@@ -25,15 +22,15 @@ struct Lanes {
   STOMPP_AVX2_INLINE static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
   STOMPP_AVX2_INLINE static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   STOMPP_AVX2_INLINE static Vector magnitude(Vector x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
-  // b where a is not a number.
+  // Returns b where a is NaN.
   STOMPP_AVX2_INLINE static Vector larger(Vector a, Vector b) { return _mm256_max_ps(a, b); }
   STOMPP_AVX2_INLINE static uint32_t outside(Vector x, Vector low, Vector high) {
     const Vector below = _mm256_cmp_ps(x, low, _CMP_LT_OQ), above = _mm256_cmp_ps(x, high, _CMP_GT_OQ);
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_or_ps(below, above)));
   }
-  // Of zeros and not a number any.
+  // For +-0 and NaN either result is allowed.
   STOMPP_AVX2_INLINE static uint32_t negative(Vector x) { return static_cast<uint32_t>(_mm256_movemask_ps(x)); }
-  // Also where one is not a number.
+  // True for NaN too.
   STOMPP_AVX2_INLINE static uint32_t not_above(Vector x, Vector y) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, y, _CMP_NGT_UQ)));
   }
@@ -41,6 +38,10 @@ struct Lanes {
 
 #include "core/float_conv/float_tile_body.h"
 #include "core/float_conv/winograd_body.h"
+
+}  // namespace
+
+constexpr FloatConvKernels kFloatConvKernels = float_conv_kernels();
 
 }  // namespace avx2
 }  // namespace stompp

@@ -1,24 +1,17 @@
 // 3 pixels and 32 outputs: 24 sums, the 3 pixels' floats and a vector of weights, of 32 registers.
-#include "core/isa/neon/neon.h"
+#include "core/isa/neon/lanes.h"
 
 #if defined(__aarch64__)
 
-#include <arm_neon.h>
-
-#include <utility>
-
-#include "core/product/packed_weight.h"
-
-#define STOMPP_TILE
-#define STOMPP_TILE_INLINE __attribute__((always_inline)) inline
+#define STOMPP_TARGET
 
 namespace stompp {
 namespace neon {
-constexpr uint32_t kLaneBits[4] = {1, 2, 4, 8};
+namespace {
 
 struct Lanes {
   using Vector = float32x4_t;
-  static constexpr int kPixels = kTilePixels, kFloats = 4, kVectors = kPanelOutputs / kFloats;
+  static constexpr int kPixels = 3, kFloats = 4, kVectors = kPanelOutputs / kFloats;
 
   static Vector zero() { return vdupq_n_f32(0.0f); }
   static Vector load(const float* p) { return vld1q_f32(p); }
@@ -29,14 +22,14 @@ struct Lanes {
   static Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
   static Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
   static Vector magnitude(Vector x) { return vabsq_f32(x); }
-  // b where a is not a number.
+  // Returns b where a is NaN.
   static Vector larger(Vector a, Vector b) { return vmaxnmq_f32(a, b); }
   static uint32_t outside(Vector x, Vector low, Vector high) {
     return vaddvq_u32(vandq_u32(vorrq_u32(vcltq_f32(x, low), vcgtq_f32(x, high)), vld1q_u32(kLaneBits)));
   }
-  // Of zeros and not a number any.
+  // For +-0 and NaN either result is allowed.
   static uint32_t negative(Vector x) { return vaddvq_u32(vandq_u32(vcltzq_f32(x), vld1q_u32(kLaneBits))); }
-  // Also where one is not a number.
+  // True for NaN too.
   static uint32_t not_above(Vector x, Vector y) {
     return vaddvq_u32(vandq_u32(vmvnq_u32(vcgtq_f32(x, y)), vld1q_u32(kLaneBits)));
   }
@@ -44,6 +37,10 @@ struct Lanes {
 
 #include "core/float_conv/float_tile_body.h"
 #include "core/float_conv/winograd_body.h"
+
+}  // namespace
+
+constexpr FloatConvKernels kFloatConvKernels = float_conv_kernels();
 
 }  // namespace neon
 }  // namespace stompp

@@ -1,80 +1,52 @@
-// Bodies of the signed sums that the compiler vectorizes for the target of the function that they are inlined into; see
-// elementwise.h. Signs of 32 outputs are expanded once for some rows, then each product is an XOR and an addition.
-#pragma once
-
-#include <cstring>
-
-#include "core/base/bits.h"
-#include "core/binary_weight/signed_sum.h"
-#include "core/isa/elementwise.h"
-#include "core/product/packed_weight.h"
-
-// Defines, in an implementation's namespace, the primitives that are nothing but the bodies below under its target.
-#define STOMPP_SIGNED_SUM_PRIMITIVES(target)                                                                      \
-  [[maybe_unused]] target void prepare_floats(const float* x, int64_t inputs, int64_t, float* prepared) {         \
-    signed_sum::prepare_floats(x, inputs, prepared);                                                              \
-  }                                                                                                               \
-  [[maybe_unused]] target void add_up_floats(const SignedSumBlock& block) { signed_sum::add_up_floats(block); }   \
-  target void prepare_channels(const float* x, int64_t inputs, int64_t turns, float* prepared) {                  \
-    signed_sum::prepare_channels(x, inputs, turns, prepared);                                                     \
-  }                                                                                                               \
-  target void add_up_channels(const SignedSumBlock& block) { signed_sum::add_up_channels(block); }                \
-  target void widen(const void* x, FloatType type, int64_t count, float* out) {                                   \
-    signed_sum::widen(x, type, count, out);                                                                       \
-  }                                                                                                               \
-  target void scale_sums(const float* sums, const float* scale, const float* bias, int64_t count, FloatType type, \
-                         void* out) {                                                                             \
-    signed_sum::scale_sums(sums, scale, bias, count, type, out);                                                  \
-  }
-
-namespace stompp {
-namespace signed_sum {
+// The kernels of binary_weight/kernels.h, written once for every instruction set: see base/target.h. Signs of 32
+// outputs are expanded once for some rows, then each product is an XOR and an addition. An instruction set that has a
+// faster way replaces `sums`.
 
 using Floats = float __attribute__((vector_size(32)));
 using Signs = uint32_t __attribute__((vector_size(32)));
-// As they lie in memory. Copied by memcpy, a vector is moved in the halves that the baseline has.
+// These are vectors as they lie in memory. By memcpy a vector would be moved in the halves that the baseline has.
 using FloatsAnywhere = float __attribute__((vector_size(32), aligned(4), may_alias));
 using SignsAnywhere = uint32_t __attribute__((vector_size(32), aligned(4), may_alias));
 constexpr int64_t kLanes = 8;
 constexpr int kVectors = kPanelOutputs / kLanes;
 
-// Of 32 inputs of a panel, or taps of a word of channels: bit 31 is set where the weight is -1.
+// The signs of 32 inputs of a panel, or of taps of a word of channels: bit 31 is set where the weight is -1.
 struct ExpandedSigns {
   Signs of[kWordBits][kVectors];
 };
 
 // Loops over vectors are unrolled, so that the arrays become registers.
-STOMPP_INLINE void load_vectors(const float* from, Floats (&to)[kVectors]) {
+STOMPP_TARGET_INLINE void load_vectors(const float* from, Floats (&to)[kVectors]) {
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) to[v] = *reinterpret_cast<const FloatsAnywhere*>(from + v * kLanes);
 }
 
-STOMPP_INLINE void load_vectors(const uint32_t* from, Signs (&to)[kVectors]) {
+STOMPP_TARGET_INLINE void load_vectors(const uint32_t* from, Signs (&to)[kVectors]) {
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) to[v] = *reinterpret_cast<const SignsAnywhere*>(from + v * kLanes);
 }
 
-STOMPP_INLINE void store_vectors(const Floats (&from)[kVectors], float* to) {
+STOMPP_TARGET_INLINE void store_vectors(const Floats (&from)[kVectors], float* to) {
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) *reinterpret_cast<FloatsAnywhere*>(to + v * kLanes) = from[v];
 }
 
-STOMPP_INLINE void add_turned(const Floats& x, const Signs& signs, Floats* sum) {
+STOMPP_TARGET_INLINE void add_turned(const Floats& x, const Signs& signs, Floats* sum) {
   *sum += reinterpret_cast<Floats>(reinterpret_cast<Signs>(x) ^ signs);
 }
 
-STOMPP_INLINE void clear_sums(const SignedSumBlock& block) {
+STOMPP_TARGET_INLINE void clear_sums(const SignedSumBlock& block) {
   for (int64_t r = 0; r < block.row_count; ++r)
     std::memset(block.sums + r * block.stride, 0, static_cast<size_t>(block.panel_count * kPanelOutputs * 4));
 }
 
-STOMPP_INLINE void prepare_floats(const float* x, int64_t inputs, float* prepared) {
+STOMPP_TARGET void prepare_floats(const float* x, int64_t inputs, int64_t, float* prepared) {
   std::memcpy(prepared, x, static_cast<size_t>(inputs) * sizeof(float));
   std::memset(prepared + inputs, 0, static_cast<size_t>(round_up(inputs, kWordBits) - inputs) * sizeof(float));
 }
 
-// One word of inputs of 32 outputs.
-STOMPP_INLINE void expand_inputs(const uint32_t* words, int64_t inputs, ExpandedSigns* signs) {
+// Expands one word of inputs of 32 outputs.
+STOMPP_TARGET_INLINE void expand_inputs(const uint32_t* words, int64_t inputs, ExpandedSigns* signs) {
   Signs bits[kVectors];
   load_vectors(words, bits);
   for (int64_t k = 0; k < inputs; ++k)
@@ -86,8 +58,8 @@ STOMPP_INLINE void expand_inputs(const uint32_t* words, int64_t inputs, Expanded
 }
 
 // Adds `inputs` inputs of tap `tap` of the block to the sums of a panel.
-STOMPP_INLINE void add_inputs(const SignedSumBlock& block, int64_t tap, int64_t word, int64_t inputs,
-                              const ExpandedSigns& signs, float* out) {
+STOMPP_TARGET_INLINE void add_inputs(const SignedSumBlock& block, int64_t tap, int64_t word, int64_t inputs,
+                                     const ExpandedSigns& signs, float* out) {
   for (int64_t r = 0; r < block.row_count; ++r, out += block.stride) {
     const float* x = block.rows[tap * block.row_count + r] + word * kWordBits;
     Floats sums[kVectors];
@@ -101,7 +73,7 @@ STOMPP_INLINE void add_inputs(const SignedSumBlock& block, int64_t tap, int64_t 
   }
 }
 
-STOMPP_INLINE void add_up_floats(const SignedSumBlock& block) {
+STOMPP_TARGET void add_up_floats(const SignedSumBlock& block) {
   const int64_t words = words_for(block.inputs);
   clear_sums(block);
   ExpandedSigns signs;
@@ -116,9 +88,9 @@ STOMPP_INLINE void add_up_floats(const SignedSumBlock& block) {
     }
 }
 
-// Of each word of channels, [turns][32]: output c reads what stands at c.
-STOMPP_INLINE void prepare_channels(const float* x, int64_t inputs, int64_t turns, float* prepared) {
-  if (turns == 1) return prepare_floats(x, inputs, prepared);
+// Prepares [turns][32] floats of each word of channels: output c reads what stands at c.
+STOMPP_TARGET void prepare_channels(const float* x, int64_t inputs, int64_t turns, float* prepared) {
+  if (turns == 1) return prepare_floats(x, inputs, turns, prepared);
   for (int64_t first = 0; first < inputs; first += kPanelOutputs) {
     const int64_t left = inputs - first, count = left < kPanelOutputs ? left : kPanelOutputs;
     float channels[kPanelOutputs] = {};
@@ -128,7 +100,8 @@ STOMPP_INLINE void prepare_channels(const float* x, int64_t inputs, int64_t turn
   }
 }
 
-STOMPP_INLINE void expand_channels(const uint32_t* words, const int32_t* taps, int64_t count, ExpandedSigns* signs) {
+STOMPP_TARGET_INLINE void expand_channels(const uint32_t* words, const int32_t* taps, int64_t count,
+                                          ExpandedSigns* signs) {
   uint32_t shifts[kPanelOutputs];
   Signs left[kVectors];
   for (int64_t c = 0; c < kPanelOutputs; ++c) shifts[c] = static_cast<uint32_t>(31 - c);
@@ -139,8 +112,8 @@ STOMPP_INLINE void expand_channels(const uint32_t* words, const int32_t* taps, i
 }
 
 // Adds `count` taps from `first` on, with prepared inputs from `at` on, to the sums of a word of channels.
-STOMPP_INLINE void add_channels(const SignedSumBlock& block, int64_t first, int64_t count, int64_t at,
-                                const ExpandedSigns& signs, float* out) {
+STOMPP_TARGET_INLINE void add_channels(const SignedSumBlock& block, int64_t first, int64_t count, int64_t at,
+                                       const ExpandedSigns& signs, float* out) {
   const float* const* rows = block.rows + first * block.row_count;
   for (int64_t r = 0; r < block.row_count; ++r, out += block.stride) {
     Floats sums[kVectors], x[kVectors];
@@ -154,8 +127,8 @@ STOMPP_INLINE void add_channels(const SignedSumBlock& block, int64_t first, int6
   }
 }
 
-// A product for each channel and tap, where add_up_floats has one for each output and input.
-STOMPP_INLINE void add_up_channels(const SignedSumBlock& block) {
+// This computes a product for each channel and tap, where add_up_floats has one for each output and input.
+STOMPP_TARGET void add_up_channels(const SignedSumBlock& block) {
   clear_sums(block);
   ExpandedSigns signs;
   for (int64_t i = 0; i < block.panel_count * block.turns; ++i)
@@ -166,18 +139,18 @@ STOMPP_INLINE void add_up_channels(const SignedSumBlock& block) {
     }
 }
 
-STOMPP_INLINE void widen(const void* x, FloatType type, int64_t count, float* out) {
+STOMPP_TARGET void widen(const void* x, FloatType type, int64_t count, float* out) {
   if (type == FloatType::kFloat16)
     for (int64_t i = 0; i < count; ++i) out[i] = Float16::load(x, i);
   else
     for (int64_t i = 0; i < count; ++i) out[i] = BFloat16::load(x, i);
 }
 
-// Up to 32 outputs; called with a constant count for whole panels. Loops around a local array: the buffers might alias,
-// and only so is the arithmetic vectorized.
+// Scales up to 32 outputs; the count is a constant for whole panels. The loops go around a local array: the buffers
+// might alias, and only so is the arithmetic vectorized.
 template <class Type>
-STOMPP_INLINE void scale_panel(const float* sums, const float* scale, const float* bias, int64_t count, int64_t first,
-                               void* out) {
+STOMPP_TARGET_INLINE void scale_panel(const float* sums, const float* scale, const float* bias, int64_t count,
+                                      int64_t first, void* out) {
   float y[kPanelOutputs];
   for (int64_t i = 0; i < count; ++i) y[i] = sums[i] * scale[i];
   if (bias != nullptr)
@@ -186,7 +159,7 @@ STOMPP_INLINE void scale_panel(const float* sums, const float* scale, const floa
 }
 
 template <class Type>
-STOMPP_INLINE void scale_as(const float* sums, const float* scale, const float* bias, int64_t count, void* out) {
+STOMPP_TARGET_INLINE void scale_as(const float* sums, const float* scale, const float* bias, int64_t count, void* out) {
   for (int64_t i = 0; i < count; i += kPanelOutputs) {
     const float* b = bias == nullptr ? nullptr : bias + i;
     if (count - i >= kPanelOutputs)
@@ -196,12 +169,24 @@ STOMPP_INLINE void scale_as(const float* sums, const float* scale, const float* 
   }
 }
 
-STOMPP_INLINE void scale_sums(const float* sums, const float* scale, const float* bias, int64_t count, FloatType type,
+STOMPP_TARGET void scale_sums(const float* sums, const float* scale, const float* bias, int64_t count, FloatType type,
                               void* out) {
   if (type == FloatType::kFloat32) return scale_as<Float32>(sums, scale, bias, count, out);
   if (type == FloatType::kFloat16) return scale_as<Float16>(sums, scale, bias, count, out);
   scale_as<BFloat16>(sums, scale, bias, count, out);
 }
 
-}  // namespace signed_sum
-}  // namespace stompp
+constexpr SignedSumKernels signed_sum_kernels() {
+  SignedSumKernels kernels = {};
+  kernels.sums.rows = kMaxSumRows;
+  kernels.sums.word_floats = kWordBits;
+  kernels.sums.prepare = prepare_floats;
+  kernels.sums.add_up = add_up_floats;
+  kernels.small_groups.rows = kMaxSumRows;
+  kernels.small_groups.word_floats = kWordBits;
+  kernels.small_groups.prepare = prepare_channels;
+  kernels.small_groups.add_up = add_up_channels;
+  kernels.widen = widen;
+  kernels.scale_sums = scale_sums;
+  return kernels;
+}

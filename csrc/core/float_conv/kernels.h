@@ -1,0 +1,17 @@
+// What convolutions of floats need from an instruction set.
+#pragma once
+
+#include "core/float_conv/float_tile.h"
+#include "core/float_conv/winograd.h"
+
+namespace stompp {
+
+struct FloatConvKernels {
+  FloatTileKernel tiles;
+  winograd::Kernel winograd;
+};
+
+// The kernels of the instruction set that runs, or null where none can.
+const FloatConvKernels* active_float_conv_kernels();
+
+}  // namespace stompp

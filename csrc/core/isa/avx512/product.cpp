@@ -1,0 +1,45 @@
+#include "core/isa/avx512/avx512.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#define STOMPP_TARGET STOMPP_AVX512
+
+namespace stompp {
+namespace avx512 {
+namespace {
+
+#include "core/product/affine_body.h"
+
+STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, const int32_t* thresholds,
+                             uint32_t* bits) {
+  const __m512i low = _mm512_loadu_si512(thresholds), high = _mm512_loadu_si512(thresholds + 16);
+  for (int64_t r = 0; r < rows; ++r, acc += stride) {
+    const uint32_t first = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(acc), low);
+    const uint32_t second = _mm512_cmplt_epi32_mask(_mm512_loadu_si512(acc + 16), high);
+    bits[r] = first | second << 16;
+  }
+}
+
+constexpr ProductKernels product_kernels() {
+  ProductKernels kernels = {};
+  kernels.layout = {LayoutId::kLongs, 8};
+  kernels.blocks.scratch_bytes = whole_rows_bytes;
+  kernels.blocks.prepare_rows = prepare_whole_rows;
+  kernels.blocks.multiply = multiply_block;
+  kernels.blocks.compare = compare_block;
+  kernels.blocks.scale = scale_block;
+  kernels.less_than = less_than;
+  kernels.affine = affine;
+  return kernels;
+}
+
+}  // namespace
+
+constexpr ProductKernels kProductKernels = product_kernels();
+
+}  // namespace avx512
+}  // namespace stompp
+
+#endif

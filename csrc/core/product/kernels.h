@@ -68,12 +68,15 @@ struct ProductKernel {
 
 struct ProductKernels;
 
-// The least product that is faster on tiles than by a product kernel, as measured.
+// The least product that is faster on tiles than by a product kernel, as measured. A convolution of whole 64-bit words
+// of channels needs fewer outputs: its pixels are expanded once, not once for each tap.
 struct TileBounds {
-  int64_t rows, group_outputs, K;
+  int64_t rows, K, group_outputs, convolution_outputs;
 
   constexpr bool allow(const WeightShape& weight, int64_t row_count) const {
-    return row_count >= rows && weight.group_outputs() >= group_outputs && weight.K() >= K;
+    const bool convolution = weight.taps() > 1 && weight.in_channels % 64 == 0;
+    return row_count >= rows && weight.K() >= K &&
+           weight.group_outputs() >= (convolution ? convolution_outputs : group_outputs);
   }
 };
 

@@ -7,7 +7,7 @@
 namespace stompp::binding {
 namespace {
 
-// scale and bias, checked, and where the product reads and writes.
+// The floats that a product reads, checked; into() adds where it writes.
 struct FloatProductArguments {
   FloatProductArguments(const char* op, const Tensor& x, const Tensor& scale, const std::optional<Tensor>& bias,
                         int64_t N)
@@ -52,12 +52,10 @@ Tensor conv2d_binary_weight_cpu(const Tensor& x, const Tensor& weight, Ints weig
   const WeightArgument packed = weight_argument(op, weight, conv_weight_shape(op, weight_shape, groups));
   const WeightShape& w = packed.view.shape;
   check(x.dim() == 4, op, ": x must be [N, C, H, W], got ", ShapeOf{x});
-  check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, op,
-        ": stride, padding and dilation need two values each");
   check(x.size(1) == w.in_channels * w.groups, op, ": x has shape ", ShapeOf{x}, ", whose second dimension must be ",
         w.in_channels * w.groups);
-  const Conv2dShape shape = {x.size(0),  x.size(2),  x.size(3),   x.size(1),   stride[0], stride[1],
-                             padding[0], padding[1], dilation[0], dilation[1], 0};
+  const Conv2dShape shape =
+      conv2d_shape(op, {x.size(0), x.size(2), x.size(3), x.size(1)}, stride, padding, dilation, 0);
   check(op, check_conv2d(shape, w));
   const Tensor pixels = torch::stable::transpose(torch::stable::transpose(x, 1, 2), 2, 3);
   const FloatProductArguments arguments(op, pixels, scale, bias, w.out_channels);

@@ -6,7 +6,7 @@
 namespace stompp::binding {
 namespace {
 
-// Everything but what is written, checked.
+// The arguments, checked; `conv` still lacks its epilogue and what it writes.
 struct FloatConvArguments {
   FloatConvArguments(const char* op, const Tensor& x_argument, const Tensor& weight_argument, Ints sizes, Ints stride,
                      Ints padding, Ints dilation)
@@ -16,8 +16,6 @@ struct FloatConvArguments {
     check_shape(op, "weight", weight_argument, {ceil_div(w.out_channels, kPanelOutputs), w.K(), kPanelOutputs});
     weight = dense_of(weight_argument);
     conv.weights = static_cast<const float*>(weight->data_ptr());
-    check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, op,
-          ": stride, padding and dilation need two values each");
     check(x_argument.dim() == 4, op, ": x must be [N, C, H, W] or words [N, H, W, C_words], got ", ShapeOf{x_argument});
     const bool bits = x_argument.scalar_type() == ScalarType::Int;
     if (bits) {
@@ -30,8 +28,7 @@ struct FloatConvArguments {
     }
     check(x->size(3) == (bits ? words_for(w.in_channels) : w.in_channels), op, ": x has shape ", ShapeOf{x_argument},
           ", which must have ", w.in_channels, " channels");
-    shape = {x->size(0), x->size(1), x->size(2),  w.in_channels, stride[0], stride[1],
-             padding[0], padding[1], dilation[0], dilation[1],   0};
+    shape = conv2d_shape(op, {x->size(0), x->size(1), x->size(2), w.in_channels}, stride, padding, dilation, 0);
     check(op, check_conv2d(shape, w));
   }
 

@@ -1,4 +1,4 @@
-// Epilogue arguments, checked, and the result that they are computed into.
+// Checks the operands of epilogues, and makes the tensors that they write.
 //
 // A Place says where the tensors must be: place.check_here(op, argument, tensor) refuses other devices, and
 // place.empty(sizes, type) makes a result.
@@ -9,7 +9,7 @@
 
 namespace stompp::binding {
 
-// `out_sizes` below is the shape that an unpacked result would have, [..., N].
+// Below, `out_sizes` is the shape of the sums, [..., N].
 struct AffineArguments {
   const Tensor& scale;
   const Tensor& bias;
@@ -89,7 +89,7 @@ Tensor with_affine(const char* op, const Place& place, const std::vector<int64_t
   return out;
 }
 
-// The same in fp32, and its sign bits; no floats, but an empty tensor, unless they are wanted.
+// Computes the same in fp32 and its sign bits. The first tensor is empty unless the floats are wanted.
 template <class Place, class Compute>
 std::tuple<Tensor, Tensor> with_affine_signs(const char* op, const Place& place, const std::vector<int64_t>& out_sizes,
                                              const AffineArguments& args, bool floats, const Compute& compute) {

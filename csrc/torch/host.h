@@ -30,7 +30,7 @@ inline Tensor new_tensor(const std::vector<int64_t>& sizes, ScalarType type) {
   return new_tensor(sizes, contiguous_strides(sizes), type);
 }
 
-// The place of epilogues.h. Nothing to check: torch calls the CPU's kernel only if every argument is there.
+// The Place of epilogues.h. It checks nothing: torch calls the CPU's kernel only if every argument is there.
 struct Host {
   static void check_here(const char*, const char*, const Tensor&) {}
   static Tensor empty(const std::vector<int64_t>& sizes, ScalarType type) { return new_tensor(sizes, type); }

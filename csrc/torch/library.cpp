@@ -1,6 +1,6 @@
 // The schemas of torch.ops.stompp. stompp_kernels/ops/schemas.py repeats them for an installation without this library;
 // a test compares the two.
-#include <torch/csrc/stable/library.h>
+#include "torch/product_ops.h"
 
 STABLE_TORCH_LIBRARY(stompp, m) {
   m.def("pack_signs(Tensor x) -> Tensor");
@@ -10,31 +10,8 @@ STABLE_TORCH_LIBRARY(stompp, m) {
   m.def("pack_conv_weight(Tensor w, int groups) -> Tensor");
   m.def("pack_weight_words(Tensor words, int[] shape, int groups) -> Tensor");
   m.def("unpack_weight_words(Tensor weight, int[] shape, int groups) -> Tensor");
-  m.def("bgemm(Tensor a_words, Tensor weight, int N, int K) -> Tensor");
-  m.def(
-      "bgemm_affine(Tensor a_words, Tensor weight, int N, int K, Tensor scale, Tensor bias, Tensor? residual, "
-      "Tensor? residual_scale, Tensor? residual_bias, bool fused, ScalarType dtype) -> Tensor");
-  m.def(
-      "bgemm_affine_signs(Tensor a_words, Tensor weight, int N, int K, Tensor scale, Tensor bias, Tensor? residual, "
-      "Tensor? residual_scale, Tensor? residual_bias, bool fused, bool floats) -> (Tensor, Tensor)");
-  m.def(
-      "bgemm_threshold(Tensor a_words, Tensor weight, int N, int K, Tensor thresholds, Tensor flip_words, "
-      "Tensor? residual_words) -> Tensor");
-  m.def(
-      "bconv2d(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, "
-      "int groups, int padding_value) -> Tensor");
-  m.def(
-      "bconv2d_affine(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
-      "int[2] dilation, int groups, int padding_value, Tensor scale, Tensor bias, Tensor? residual, "
-      "Tensor? residual_scale, Tensor? residual_bias, bool fused, ScalarType dtype) -> Tensor");
-  m.def(
-      "bconv2d_affine_signs(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
-      "int[2] dilation, int groups, int padding_value, Tensor scale, Tensor bias, Tensor? residual, "
-      "Tensor? residual_scale, Tensor? residual_bias, bool fused, bool floats) -> (Tensor, Tensor)");
-  m.def(
-      "bconv2d_threshold(Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, "
-      "int[2] dilation, int groups, int padding_value, Tensor thresholds, Tensor flip_words, "
-      "Tensor? residual_words) -> Tensor");
+  stompp::binding::define_product(m, stompp::binding::Bgemm::kOp);
+  stompp::binding::define_product(m, stompp::binding::Bconv2d::kOp);
   m.def(
       "max_pool2d_signs(Tensor x_words, int[2] kernel, int[2] stride, int[2] padding, int[2] dilation, "
       "bool ceil_mode) -> Tensor");

@@ -1,10 +1,36 @@
-// The arguments of the products but for their weight's bytes, checked, on any device.
+// The binary products: their ops in torch.ops.stompp, and their arguments but for the weight's bytes, checked, on any
+// device.
 #pragma once
+
+#include <array>
 
 #include "core/product/bconv2d.h"
 #include "torch/tensors.h"
 
 namespace stompp::binding {
+
+// The ops of one product, named by their epilogue, and what stands before the epilogue's operands in their schemas.
+struct ProductOp {
+  const char *int32, *affine, *affine_signs, *threshold;
+  const char* schema;
+};
+
+template <class... Types>
+struct Arguments;
+
+struct Bgemm {
+  static constexpr ProductOp kOp = {"bgemm", "bgemm_affine", "bgemm_affine_signs", "bgemm_threshold",
+                                    "Tensor a_words, Tensor weight, int N, int K"};
+  using Own = Arguments<const Tensor&, const Tensor&, int64_t, int64_t>;
+};
+
+struct Bconv2d {
+  static constexpr ProductOp kOp = {
+      "bconv2d", "bconv2d_affine", "bconv2d_affine_signs", "bconv2d_threshold",
+      "Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, int groups, "
+      "int padding_value"};
+  using Own = Arguments<const Tensor&, const Tensor&, Ints, Ints, Ints, Ints, int64_t, int64_t>;
+};
 
 struct MatrixArguments {
   // The weight's shape {N, K, 1, 1, 1} has been checked.
@@ -26,29 +52,36 @@ inline WeightShape conv_weight_shape(const char* op, Ints shape, int64_t groups)
   return {shape[0], shape[1], shape[2], shape[3], groups};
 }
 
+// The shape of a convolution of `images`, {N, H, W, C}.
+inline Conv2dShape conv2d_shape(const char* op, const std::array<int64_t, 4>& images, Ints stride, Ints padding,
+                                Ints dilation, int64_t padding_value) {
+  check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, op,
+        ": stride, padding and dilation need two values each");
+  const auto [batch, height, width, channels] = images;
+  return {batch,
+          height,
+          width,
+          channels,
+          stride[0],
+          stride[1],
+          padding[0],
+          padding[1],
+          dilation[0],
+          dilation[1],
+          static_cast<int>(padding_value)};
+}
+
 struct Conv2dArguments {
   // `weight` has been checked.
   Conv2dArguments(const char* op, const Tensor& x_words, const WeightShape& weight, Ints stride, Ints padding,
                   Ints dilation, int64_t padding_value)
       : x(words_of(op, "x_words", x_words)) {
     check(x.dim() == 4, op, ": x_words must be [N, H, W, C_words], got ", ShapeOf{x});
-    check(stride.size() == 2 && padding.size() == 2 && dilation.size() == 2, op,
-          ": stride, padding and dilation need two values each");
     check(padding_value >= -1 && padding_value <= 1, op, ": padding_value must be 0, 1 or -1, got ", padding_value);
     const int64_t channels = weight.in_channels * weight.groups;
     check(x.size(3) == words_for(channels), op, ": x_words has shape ", ShapeOf{x},
           ", whose last dimension must be ceil(C / 32) for C = ", channels, " channels");
-    shape = {x.size(0),
-             x.size(1),
-             x.size(2),
-             channels,
-             stride[0],
-             stride[1],
-             padding[0],
-             padding[1],
-             dilation[0],
-             dilation[1],
-             static_cast<int>(padding_value)};
+    shape = conv2d_shape(op, {x.size(0), x.size(1), x.size(2), channels}, stride, padding, dilation, padding_value);
     check(check_conv2d(shape, weight));
     out_sizes = {shape.batch, shape.out_height(weight), shape.out_width(weight), weight.out_channels};
   }
@@ -71,7 +104,7 @@ inline WeightShape weight_shape(Ints shape, int64_t groups) {
   return result;
 }
 
-// The sizes of its portable words.
+// The sizes of a weight's portable words.
 inline std::vector<int64_t> words_sizes(const WeightShape& shape, bool matrix) {
   if (matrix) return {shape.out_channels, words_for(shape.in_channels)};
   return {shape.out_channels, shape.kernel_h, shape.kernel_w, words_for(shape.in_channels)};

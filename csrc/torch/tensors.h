@@ -1,4 +1,4 @@
-// Between torch's tensors and the core's pointers: checks, on any device.
+// Checks torch's tensors, on any device, before the core gets their pointers.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -69,7 +69,7 @@ inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   return std::vector<int64_t>(sizes.begin(), sizes.end());
 }
 
-// A tensor's shape in a message; formatted only where the message is.
+// A tensor's shape in a message. It is formatted only if the message is.
 struct ShapeOf {
   const Tensor& tensor;
 };
@@ -88,7 +88,7 @@ inline void check_shape(const char* op, const char* argument, const Tensor& tens
   check(false, op, ": ", argument, " has shape ", ShapeOf{tensor}, ", expected [", out.str(), "]");
 }
 
-// Without the cost of a call through the dispatcher for what is contiguous already.
+// Spares a call through the dispatcher for what is contiguous already.
 inline Tensor row_major(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
@@ -112,7 +112,7 @@ inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes
   return strides;
 }
 
-// Without the call by name through torch's dispatcher that torch::stable::new_empty makes: small products take
+// Spares the call by name through torch's dispatcher that torch::stable::new_empty makes: small products take
 // microseconds.
 inline Tensor empty_strided(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType type,
                             int32_t device_type, int32_t device_index) {

@@ -25,8 +25,8 @@ bool torch_has_cuda();
 // What cuda/device.h wants of a device, asked of the driver once.
 cuda::Device device_at(const char* op, int index);
 
-// The place of epilogues.h that an op runs on: its device is the current one as long as this lives. Memory comes from
-// torch's allocator alone and nothing waits for the device, so that a CUDA graph can capture an op.
+// The Place of epilogues.h: the GPU that an op runs on, which is the current one as long as this lives. Memory comes
+// from torch's allocator alone and nothing waits for the device, so that a CUDA graph can capture an op.
 class Gpu {
  public:
   // The device of the op's first argument.

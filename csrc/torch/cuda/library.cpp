@@ -33,8 +33,8 @@ STOMPP_EXPORT int64_t stompp_cuda_packed_bytes(int64_t out_channels, int64_t in_
   return stompp::check_shape(shape).is_ok() ? stompp::cuda::WeightLayout::of(shape).bytes() : -1;
 }
 
-// Registers the kernels of torch.ops.stompp for GPUs, and returns null or what went wrong. Not done by loading the
-// library, as STABLE_TORCH_LIBRARY_IMPL would: one that cannot run here leaves the ops to others.
+// Registers the kernels of torch.ops.stompp for GPUs, and returns null or what went wrong. STABLE_TORCH_LIBRARY_IMPL
+// would do it when the library is loaded; one that cannot run here must leave the ops to others.
 STOMPP_EXPORT const char* stompp_cuda_register() {
   using torch::stable::detail::StableLibrary;
   static std::string error;

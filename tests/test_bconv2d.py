@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stompp_kernels import native
 from stompp_kernels.ops import PackedWeight, bconv2d, pack_conv_weight, pack_signs, reference
-from stompp_kernels.ops.bconv2d import conv2d_out_size
+from stompp_kernels.ops.geometry import conv2d_out_size
 
 PADDING_VALUES = (0, 1, -1)
 

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from stompp_kernels.ops import (
     Affine,
     AffineSigns,
+    Limits,
     Threshold,
     bconv2d,
     bgemm,
@@ -275,6 +276,9 @@ f, i = torch.ones, lambda *shape: torch.ones(shape, dtype=torch.int32)
         (Threshold(i(1, 40), i(1)), ValueError, r"flip_words must have shape \[2\]"),
         (Threshold(i(2, 40), i(2), i(4, 1)), ValueError, r"residual_words must have shape \[4, 2\]"),
         (Threshold(i(2, 40), i(2), f(4, 2)), TypeError, "residual_words must be torch.int32"),
+        ("relu", TypeError, "epilogue must be None, Affine, AffineSigns or Threshold, got str"),
+        (Limits(f(40), f(40)), TypeError, "epilogue must be None, Affine, AffineSigns or Threshold, got Limits"),
+        (Affine, TypeError, "epilogue must be None, Affine, AffineSigns or Threshold, got type"),
     ],
 )
 def test_bad_epilogues_are_named(implementation, epilogue, error, message, g):
@@ -285,3 +289,14 @@ def test_bad_epilogues_are_named(implementation, epilogue, error, message, g):
     expected = (error, ValueError)  # the output's shape is checked first, and has 4 dimensions here
     with pytest.raises(expected):
         bconv2d(a.view(4, 1, 1, -1), conv, epilogue=epilogue)
+
+
+@pytest.mark.parametrize("epilogue", [Affine, AffineSigns, Threshold])
+def test_operands_are_the_fields_that_the_schema_names(epilogue):
+    fields = {field.name: object() for field in dataclasses.fields(epilogue)}
+    assert fields.keys() == set(epilogue.form.names)
+    assert epilogue(**fields).operands() == tuple(fields[name] for name in epilogue.form.names)
+    for product in ("bgemm", "bconv2d"):
+        schema = getattr(torch.ops.stompp, product + epilogue.form.suffix).default._schema
+        names = tuple(argument.name for argument in schema.arguments)
+        assert names[-len(fields) :] == epilogue.form.names

@@ -16,6 +16,7 @@ from stompp_kernels.nn.committed_signs import CommittedSigns
 from stompp_kernels.nn.functional import conv2d, packed_conv2d, packed_linear, packed_path_allowed
 from stompp_kernels.ops import PackedWeight, pack_conv_weight, pack_weight
 from stompp_kernels.ops.checks import check_choice, pair
+from stompp_kernels.ops.geometry import Geometry
 from stompp_kernels.ops.gradients import transforms_are_active
 
 # Latent weights start of order 1: with a usual Kaiming start |w| is far below 1, and a frozen entry would outweigh
@@ -328,14 +329,14 @@ class BinaryConv2d(BinaryLayer):
         return "zeros" if self.padding_value == 0 else "constant"
 
     @property
-    def _geometry(self) -> tuple[Any, ...]:
-        return self.stride, self.padding, self.dilation, self.groups, self.padding_value
+    def _geometry(self) -> Geometry:
+        return Geometry(self.stride, self.padding, self.dilation, self.groups, self.padding_value)
 
     def _float_product(self, x: Tensor, w: Tensor) -> Tensor:
-        return conv2d(x, w, *self._geometry)
+        return conv2d(x, w, self._geometry)
 
     def _packed_product(self, x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
-        return packed_conv2d(x, w, packed, *self._geometry)
+        return packed_conv2d(x, w, packed, self._geometry)
 
     def _pack(self, w: Tensor) -> PackedWeight:
         return pack_conv_weight(w, self.groups)

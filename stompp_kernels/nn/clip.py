@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stompp_kernels import native
 from stompp_kernels.ops.checks import FLOATS
+from stompp_kernels.ops.gradients import needs_function
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
 
@@ -26,17 +27,12 @@ def clip(u: Tensor) -> Tensor:
     Returns:
         A tensor of u's shape and dtype, to the bits of ``u.clamp(-1, 1)``.
     """
-    if not (u.requires_grad and torch.is_grad_enabled()) and not _transformed():
+    if not (u.requires_grad and torch.is_grad_enabled()) and not needs_function():
         return u.clamp(-1, 1)
-    if torch.compiler.is_compiling() or _transformed() or not _has_kernel(u):
+    if torch.compiler.is_compiling() or needs_function() or not _has_kernel(u):
         clipped = u.detach().clamp(-1, 1)
         return torch.where(clipped == u, u, clipped)  # where's gradient needs no choice: NaN equals nothing
     return _Clip.apply(u)
-
-
-def _transformed() -> bool:
-    """Whether a transform of torch.func runs, or forward differentiation: they see into torch's own ops only."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _has_kernel(u: Tensor) -> bool:

@@ -22,6 +22,7 @@ from stompp_kernels.ops import (
     unpack_signs,
 )
 from stompp_kernels.ops.checks import SHORT_FLOATS
+from stompp_kernels.ops.geometry import Geometry
 
 _KEY = "stompp_float_simulation"  # in torch's thread-local store, which autograd's threads inherit
 _lock = threading.Lock()
@@ -67,16 +68,9 @@ def pad2d(x: Tensor, padding: tuple[int, int], value: int) -> Tensor:
     return F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=float(value))
 
 
-def conv2d(
-    x: Tensor,
-    w: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    padding_value: int,
-) -> Tensor:
+def conv2d(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
     """torch's convolution with a constant around the input: the float path."""
+    stride, padding, dilation, groups, padding_value = geometry
     if padding_value != 0:
         x, padding = pad2d(x, padding, padding_value), (0, 0)
     return F.conv2d(x, w, None, stride, padding, dilation, groups)
@@ -111,22 +105,19 @@ class _PackedConv2d(torch.autograd.Function):
         w: Tensor | None,
         packed: Tensor | None,
         shape: tuple[int, ...],
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        dilation: tuple[int, int],
-        groups: int,
-        padding_value: int,
+        geometry: Geometry,
     ) -> tuple[Tensor, Tensor]:
         x_words = pack_signs(x.permute(0, 2, 3, 1))
+        groups = geometry.groups
         weight = pack_conv_weight(w, groups) if packed is None else PackedWeight(packed, shape, groups)
         epilogue = identity_affine(shape[0], x.dtype, x.device)
-        y = bconv2d(x_words, weight, stride, padding, dilation, groups, padding_value, epilogue).permute(0, 3, 1, 2)
+        y = bconv2d(x_words, weight, *geometry, epilogue).permute(0, 3, 1, 2)
         # As torch's convolution: what comes in contiguous goes out contiguous, so that a view of it stays possible.
         return y.contiguous() if x.is_contiguous() else y, x_words
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        x, w, _, _, *ctx.conv = inputs
+        x, w, _, _, ctx.geometry = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1], w)
         ctx.channels, ctx.dtype = x.shape[1], x.dtype
@@ -134,7 +125,7 @@ class _PackedConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_of_words: Tensor | None) -> tuple[Tensor | None, ...]:
         x_words, w = ctx.saved_tensors
-        stride, padding, dilation, groups, padding_value = ctx.conv
+        stride, padding, dilation, groups, padding_value = ctx.geometry
         x = unpack_signs(x_words, ctx.channels, ctx.dtype).permute(0, 3, 1, 2)
         height, width = x.shape[2:]
         conv_padding = padding
@@ -146,7 +137,7 @@ class _PackedConv2d(torch.autograd.Function):
         )
         if need_x and padding_value != 0:
             grad_x = grad_x[:, :, padding[0] : padding[0] + height, padding[1] : padding[1] + width]
-        return grad_x, grad_w, *[None] * 7
+        return grad_x, grad_w, None, None, None
 
 
 class _PackedLinear(torch.autograd.Function):
@@ -186,23 +177,13 @@ def _weight_operands(w: Tensor | None, packed: PackedWeight | None) -> tuple[Ten
     return None, tuple(w.shape)
 
 
-def packed_conv2d(
-    x: Tensor,
-    w: Tensor | None,
-    packed: PackedWeight | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    padding_value: int,
-) -> Tensor:
+def packed_conv2d(x: Tensor, w: Tensor | None, packed: PackedWeight | None, geometry: Geometry) -> Tensor:
     """What :func:`conv2d` gives on +-1 ``x`` and ``w``, under autocast too, from bits.
 
     Give ``w`` where a gradient is wanted (it is packed here), or else ``packed`` alone.
     """
     x, w = _autocast(x, w)
-    operands = x, w, *_weight_operands(w, packed)
-    return _PackedConv2d.apply(*operands, stride, padding, dilation, groups, padding_value)[0]
+    return _PackedConv2d.apply(x, w, *_weight_operands(w, packed), geometry)[0]
 
 
 def packed_linear(x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:

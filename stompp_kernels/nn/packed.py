@@ -28,8 +28,9 @@ from stompp_kernels.ops import (
     pack_signs,
     unpack_signs,
 )
-from stompp_kernels.ops.checks import conv2d_out_size, pair
+from stompp_kernels.ops.checks import pair
 from stompp_kernels.ops.epilogue import Epilogue
+from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.gradients import multiply_add
 
 
@@ -160,7 +161,7 @@ class PackedLayer(GivesFloats):
         raise NotImplementedError
 
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
-        """Of the op's result, were it floats."""
+        """Returns the shape of the op's sums."""
         raise NotImplementedError
 
     def _finish(self, x_words: Tensor, residual: Tensor | None) -> Any:
@@ -301,11 +302,8 @@ class PackedConv2d(Conv2dAttributes, PackedLayer):
 
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
         O, _, *kernel = self.weight.shape
-        pixels = (
-            conv2d_out_size(x_words.shape[1 + i], kernel[i], self.stride[i], self.padding[i], self.dilation[i])
-            for i in (0, 1)
-        )
-        return (x_words.shape[0], *pixels, O)
+        geometry = Geometry(self.stride, self.padding, self.dilation)
+        return x_words.shape[0], *conv2d_out_sizes(x_words.shape[1:3], kernel, geometry), O
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"

@@ -1,4 +1,7 @@
-"""The ops: one file each with its checks, fake kernel and autograd; reference.py holds the oracle of each."""
+"""The ops as functions; the folder reference holds the oracle of each.
+
+The examples in the docstrings follow ``import torch`` and ``from stompp_kernels.ops import *``.
+"""
 
 from stompp_kernels.ops import schemas  # noqa: F401  (defines torch.ops.stompp, which the rest of the folder uses)
 from stompp_kernels.ops.bconv2d import bconv2d

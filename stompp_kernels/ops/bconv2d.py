@@ -9,22 +9,15 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import (
-    check_choice,
-    check_conv2d_input,
-    check_tensor,
-    check_words,
-    conv2d_out_size,
-    pair,
-)
-from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue
-from stompp_kernels.ops.fake_kernels import register_fake
-from stompp_kernels.ops.gradients import Bconv2dAffine, gradient_wanted
+from stompp_kernels.ops.checks import check_choice, check_conv2d_input, check_tensor, check_words
+from stompp_kernels.ops.epilogue import Epilogue, check_epilogue
+from stompp_kernels.ops.fake_kernels import register_product_fakes
+from stompp_kernels.ops.geometry import Geometry
+from stompp_kernels.ops.gradients import Bconv2dAffine
 from stompp_kernels.ops.pack import PackedWeight
-from stompp_kernels.ops.reference import words_for
+from stompp_kernels.ops.product import binary_product
 
-_ops = torch.ops.stompp
-_bconv2d_affine = _ops.bconv2d_affine.default  # looked up once: small products take microseconds
+_product = binary_product("bconv2d", Bconv2dAffine.apply)
 
 
 def bconv2d(
@@ -37,7 +30,7 @@ def bconv2d(
     padding_value: int = 0,
     epilogue: Epilogue = None,
 ) -> Any:
-    """Convolution of +-1 pixels with +-1 weights.
+    """Convolves +-1 pixels with +-1 weights.
 
     Args:
         x_words: int32 [N, H, W, ceil(C/32)], made by :func:`pack_signs` from NHWC.
@@ -57,134 +50,41 @@ def bconv2d(
         TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
             larger than the padded input.
         RuntimeError: a float of AffineSigns requires a gradient, see :func:`stompp_kernels.ops.signs_as_constants`.
+
+    Example:
+        >>> x_words = pack_signs(torch.ones(1, 2, 2, 64))  # one image of 2 x 2 pixels and 64 channels
+        >>> weight = pack_conv_weight(-torch.ones(1, 64, 3, 3))
+        >>> bconv2d(x_words, weight, padding=1).shape
+        torch.Size([1, 2, 2, 1])
+        >>> bconv2d(x_words, weight, padding=1).flatten()  # 4 of the 9 taps of each pixel lie in the image
+        tensor([-256, -256, -256, -256], dtype=torch.int32)
     """
-    geometry = stride, padding, dilation, groups, padding_value
     if not native.product_kernels_check(x_words):
-        _check(x_words, weight, *geometry, epilogue)
+        _check(x_words, weight, Geometry(stride, padding, dilation, groups, padding_value), epilogue)
     try:
-        if epilogue is None:
-            return _ops.bconv2d.default(x_words, weight.data, weight.shape, *geometry)
-        if isinstance(epilogue, Affine):
-            e = epilogue
-            if gradient_wanted(*e.floats_read()):
-                pairs = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
-                arguments = *pairs, groups, padding_value, *e.operands(), e.dtype
-                return Bconv2dAffine.apply(x_words, weight.data, weight.shape, *arguments)
-            return _bconv2d_affine(x_words, weight.data, weight.shape, *geometry, *e.operands(), e.dtype)
-        if isinstance(epilogue, AffineSigns):
-            s = epilogue
-            if gradient_wanted(*s.floats_read()):
-                return s.with_signs(bconv2d(x_words, weight, *geometry, s.affine()))
-            both = _ops.bconv2d_affine_signs.default(
-                x_words, weight.data, weight.shape, *geometry, *s.operands(), s.floats
-            )
-            return s.chosen(*both)
-        t = epilogue
-        return _ops.bconv2d_threshold.default(
-            x_words, weight.data, weight.shape, *geometry, t.thresholds, t.flip_words, t.residual_words
-        )
+        own = x_words, weight.data, weight.shape, stride, padding, dilation, groups, padding_value
+        return _product(own, epilogue)
     except Exception:
-        _check(x_words, weight, *geometry, epilogue)  # says in this function's terms what the kernel refused
+        # Says in this function's terms what the kernel refused.
+        _check(x_words, weight, Geometry(stride, padding, dilation, groups, padding_value), epilogue)
         raise
 
 
-def _check(
-    x_words: Tensor,
-    weight: PackedWeight,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-    padding_value: int,
-    epilogue: Epilogue,
-) -> None:
+def _check(x_words: Tensor, weight: PackedWeight, geometry: Geometry, epilogue: Epilogue) -> None:
     if not isinstance(weight, PackedWeight):
         raise TypeError(f"weight must be a PackedWeight made by pack_conv_weight, got {type(weight).__name__}")
     if len(weight.shape) != 4:
         raise ValueError(f"weight must be packed from [O, I/groups, kh, kw], got shape {list(weight.shape)}")
-    if groups != weight.groups:
-        raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {groups}")
+    if geometry.groups != weight.groups:
+        raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {geometry.groups}")
     check_tensor("x_words", x_words, (torch.int32,))
     if x_words.dim() != 4:
         raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
-    O, I, kh, kw = weight.shape
-    check_words("x_words", x_words, I * groups)
-    check_choice("padding_value", padding_value, (0, 1, -1))
-    OH, OW = check_conv2d_input(x_words.shape[1:3], (kh, kw), stride, padding, dilation)
-    if epilogue is not None:
-        epilogue.check((x_words.shape[0], OH, OW, O))
+    O, I, *kernel = weight.shape
+    check_words("x_words", x_words, I * geometry.groups)
+    check_choice("padding_value", geometry.padding_value, (0, 1, -1))
+    pixels = check_conv2d_input(x_words.shape[1:3], kernel, geometry)
+    check_epilogue(epilogue, (x_words.shape[0], *pixels, O))
 
 
-def _out_pixels(x_words, weight_shape, stride, padding, dilation):
-    return tuple(
-        conv2d_out_size(x_words.shape[1 + i], weight_shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1)
-    )
-
-
-@register_fake("bconv2d")
-def _(x_words, weight, weight_shape, stride, padding, dilation, groups, padding_value):
-    pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
-    return x_words.new_empty((x_words.shape[0], *pixels, weight_shape[0]))
-
-
-@register_fake("bconv2d_affine")
-def _(
-    x_words,
-    weight,
-    weight_shape,
-    stride,
-    padding,
-    dilation,
-    groups,
-    padding_value,
-    scale,
-    bias,
-    residual,
-    residual_scale,
-    residual_bias,
-    fused,
-    dtype,
-):
-    pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
-    return x_words.new_empty((x_words.shape[0], *pixels, weight_shape[0]), dtype=dtype)
-
-
-@register_fake("bconv2d_affine_signs")
-def _(
-    x_words,
-    weight,
-    weight_shape,
-    stride,
-    padding,
-    dilation,
-    groups,
-    padding_value,
-    scale,
-    bias,
-    residual,
-    residual_scale,
-    residual_bias,
-    fused,
-    floats,
-):
-    rows = (x_words.shape[0], *_out_pixels(x_words, weight_shape, stride, padding, dilation))
-    shape = (*rows, weight_shape[0]) if floats else (0,)
-    return scale.new_empty(shape), x_words.new_empty((*rows, words_for(weight_shape[0])))
-
-
-@register_fake("bconv2d_threshold")
-def _(
-    x_words,
-    weight,
-    weight_shape,
-    stride,
-    padding,
-    dilation,
-    groups,
-    padding_value,
-    thresholds,
-    flip_words,
-    residual_words,
-):
-    pixels = _out_pixels(x_words, weight_shape, stride, padding, dilation)
-    return x_words.new_empty((x_words.shape[0], *pixels, words_for(weight_shape[0])))
+register_product_fakes("bconv2d")

@@ -14,9 +14,9 @@ from stompp_kernels.ops.checks import (
     check_binary_weight_conv2d,
     check_binary_weight_linear,
     check_tensor,
-    conv2d_out_size,
 )
 from stompp_kernels.ops.fake_kernels import register_fake
+from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.gradients import Conv2dBinaryWeight, LinearBinaryWeight, gradient_wanted, refuse_to_cut
 from stompp_kernels.ops.pack import PackedWeight, check_weight_shape, pack_signs
 from stompp_kernels.ops.reference import words_for
@@ -28,7 +28,13 @@ _ops = torch.ops.stompp
 class BinaryWeight(PackedWeight):
     """Binary weights in the order that the kernels for float activations read, which is not that of bgemm's.
 
-    Attributes as of :class:`PackedWeight`; so are the portable words.
+    Its attributes, methods and portable words are those of :class:`PackedWeight`.
+
+    Example:
+        >>> weight = pack_binary_weight(torch.tensor([[0.3, -0.1, 2.0], [-1.0, 0.0, -5.0]]))
+        >>> weight.unpack()
+        tensor([[ 1., -1.,  1.],
+                [-1.,  1., -1.]])
     """
 
     @staticmethod
@@ -41,14 +47,19 @@ class BinaryWeight(PackedWeight):
 
 
 def pack_binary_weight(w: Tensor, groups: int = 1) -> BinaryWeight:
-    """The signs of weights, packed for :func:`linear_binary_weight` or :func:`conv2d_binary_weight`.
+    """Packs the signs of weights for :func:`linear_binary_weight` or :func:`conv2d_binary_weight`.
 
     Args:
         w: float32, float16 or bfloat16, shape [N, K] or [O, I/groups, kh, kw].
         groups: as the convolution will run with.
 
     Raises:
-        TypeError, ValueError: an argument is not as above.
+        TypeError, ValueError: an argument is not as above, or ``groups`` does not divide O.
+        RuntimeError: a gradient would be cut, as by :func:`pack_signs`.
+
+    Example:
+        >>> pack_binary_weight(torch.randn(8, 3, 3, 3)).shape
+        (8, 3, 3, 3)
     """
     check_tensor("w", w, SHORT_FLOATS)
     check_weight_shape(w.shape, groups)
@@ -58,9 +69,9 @@ def pack_binary_weight(w: Tensor, groups: int = 1) -> BinaryWeight:
 
 
 def linear_binary_weight(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``scale[n] * sum over k of x[k] * w[n, k] + bias[n]``, w in {-1, +1}.
+    """Computes ``scale[n] * sum over k of x[k] * w[n, k] + bias[n]``, w in {-1, +1}.
 
-    Computed in float32 whatever the type of x, in an order of additions that depends on the implementation, but on
+    It does so in float32 whatever the type of x, in an order of additions that depends on the implementation, but on
     neither the number of threads nor the other rows. x, scale and bias get the gradients of this formula.
 
     Args:
@@ -74,6 +85,11 @@ def linear_binary_weight(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: T
 
     Raises:
         TypeError, ValueError: an argument's type, dtype or shape is not as above.
+
+    Example:
+        >>> weight = pack_binary_weight(torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, -1.0]]))
+        >>> linear_binary_weight(torch.tensor([[0.5, 2.0, 1.0]]), weight, scale=torch.tensor([1.0, 2.0]))
+        tensor([[-0.5000, -7.0000]])
     """
     # Another PackedWeight would be right on the CPU, and packed again at every call.
     if not native.kernels_check(x) or not isinstance(weight, BinaryWeight):
@@ -98,7 +114,7 @@ def conv2d_binary_weight(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolution of floats with +-1 weights, zero padding, scaled and shifted by channel.
+    """Convolves floats with +-1 weights, pads with zeros, and scales and shifts each channel.
 
     x, scale and bias get their gradients.
 
@@ -116,10 +132,15 @@ def conv2d_binary_weight(
     Raises:
         TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
             larger than the padded input.
+
+    Example:
+        >>> weight = pack_binary_weight(-torch.ones(2, 3, 3, 3))
+        >>> y = conv2d_binary_weight(torch.ones(1, 3, 4, 4), weight, scale=torch.tensor([1.0, 0.5]), padding=1)
+        >>> y.shape, y[0, :, 0, 0]  # at the corner 4 of the 9 taps lie in the image
+        (torch.Size([1, 2, 4, 4]), tensor([-12.,  -6.]))
     """
-    arguments = stride, padding, dilation, groups, scale, bias
     if not native.kernels_check(x) or not isinstance(weight, BinaryWeight):
-        _check_conv2d(x, weight, *arguments)
+        _check_conv2d(x, weight, Geometry(stride, padding, dilation, groups), scale, bias)
     try:
         # The schema of Triton's op, inferred by torch, does not take an int for two.
         both = [[value, value] if isinstance(value, int) else value for value in (stride, padding, dilation)]
@@ -127,7 +148,8 @@ def conv2d_binary_weight(
         op = Conv2dBinaryWeight.apply if gradient else kernels_for(x).conv2d_binary_weight.default
         return op(x, weight.data, weight.shape, *both, groups, scale, bias)
     except Exception:
-        _check_conv2d(x, weight, *arguments)  # says in this function's terms what the kernel refused
+        # Says in this function's terms what the kernel refused.
+        _check_conv2d(x, weight, Geometry(stride, padding, dilation, groups), scale, bias)
         raise
 
 
@@ -144,20 +166,11 @@ def _check_linear(x: Tensor, weight: BinaryWeight, scale: Tensor, bias: Tensor |
     check_binary_weight_linear(x, weight.shape, scale, bias)
 
 
-def _check_conv2d(
-    x: Tensor,
-    weight: BinaryWeight,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-    scale: Tensor,
-    bias: Tensor | None,
-) -> None:
+def _check_conv2d(x: Tensor, weight: BinaryWeight, geometry: Geometry, scale: Tensor, bias: Tensor | None) -> None:
     _check_weight(weight, 4)
-    if groups != weight.groups:
-        raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {groups}")
-    check_binary_weight_conv2d(x, weight.shape, stride, padding, dilation, groups, scale, bias)
+    if geometry.groups != weight.groups:
+        raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {geometry.groups}")
+    check_binary_weight_conv2d(x, weight.shape, geometry, scale, bias)
 
 
 def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> int:
@@ -185,6 +198,7 @@ def _(x, weight, N, K, scale, bias):
 
 
 @register_fake("conv2d_binary_weight")
-def _(x, weight, weight_shape, stride, padding, dilation, groups, scale, bias):
-    OH, OW = (conv2d_out_size(x.shape[2 + i], weight_shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
+def _(x, weight, weight_shape, *arguments):
+    *numbers, _, _ = arguments
+    OH, OW = conv2d_out_sizes(x.shape[2:], weight_shape[2:], Geometry(*numbers))
     return x.new_empty((x.shape[0], OH, OW, weight_shape[0])).permute(0, 3, 1, 2)

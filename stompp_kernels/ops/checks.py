@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.reference import FLOAT_PANEL, keeps_strides, mask_rows, max_pool2d_out_size, words_for
 
 SHORT_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -17,16 +18,17 @@ SURROGATES = ("none", "identity", "clip", "approx_sign")
 
 
 def _differ(a: Any, b: Any) -> bool:
-    """Whether two sizes differ; not where one is a symbol, which a comparison would fix while a graph is traced."""
+    """Returns whether two sizes differ: False where one is a symbol of a graph, which a comparison would fix."""
     return isinstance(a, int) and isinstance(b, int) and a != b
 
 
 def _below(a: Any, b: int) -> bool:
-    """Whether a size is below a bound; not where it is a symbol."""
+    """Returns whether a size is below a bound; False where it is a symbol."""
     return isinstance(a, int) and a < b
 
 
 def check_tensor(name: str, value: Any, dtypes: Sequence[torch.dtype]) -> None:
+    """Checks that a value is a tensor of one of these dtypes."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
@@ -35,24 +37,26 @@ def check_tensor(name: str, value: Any, dtypes: Sequence[torch.dtype]) -> None:
 
 
 def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
+    """Checks a tensor's shape, as far as its sizes are numbers."""
     if value.dim() != len(expected) or any(map(_differ, value.shape, expected)):
         raise ValueError(f"{name} must have shape {list(expected)}, got {list(value.shape)}")
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Checks that a value is one of those allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def check_short_floats(x: Any) -> None:
-    """That x can be packed: [..., K] of a type that signs are packed from."""
+    """Checks that x can be packed: that it is [..., K] of a type that signs are packed from."""
     check_tensor("x", x, SHORT_FLOATS)
     if x.dim() == 0 or _below(x.shape[-1], 1):
         raise ValueError(f"x must have a last dimension of at least 1, got shape {list(x.shape)}")
 
 
 def check_words(name: str, words: Tensor, K: int) -> None:
-    """Raises unless ``words`` are int32 rows of K bits."""
+    """Checks that ``words`` are int32 rows of K bits."""
     check_tensor(name, words, (torch.int32,))
     if _below(K, 1):
         raise ValueError(f"K must be at least 1, got {K}")
@@ -64,7 +68,7 @@ def check_words(name: str, words: Tensor, K: int) -> None:
 
 
 def check_limits(x: Any, low: Any, high: Any) -> None:
-    """That low and high are limits of x's channels."""
+    """Checks that low and high are limits of x's channels."""
     check_short_floats(x)
     for name, limits in (("low", low), ("high", high)):
         check_tensor(name, limits, (torch.float32,))
@@ -72,7 +76,7 @@ def check_limits(x: Any, low: Any, high: Any) -> None:
 
 
 def check_progressive(u: Any, mask_words: Any, surrogate: str, batch_shared: bool) -> None:
-    """The arguments of the progressive op."""
+    """Checks the arguments of the progressive op."""
     check_tensor("u", u, FLOATS)
     check_choice("surrogate", surrogate, SURROGATES)
     if batch_shared and u.dim() == 0:
@@ -83,13 +87,13 @@ def check_progressive(u: Any, mask_words: Any, surrogate: str, batch_shared: boo
 
 
 def check_draw(draw: Any) -> None:
-    """The state of a mask that is drawn in the op; its values are checked where they are read on the CPU."""
+    """Checks the state of a mask that is drawn in the op. On the CPU its values are checked where they are read."""
     check_tensor("draw", draw, (torch.int64,))
     check_shape("draw", draw, (4,))
 
 
 def check_gradient(grad: Any, u: Tensor) -> None:
-    """That grad is a gradient of u's shape and type."""
+    """Checks that grad has u's shape and type."""
     check_tensor("grad", grad, (u.dtype,))
     check_shape("grad", grad, u.shape)
 
@@ -110,7 +114,7 @@ def check_gate(grad: Tensor, gate: Any, strides: Sequence[int], batch_shared: bo
 
 
 def check_refresh(mask_words: Any, n: int, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
-    """The arguments of a mask's refresh."""
+    """Checks the arguments of a mask's refresh."""
     check_tensor("mask_words", mask_words, (torch.int32,))
     if n < 0:
         raise ValueError(f"n must be at least 0, got {n}")
@@ -123,7 +127,7 @@ def check_refresh(mask_words: Any, n: int, p: float, r: float, seed: int, tensor
 
 
 def check_stream(p: float, seed: int, tensor_id: int, step: int) -> None:
-    """A probability and what names the random words of a tensor at a step."""
+    """Checks a probability, and what names the random words of a tensor at a step."""
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p must be in [0, 1], got {p}")
     if not 0 <= tensor_id < 1 << 32:
@@ -135,7 +139,7 @@ def check_stream(p: float, seed: int, tensor_id: int, step: int) -> None:
 
 
 def pair(name: str, value: int | Sequence[int], at_least: int) -> tuple[int, int]:
-    """An int or two as two, as torch's convolutions take them."""
+    """Returns an int or two ints as two, which is how torch's convolutions take them."""
     both = (value, value) if isinstance(value, int) else tuple(value)
     if len(both) != 2 or not all(isinstance(v, int) for v in both):
         raise ValueError(f"{name} must be an int or two ints, got {value!r}")
@@ -144,27 +148,17 @@ def pair(name: str, value: int | Sequence[int], at_least: int) -> tuple[int, int
     return both
 
 
-def conv2d_out_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Output pixels along one dimension, as in torch.nn.Conv2d."""
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def check_conv2d_input(
-    size: Sequence[int],
-    kernel: Sequence[int],
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-) -> tuple[int, int]:
-    """That a kernel fits an input of this height and width, numbers or symbols. The output's are returned."""
-    stride, padding, dilation = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+def check_conv2d_input(size: Sequence[int], kernel: Sequence[int], geometry: Geometry) -> tuple[int, int]:
+    """Checks that a kernel fits an input of this height and width, numbers or symbols. Returns the output's."""
+    stride, padding, dilation, *rest = geometry
+    pairs = Geometry(pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1), *rest)
     if _below(size[0], 1) or _below(size[1], 1):
         raise ValueError(f"the input must have at least one row and column of pixels, got {size[0]}x{size[1]}")
-    OH, OW = (conv2d_out_size(size[i], kernel[i], stride[i], padding[i], dilation[i]) for i in (0, 1))
+    OH, OW = conv2d_out_sizes(size, kernel, pairs)
     if _below(OH, 1) or _below(OW, 1):
         raise ValueError(
-            f"the kernel {kernel[0]}x{kernel[1]} with dilation {dilation} reaches beyond the {size[0]}x{size[1]} input "
-            f"padded by {padding}"
+            f"the kernel {kernel[0]}x{kernel[1]} with dilation {pairs.dilation} reaches beyond the {size[0]}x{size[1]} "
+            f"input padded by {pairs.padding}"
         )
     return OH, OW
 
@@ -193,7 +187,7 @@ def check_weight_shape(shape: Sequence[int], groups: int) -> None:
 
 
 def check_binary_weight_linear(x: Any, weight_shape: Sequence[int], scale: Any, bias: Any) -> None:
-    """The arguments of linear_binary_weight but for its weight, which is [N, K]."""
+    """Checks the arguments of linear_binary_weight but for its weight, which is [N, K]."""
     N, K = weight_shape
     check_tensor("x", x, SHORT_FLOATS)
     if x.dim() == 0 or _differ(x.shape[-1], K):
@@ -201,40 +195,25 @@ def check_binary_weight_linear(x: Any, weight_shape: Sequence[int], scale: Any, 
     _check_scale_and_bias(N, scale, bias)
 
 
-def check_binary_weight_conv2d(
-    x: Any,
-    weight_shape: Sequence[int],
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-    scale: Any,
-    bias: Any,
-) -> None:
-    """The arguments of conv2d_binary_weight but for its weight, which is [O, I/groups, kh, kw]."""
-    O, I, kh, kw = weight_shape
+def check_binary_weight_conv2d(x: Any, weight_shape: Sequence[int], geometry: Geometry, scale: Any, bias: Any) -> None:
+    """Checks the arguments of conv2d_binary_weight but for its weight, which is [O, I/groups, kh, kw]."""
+    O, I, *kernel = weight_shape
+    channels = I * geometry.groups
     check_tensor("x", x, SHORT_FLOATS)
-    if x.dim() != 4 or _differ(x.shape[1], I * groups) or any(_below(size, 1) for size in x.shape[2:]):
-        raise ValueError(f"x must be [N, {I * groups}, H, W] with H and W of at least 1, got shape {list(x.shape)}")
-    check_conv2d_input(x.shape[2:], (kh, kw), stride, padding, dilation)
+    if x.dim() != 4 or _differ(x.shape[1], channels) or any(_below(size, 1) for size in x.shape[2:]):
+        raise ValueError(f"x must be [N, {channels}, H, W] with H and W of at least 1, got shape {list(x.shape)}")
+    check_conv2d_input(x.shape[2:], kernel, geometry)
     _check_scale_and_bias(O, scale, bias)
 
 
 def check_portable_bytes(weight: Any, shape: Sequence[int]) -> None:
-    """That packed bytes have the size of a weight's portable words, which is how GPUs read binary weights."""
+    """Checks that packed bytes are as many as a weight's portable words, which is how GPUs read binary weights."""
     check_tensor("weight", weight, (torch.uint8,))
     O, I, *kernel = shape
     check_shape("weight", weight, (4 * O * math.prod(kernel) * words_for(I),))
 
 
-def check_float_conv2d(
-    x: Any,
-    weight: Any,
-    weight_shape: Sequence[int],
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-) -> None:
+def check_float_conv2d(x: Any, weight: Any, weight_shape: Sequence[int], geometry: Geometry) -> None:
     """Checks the arguments of conv2d_float but for its epilogue."""
     O, I, kh, kw = weight_shape
     check_tensor("weight.data", weight, (torch.float32,))
@@ -245,7 +224,7 @@ def check_float_conv2d(
     if x.dim() != 4 or _differ(x.shape[3 if words else 1], channels):
         form = f"int32 [N, H, W, {channels}]" if words else f"[N, {channels}, H, W]"
         raise ValueError(f"x must be {form} for weights of {I} channels, got shape {list(x.shape)}")
-    check_conv2d_input(x.shape[1:3] if words else x.shape[2:], (kh, kw), stride, padding, dilation)
+    check_conv2d_input(x.shape[1:3] if words else x.shape[2:], (kh, kw), geometry)
 
 
 def check_max_pool2d(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import check_float_conv2d, check_per_output, check_tensor, conv2d_out_size, pair
+from stompp_kernels.ops.checks import check_float_conv2d, check_per_output, check_tensor
 from stompp_kernels.ops.epilogue import Affine
 from stompp_kernels.ops.fake_kernels import register_fake
+from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, refuse_to_cut
 from stompp_kernels.ops.reference import unpack_float_weight, words_for
 
@@ -20,10 +21,19 @@ _ops = torch.ops.stompp
 
 @dataclass(frozen=True, eq=False)
 class Limits:
-    """Packed bits that say where a sum is below ``low`` or above ``high``: BatchNorm and sign, as in `pack_outside`.
+    """Packed bits that say where a sum is below ``low`` or above ``high``: BatchNorm and sign.
+
+    :func:`stompp_kernels.ops.pack_outside` makes the same comparison on floats.
 
     Attributes:
         low, high: float32 [O].
+
+    Example:
+        >>> weight = pack_float_weight(torch.ones(1, 1, 1, 1))
+        >>> limits = Limits(low=torch.tensor([0.5]), high=torch.tensor([torch.inf]))
+        >>> words = conv2d_float(torch.tensor([[[[0.0, 1.0]]]]), weight, epilogue=limits)
+        >>> unpack_signs(words, 1).flatten()
+        tensor([-1.,  1.])
     """
 
     low: Tensor
@@ -37,6 +47,11 @@ class FloatWeight:
     Attributes:
         data: float32 [ceil(O/32), kh * kw * I, 32], zeros behind the last output.
         shape: [O, I, kh, kw].
+
+    Example:
+        >>> weight = pack_float_weight(torch.randn(40, 3, 7, 7))
+        >>> weight.shape, weight.data.shape
+        ((40, 3, 7, 7), torch.Size([2, 147, 32]))
     """
 
     data: Tensor
@@ -44,22 +59,37 @@ class FloatWeight:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory."""
+        """Bytes in memory.
+
+        Example:
+            >>> pack_float_weight(torch.randn(32, 3, 1, 1)).nbytes
+            384
+        """
         return self.data.numel() * self.data.element_size()
 
     def unpacked(self) -> Tensor:
-        """The weights, float32 [O, I, kh, kw]."""
+        """Returns the weights, float32 [O, I, kh, kw].
+
+        Example:
+            >>> w = torch.randn(40, 3, 7, 7)
+            >>> torch.equal(pack_float_weight(w).unpacked(), w)
+            True
+        """
         return unpack_float_weight(self.data, self.shape)
 
 
 def pack_float_weight(w: Tensor) -> FloatWeight:
-    """Weights in the order that :func:`conv2d_float` reads.
+    """Brings weights into the order that :func:`conv2d_float` reads.
 
     Args:
         w: float32 [O, I, kh, kw].
 
     Raises:
-        TypeError, ValueError: it is not.
+        TypeError, ValueError: ``w`` is not as above, or empty.
+
+    Example:
+        >>> pack_float_weight(torch.randn(64, 3, 7, 7)).shape
+        (64, 3, 7, 7)
     """
     check_tensor("w", w, (torch.float32,))
     if w.dim() != 4 or w.numel() == 0:
@@ -76,7 +106,7 @@ def conv2d_float(
     dilation: int | Sequence[int] = 1,
     epilogue: Affine | Limits | None = None,
 ) -> Tensor:
-    """Convolution of float32, or of +-1 packed as bits, with float weights, zero padding.
+    """Convolves float32, or +-1 packed as bits, with float weights, and pads with zeros.
 
     On the CPU a sum is one chain of fused multiply-adds over the kernel's rows, its columns and channels, in that
     order: the same bits on every processor and with any number of threads. oneDNN adds in that order too for most
@@ -101,10 +131,18 @@ def conv2d_float(
         TypeError, ValueError: an argument's type, dtype, shape or range is not as above, or the kernel's reach is
             larger than the padded input.
         RuntimeError: Limits would cut a gradient, see :func:`stompp_kernels.ops.signs_as_constants`.
+
+    Example:
+        >>> weight = pack_float_weight(torch.full((1, 2, 3, 3), 0.5))
+        >>> conv2d_float(torch.ones(1, 2, 3, 3), weight)
+        tensor([[[[9.]]]])
+        >>> words = pack_signs(-torch.ones(1, 3, 3, 2))  # the same from bits: one image, NHWC
+        >>> conv2d_float(words, weight, epilogue=Affine(torch.tensor([2.0]), torch.tensor([1.0])))
+        tensor([[[[-17.]]]])
     """
     geometry = stride, padding, dilation
     if not native.kernels_check(x) or not isinstance(weight, FloatWeight) or isinstance(epilogue, Affine):
-        _check(x, weight, *geometry, epilogue)
+        _check(x, weight, Geometry(*geometry), epilogue)
     try:
         if isinstance(epilogue, Limits):
             limits = epilogue.low, epilogue.high
@@ -115,25 +153,18 @@ def conv2d_float(
             (None, None, False) if epilogue is None else (epilogue.scale, epilogue.bias, epilogue.fused)
         )
         if gradient_wanted(x, weight.data, scale, bias):
-            pairs = pair("stride", stride, 1), pair("padding", padding, 0), pair("dilation", dilation, 1)
+            pairs = [[value, value] if isinstance(value, int) else value for value in geometry]
             return Conv2dFloat.apply(x, weight.data, weight.shape, *pairs, scale, bias, fused)
         return _ops.conv2d_float.default(x, weight.data, weight.shape, *geometry, scale, bias, fused)
     except Exception:
-        _check(x, weight, *geometry, epilogue)  # says in this function's terms what the kernel refused
+        _check(x, weight, Geometry(*geometry), epilogue)  # says in this function's terms what the kernel refused
         raise
 
 
-def _check(
-    x: Tensor,
-    weight: FloatWeight,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    epilogue: Affine | Limits | None,
-) -> None:
+def _check(x: Tensor, weight: FloatWeight, geometry: Geometry, epilogue: Affine | Limits | None) -> None:
     if not isinstance(weight, FloatWeight):
         raise TypeError(f"weight must be a FloatWeight made by pack_float_weight, got {type(weight).__name__}")
-    check_float_conv2d(x, weight.data, weight.shape, stride, padding, dilation)
+    check_float_conv2d(x, weight.data, weight.shape, geometry)
     if isinstance(epilogue, Limits):
         check_per_output(weight.shape[0], low=epilogue.low, high=epilogue.high)
     elif isinstance(epilogue, Affine):
@@ -144,26 +175,19 @@ def _check(
         raise TypeError(f"epilogue must be None, Affine or Limits, got {type(epilogue).__name__}")
 
 
-def _out_shape(
-    x: Tensor,
-    weight_shape: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> tuple[int, ...]:
-    """[N, OH, OW, O]."""
-    sizes = x.shape[1:3] if x.dtype is torch.int32 else x.shape[2:]
-    OH, OW = (conv2d_out_size(sizes[i], weight_shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
-    return x.shape[0], OH, OW, weight_shape[0]
+def _out_shape(x: Tensor, weight_shape: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
+    """Returns [N, OH, OW, O]."""
+    size = x.shape[1:3] if x.dtype is torch.int32 else x.shape[2:]
+    return x.shape[0], *conv2d_out_sizes(size, weight_shape[2:], geometry), weight_shape[0]
 
 
 @register_fake("conv2d_float")
 def _(x, weight, weight_shape, stride, padding, dilation, scale, bias, fused):
-    shape = _out_shape(x, weight_shape, stride, padding, dilation)
+    shape = _out_shape(x, weight_shape, Geometry(stride, padding, dilation))
     return x.new_empty(shape, dtype=torch.float32).permute(0, 3, 1, 2)
 
 
 @register_fake("conv2d_float_signs")
 def _(x, weight, weight_shape, stride, padding, dilation, low, high):
-    *pixels, O = _out_shape(x, weight_shape, stride, padding, dilation)
+    *pixels, O = _out_shape(x, weight_shape, Geometry(stride, padding, dilation))
     return x.new_empty((*pixels, words_for(O)), dtype=torch.int32)

@@ -1,44 +1,25 @@
 """What becomes of a binary product's int32 accumulator: kept, or one of the three types here.
 
-The formulas stand in csrc/core/product/epilogue.h and, as code to read, in ops/reference.py.
+The formulas stand in csrc/core/product/epilogue.h and, as code to read, in ops/reference/epilogues.py. How each type
+appears in ``torch.ops.stompp`` stands in ops/forms.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from stompp_kernels.ops.checks import SHORT_FLOATS, check_shape, check_tensor
-from stompp_kernels.ops.gradients import refuse_to_cut
+from stompp_kernels.ops.checks import SHORT_FLOATS, check_per_output, check_shape, check_tensor
+from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, THRESHOLD, Form
 from stompp_kernels.ops.reference import words_for
-from stompp_kernels.ops.schemas import kernels_for
-
-
-class _AffineOperands:
-    """The fields that both affine epilogues have, as the ops take them."""
-
-    scale: Tensor
-    bias: Tensor
-    residual: Tensor | None
-    fused: bool
-    residual_scale: Tensor | None
-    residual_bias: Tensor | None
-
-    def floats_read(self) -> tuple[Tensor | None, ...]:
-        """The tensors that the result is linear in."""
-        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias
-
-    def operands(self) -> tuple[Tensor | bool | None, ...]:
-        """As the ops take them."""
-        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused
 
 
 @dataclass(frozen=True, eq=False)
-class Affine(_AffineOperands):
+class Affine:
     """``scale[n] * acc + bias[n] (+ residual)`` in float32, stored as ``dtype``.
 
     Attributes:
@@ -49,7 +30,17 @@ class Affine(_AffineOperands):
         fused: product and sum are rounded once, as by torch's BatchNorm where it has an FMA; else each on its own.
         residual_scale, residual_bias: float32 [N], both or neither: the residual is
             ``residual_scale[n] * residual + residual_bias[n]``, rounded in the same way.
+
+    Nothing is checked before a product runs with it: see :meth:`check`.
+
+    Example:
+        >>> a, w = torch.tensor([[1.0, -1.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0]])
+        >>> epilogue = Affine(scale=torch.tensor([0.5, 2.0]), bias=torch.tensor([0.0, 1.0]))
+        >>> bgemm(pack_signs(a), pack_weight(w), epilogue)  # the sums are [1, -3]
+        tensor([[ 0.5000, -5.0000]])
     """
+
+    form: ClassVar[Form] = AFFINE
 
     scale: Tensor
     bias: Tensor
@@ -59,22 +50,53 @@ class Affine(_AffineOperands):
     residual_scale: Tensor | None = None
     residual_bias: Tensor | None = None
 
+    def operands(self) -> tuple[Any, ...]:
+        """Returns the fields in the order in which ``torch.ops.stompp`` takes them.
+
+        Example:
+            >>> scale, bias, *rest = Affine(torch.ones(2), torch.zeros(2)).operands()
+            >>> rest
+            [None, None, None, False, torch.float32]
+        """
+        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused, self.dtype
+
     def check(self, out_shape: Sequence[int]) -> None:
+        """Checks the fields against the shape of a product's sums, [..., N].
+
+        Raises:
+            TypeError, ValueError: a field's type, dtype or shape is not as above.
+
+        Example:
+            >>> Affine(torch.ones(3), torch.zeros(3)).check((8, 2))
+            Traceback (most recent call last):
+            ValueError: scale must have shape [2], got [3]
+        """
         _check_affine(self, out_shape)
         if self.dtype not in SHORT_FLOATS:
             raise TypeError(f"dtype must be one of {', '.join(map(str, SHORT_FLOATS))}, got {self.dtype}")
 
 
 @dataclass(frozen=True, eq=False)
-class AffineSigns(_AffineOperands):
+class AffineSigns:
     """The signs of what :class:`Affine` gives in float32 as packed bits, and on request the floats beside them.
 
     The shortcut of a Bi-Real block is carried on in float while the next layer reads bits; a downsample's is only read.
 
     Attributes:
         scale, bias, residual, fused, residual_scale, residual_bias: as in :class:`Affine`.
-        floats: also give the floats.
+        floats: also give the floats, float32 [..., N], before the words.
+
+    Example:
+        >>> a, w = torch.tensor([[1.0, -1.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0]])
+        >>> epilogue = AffineSigns(torch.ones(2), torch.zeros(2), residual=torch.tensor([[-2.0, 4.0]]), floats=True)
+        >>> floats, words = bgemm(pack_signs(a), pack_weight(w), epilogue)  # the sums are [1, -3]
+        >>> floats
+        tensor([[-1.,  1.]])
+        >>> unpack_signs(words, 2)
+        tensor([[-1.,  1.]])
     """
+
+    form: ClassVar[Form] = AFFINE_SIGNS
 
     scale: Tensor
     bias: Tensor
@@ -84,44 +106,40 @@ class AffineSigns(_AffineOperands):
     residual_scale: Tensor | None = None
     residual_bias: Tensor | None = None
 
-    def check(self, out_shape: Sequence[int]) -> None:
-        _check_affine(self, out_shape)
+    def operands(self) -> tuple[Any, ...]:
+        """Returns the fields in the order in which ``torch.ops.stompp`` takes them.
 
-    def affine(self) -> Affine:
-        """What gives the floats alone, with their gradient.
+        Example:
+            >>> scale, bias, *rest = AffineSigns(torch.ones(2), torch.zeros(2)).operands()
+            >>> rest
+            [None, None, None, False, False]
+        """
+        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused, self.floats
+
+    def check(self, out_shape: Sequence[int]) -> None:
+        """Checks the fields against the shape of a product's sums, [..., N].
 
         Raises:
-            RuntimeError: the signs would cut a gradient.
+            TypeError, ValueError: a field's type, dtype or shape is not as above.
+
+        Example:
+            >>> AffineSigns(torch.ones(2), torch.zeros(2), residual_scale=torch.ones(2)).check((8, 2))
+            Traceback (most recent call last):
+            ValueError: residual_scale and residual_bias must be given both or neither, got one of them
         """
-        names = ("scale", "bias", "residual", "residual_scale", "residual_bias")
-        refuse_to_cut("AffineSigns", **dict(zip(names, self.floats_read(), strict=True)))
-        own = {"residual_scale": self.residual_scale, "residual_bias": self.residual_bias}
-        return Affine(self.scale, self.bias, self.residual, torch.float32, self.fused, **own)
-
-    def with_signs(self, floats: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """What an op with this epilogue returns, of what :meth:`affine` gave."""
-        return self.chosen(floats, kernels_for(floats).pack_signs.default(floats.detach()))
-
-    def chosen(self, floats: Tensor, words: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """What an op with this epilogue returns, of both results of its kernel."""
-        return (floats, words) if self.floats else words
+        _check_affine(self, out_shape)
 
 
 def _check_affine(epilogue: Affine | AffineSigns, out_shape: Sequence[int]) -> None:
-    check_tensor("scale", epilogue.scale, (torch.float32,))
-    check_tensor("bias", epilogue.bias, (torch.float32,))
-    check_shape("scale", epilogue.scale, out_shape[-1:])
-    check_shape("bias", epilogue.bias, out_shape[-1:])
+    N = out_shape[-1]
+    check_per_output(N, scale=epilogue.scale, bias=epilogue.bias)
     if epilogue.residual is not None:
         check_tensor("residual", epilogue.residual, SHORT_FLOATS)
         check_shape("residual", epilogue.residual, out_shape)
     if (epilogue.residual_scale is None) != (epilogue.residual_bias is None):
         raise ValueError("residual_scale and residual_bias must be given both or neither, got one of them")
     if epilogue.residual_scale is not None:
-        check_tensor("residual_scale", epilogue.residual_scale, (torch.float32,))
-        check_tensor("residual_bias", epilogue.residual_bias, (torch.float32,))
-        check_shape("residual_scale", epilogue.residual_scale, out_shape[-1:])
-        check_shape("residual_bias", cast(Tensor, epilogue.residual_bias), out_shape[-1:])
+        check_per_output(N, residual_scale=epilogue.residual_scale, residual_bias=epilogue.residual_bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +150,43 @@ class Threshold:
         thresholds: int32 [1, N], or [2, N] with a residual.
         flip_words: int32 [ceil(N/32)], bit n set where channel n is flipped.
         residual_words: int32 of the output's shape [..., ceil(N/32)], or None.
+
+    Example:
+        >>> a, w = torch.tensor([[1.0, -1.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0]])
+        >>> thresholds = torch.tensor([[2, 0]], dtype=torch.int32)
+        >>> flips = pack_signs(torch.tensor([1.0, -1.0]))  # flips the second output
+        >>> words = bgemm(pack_signs(a), pack_weight(w), Threshold(thresholds, flips))  # the sums are [1, -3]
+        >>> unpack_signs(words, 2)
+        tensor([[-1.,  1.]])
     """
+
+    form: ClassVar[Form] = THRESHOLD
 
     thresholds: Tensor
     flip_words: Tensor
     residual_words: Tensor | None = None
 
+    def operands(self) -> tuple[Any, ...]:
+        """Returns the fields in the order in which ``torch.ops.stompp`` takes them.
+
+        Example:
+            >>> words = torch.zeros(1, dtype=torch.int32)
+            >>> Threshold(torch.zeros(1, 2, dtype=torch.int32), words).operands()[1] is words
+            True
+        """
+        return self.thresholds, self.flip_words, self.residual_words
+
     def check(self, out_shape: Sequence[int]) -> None:
+        """Checks the fields against the shape of a product's sums, [..., N].
+
+        Raises:
+            TypeError, ValueError: a field's type, dtype or shape is not as above.
+
+        Example:
+            >>> Threshold(torch.zeros(1, 2, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)).check((8, 2))
+            Traceback (most recent call last):
+            ValueError: flip_words must have shape [1], got [3]
+        """
         N = out_shape[-1]
         rows = 1 if self.residual_words is None else 2
         check_tensor("thresholds", self.thresholds, (torch.int32,))
@@ -151,3 +199,13 @@ class Threshold:
 
 
 Epilogue = Affine | AffineSigns | Threshold | None
+
+
+def check_epilogue(epilogue: Epilogue, out_shape: Sequence[int]) -> None:
+    """Checks an epilogue against the shape of a product's sums, [..., N]."""
+    if epilogue is None:
+        return
+    if not isinstance(epilogue, (Affine, AffineSigns, Threshold)):
+        allowed = "None, Affine, AffineSigns or Threshold"
+        raise TypeError(f"epilogue must be {allowed}, got {type(epilogue).__name__}")
+    epilogue.check(out_shape)

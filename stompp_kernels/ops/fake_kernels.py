@@ -6,8 +6,9 @@ What only data can show, a packed weight's header for example, is not seen here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +36,9 @@ from stompp_kernels.ops.checks import (
     check_weight_shape,
     check_words,
 )
-from stompp_kernels.ops.epilogue import Affine, AffineSigns, Threshold
+from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue, Threshold, check_epilogue
+from stompp_kernels.ops.forms import FORMS, SUMS, Form
+from stompp_kernels.ops.geometry import Geometry
 from stompp_kernels.ops.reference import words_for
 
 
@@ -49,16 +52,64 @@ def register_fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     def register(kernel: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(kernel)
         def fake(*arguments: Any) -> Any:
-            try:
+            with _errors_of(name):
                 check(*arguments)
-            except (TypeError, ValueError) as error:
-                raise RuntimeError(f"{name}: {error}") from None
             return kernel(*arguments)
 
         torch.library.register_fake(f"stompp::{name}")(fake)
         return kernel
 
     return register
+
+
+def register_product_fakes(product: str) -> None:
+    """Registers the fake kernels of a binary product: that of its sums and those with an epilogue."""
+    sums_shape = _SUMS_SHAPES[product]
+    for form in FORMS:
+        torch.library.register_fake(f"stompp::{product}{form.suffix}")(_product_fake(product, sums_shape, form))
+
+
+def _product_fake(product: str, sums_shape: Callable[..., tuple[int, ...]], form: Form) -> Callable[..., Any]:
+    def fake(*arguments: Any) -> Any:
+        own, operands = form.split(arguments)
+        epilogue = _epilogue(form, operands)
+        with _errors_of(product + form.suffix):
+            shape = sums_shape(*own)
+            check_epilogue(epilogue, shape)
+        return _empty_result(epilogue, own[0], shape)
+
+    return fake
+
+
+def _epilogue(form: Form, operands: Sequence[Any]) -> Epilogue:
+    """Returns the epilogue whose operands an op was given."""
+    if form is SUMS:
+        return None
+    fields = dict(zip(form.names, operands, strict=True))
+    if "residual" in fields and fields["residual"] is None:  # then no kernel looks at its scale and bias
+        fields |= {"residual_scale": None, "residual_bias": None}
+    return {c.form: c for c in (Affine, AffineSigns, Threshold)}[form](**fields)
+
+
+def _empty_result(epilogue: Epilogue, words: Tensor, shape: tuple[int, ...]) -> Any:
+    """Returns what a product does whose sums have this shape; ``words`` are its int32 input."""
+    if epilogue is None:
+        return words.new_empty(shape)
+    if isinstance(epilogue, Affine):
+        return words.new_empty(shape, dtype=epilogue.dtype)
+    bits = words.new_empty((*shape[:-1], words_for(shape[-1])))
+    if isinstance(epilogue, Threshold):
+        return bits
+    return words.new_empty(shape if epilogue.floats else (0,), dtype=torch.float32), bits
+
+
+@contextlib.contextmanager
+def _errors_of(op: str) -> Iterator[None]:
+    """Turns the errors of a check into those of the compiled kernels."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise RuntimeError(f"{op}: {error}") from None
 
 
 def _check_bytes(weight: Tensor) -> None:
@@ -72,9 +123,9 @@ def _check_pair(name: str, values: Sequence[int]) -> None:
         raise ValueError(f"{name} must have two values, got {list(values)}")
 
 
-def _check_geometry(**pairs: Sequence[int]) -> None:
-    for name, values in pairs.items():
-        _check_pair(name, values)
+def _check_pairs(geometry: Geometry) -> None:
+    for name in ("stride", "padding", "dilation"):
+        _check_pair(name, getattr(geometry, name))
 
 
 def _check_conv_shape(shape: Sequence[int], groups: int) -> None:
@@ -84,60 +135,29 @@ def _check_conv_shape(shape: Sequence[int], groups: int) -> None:
 
 
 def _bgemm(a_words: Tensor, weight: Tensor, N: int, K: int) -> tuple[int, ...]:
-    """The shape of the sums."""
+    """Checks the product's own arguments and returns the shape of its sums."""
     _check_bytes(weight)
     check_weight_shape((N, K), 1)
     check_words("a_words", a_words, K)
     return (*a_words.shape[:-1], N)
 
 
-def _bconv2d(
-    x_words: Tensor,
-    weight: Tensor,
-    shape: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    padding_value: int,
-) -> tuple[int, ...]:
-    """The shape of the sums."""
+def _bconv2d(x_words: Tensor, weight: Tensor, shape: Sequence[int], *numbers: Any) -> tuple[int, ...]:
+    """Checks the product's own arguments and returns the shape of its sums."""
+    geometry = Geometry(*numbers)
     _check_bytes(weight)
-    _check_conv_shape(shape, groups)
-    _check_geometry(stride=stride, padding=padding, dilation=dilation)
-    check_choice("padding_value", padding_value, (0, 1, -1))
+    _check_conv_shape(shape, geometry.groups)
+    _check_pairs(geometry)
+    check_choice("padding_value", geometry.padding_value, (0, 1, -1))
     check_tensor("x_words", x_words, (torch.int32,))
     if x_words.dim() != 4:
         raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
-    check_words("x_words", x_words, shape[1] * groups)
-    pixels = check_conv2d_input(x_words.shape[1:3], shape[2:], stride, padding, dilation)
+    check_words("x_words", x_words, shape[1] * geometry.groups)
+    pixels = check_conv2d_input(x_words.shape[1:3], shape[2:], geometry)
     return (x_words.shape[0], *pixels, shape[0])
 
 
-def _with_affine(product: Callable[..., tuple[int, ...]]) -> Callable[..., None]:
-    def check(*arguments: Any) -> None:
-        *operands, scale, bias, residual, residual_scale, residual_bias, fused, dtype = arguments
-        own = (residual_scale, residual_bias) if residual is not None else (None, None)
-        Affine(scale, bias, residual, dtype, fused, *own).check(product(*operands))
-
-    return check
-
-
-def _with_affine_signs(product: Callable[..., tuple[int, ...]]) -> Callable[..., None]:
-    def check(*arguments: Any) -> None:
-        *operands, scale, bias, residual, residual_scale, residual_bias, fused, floats = arguments
-        own = (residual_scale, residual_bias) if residual is not None else (None, None)
-        AffineSigns(scale, bias, residual, fused, floats, *own).check(product(*operands))
-
-    return check
-
-
-def _with_threshold(product: Callable[..., tuple[int, ...]]) -> Callable[..., None]:
-    def check(*arguments: Any) -> None:
-        *operands, thresholds, flip_words, residual_words = arguments
-        Threshold(thresholds, flip_words, residual_words).check(product(*operands))
-
-    return check
+_SUMS_SHAPES: dict[str, Callable[..., tuple[int, ...]]] = {"bgemm": _bgemm, "bconv2d": _bconv2d}
 
 
 def _unpack_signs(words: Tensor, K: int, dtype: torch.dtype) -> None:
@@ -179,7 +199,8 @@ def _max_pool2d_signs(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> None:
-    _check_geometry(kernel=kernel, stride=stride, padding=padding, dilation=dilation)
+    _check_pair("kernel", kernel)
+    _check_pairs(Geometry(stride, padding, dilation))
     check_max_pool2d(x_words, kernel, stride, padding, dilation, ceil_mode)
 
 
@@ -189,34 +210,19 @@ def _linear_binary_weight(x: Tensor, weight: Tensor, N: int, K: int, scale: Tens
     check_binary_weight_linear(x, (N, K), scale, bias)
 
 
-def _conv2d_binary_weight(
-    x: Tensor,
-    weight: Tensor,
-    shape: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    scale: Tensor,
-    bias: Tensor | None,
-) -> None:
+def _conv2d_binary_weight(x: Tensor, weight: Tensor, shape: Sequence[int], *arguments: Any) -> None:
+    *numbers, scale, bias = arguments
+    geometry = Geometry(*numbers)
     _check_bytes(weight)
-    _check_conv_shape(shape, groups)
-    _check_geometry(stride=stride, padding=padding, dilation=dilation)
-    check_binary_weight_conv2d(x, shape, stride, padding, dilation, groups, scale, bias)
+    _check_conv_shape(shape, geometry.groups)
+    _check_pairs(geometry)
+    check_binary_weight_conv2d(x, shape, geometry, scale, bias)
 
 
-def _float_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    shape: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> None:
+def _float_conv2d(x: Tensor, weight: Tensor, shape: Sequence[int], *numbers: Any) -> None:
     _check_conv_shape(shape, 1)
-    _check_geometry(stride=stride, padding=padding, dilation=dilation)
-    check_float_conv2d(x, weight, shape, stride, padding, dilation)
+    _check_pairs(Geometry(*numbers))
+    check_float_conv2d(x, weight, shape, Geometry(*numbers))
 
 
 def _conv2d_float(*arguments: Any) -> None:
@@ -270,14 +276,6 @@ _CHECKS: dict[str, Callable[..., Any]] = {
     "pack_conv_weight": _pack_conv_weight,
     "pack_weight_words": _pack_weight_words,
     "unpack_weight_words": _unpack_weight_words,
-    "bgemm": _bgemm,
-    "bgemm_affine": _with_affine(_bgemm),
-    "bgemm_affine_signs": _with_affine_signs(_bgemm),
-    "bgemm_threshold": _with_threshold(_bgemm),
-    "bconv2d": _bconv2d,
-    "bconv2d_affine": _with_affine(_bconv2d),
-    "bconv2d_affine_signs": _with_affine_signs(_bconv2d),
-    "bconv2d_threshold": _with_threshold(_bconv2d),
     "max_pool2d_signs": _max_pool2d_signs,
     "pack_binary_weight_words": _pack_weight_words,
     "unpack_binary_weight_words": _unpack_weight_words,

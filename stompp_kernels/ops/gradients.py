@@ -20,21 +20,31 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from stompp_kernels.ops import reference
+from stompp_kernels.ops.forms import AFFINE, LINEAR_OPERANDS
+from stompp_kernels.ops.geometry import Geometry
 from stompp_kernels.ops.reference import FLOAT_PANEL, unpack_float_weight
 from stompp_kernels.ops.schemas import kernels_for
 
 _ops = torch.ops.stompp
-transforms_are_active = torch._C._are_functorch_transforms_active  # of torch.func
+transforms_are_active = torch._C._are_functorch_transforms_active  # torch.func's
 _grad_is_enabled = torch.is_grad_enabled
 _constant_signs = False
 
 
 @contextlib.contextmanager
 def signs_as_constants() -> Iterator[None]:
-    """Inside this ``with`` block the signs that are packed from floats are constants, whatever gradient these require.
+    """Makes constants of the signs that are packed from floats inside this ``with`` block.
 
-    That is what a committed activation without a surrogate gives in training: gradients pass around the packed layers
-    that read signs, by a shortcut say, and not through them. It holds for the whole process, all threads.
+    The floats may require a gradient. In training a committed activation without a surrogate gives constants too:
+    gradients pass around the packed layers that read signs, by a shortcut say, and not through them. The block holds
+    for the whole process, all threads.
+
+    Example:
+        >>> x = torch.tensor([[0.5, -2.0]], requires_grad=True)
+        >>> with signs_as_constants():
+        ...     words = pack_signs(x)  # outside it raises RuntimeError
+        >>> unpack_signs(words, 2)
+        tensor([[ 1., -1.]])
     """
     global _constant_signs
     before, _constant_signs = _constant_signs, True
@@ -45,22 +55,25 @@ def signs_as_constants() -> Iterator[None]:
 
 
 def gradient_wanted(*inputs: Tensor | None) -> bool:
-    """Whether an op on these floats has to go through autograd, or through a transform of torch.func."""
+    """Returns whether an op on these floats has to go through autograd, or through a transform of torch.func."""
     if _grad_is_enabled():
         for x in inputs:
             if x is not None and x.requires_grad:
                 return True
-    # As in needs_function: a call of it would cost as much as all else here.
+    # Repeats needs_function: to call it would cost as much as all else here.
     return transforms_are_active() or forward_ad._current_level >= 0
 
 
 def needs_function() -> bool:
-    """Whether only an autograd.Function will do: under a transform of torch.func, or in forward mode."""
+    """Returns whether a transform of torch.func runs, or forward differentiation.
+
+    They see into torch's own ops and an autograd.Function that allows it, and into nothing else.
+    """
     return transforms_are_active() or forward_ad._current_level >= 0
 
 
 def _has_gradient(x: Tensor) -> bool:
-    """Whether x requires a gradient or has a tangent, at any level of torch.func's transforms."""
+    """Returns whether x requires a gradient or has a tangent, at any level of torch.func's transforms."""
     if x.requires_grad or (forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None):
         return True
     wrapped = transforms_are_active() and torch._C._functorch.is_functorch_wrapped_tensor(x)
@@ -86,17 +99,17 @@ def refuse_to_cut(op: str, **inputs: Tensor | None) -> None:
 
 
 def _float32(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Products in it keep their type under autocast too."""
+    """Returns a context in which products keep their type under autocast too."""
     return torch.autocast(device.type, enabled=False) if device.type != "meta" else contextlib.nullcontext()
 
 
 def _sum_rows(t: Tensor) -> Tensor:
-    """The sum over all but the last dimension."""
+    """Returns the sum over all but the last dimension."""
     return t.flatten(0, -2).sum(0) if t.dim() > 1 else t
 
 
 def _signs_of(weight: Tensor, shape: list[int], groups: int) -> Tensor:
-    """+-1 weights, float32 [N, K] or [O, I/groups, kh, kw]."""
+    """Returns +-1 weights, float32 [N, K] or [O, I/groups, kh, kw]."""
     w = kernels_for(weight).unpack_signs(
         _ops.unpack_binary_weight_words(weight, shape, groups), shape[1], torch.float32
     )
@@ -152,6 +165,7 @@ class Conv2dBinaryWeight(torch.autograd.Function):
         scale: Tensor,
         bias: Tensor | None,
     ) -> Tensor:
+        # Dynamo counts these parameters, so that they cannot be *arguments: with a context in front they are one more.
         op = kernels_for(x).conv2d_binary_weight.default
         return op(x, weight, shape, stride, padding, dilation, groups, scale, bias)
 
@@ -159,19 +173,20 @@ class Conv2dBinaryWeight(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, weight, *ctx.conv, scale, _ = inputs
         ctx.x_shape, ctx.dtype = x.shape, x.dtype
-        ctx.save_for_backward(x if ctx.needs_input_grad[7] else None, weight, scale)
+        ctx.save_for_backward(x if ctx.needs_input_grad[-2] else None, weight, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        shape, stride, padding, dilation, groups = ctx.conv
-        need_x, need_scale, need_bias = (ctx.needs_input_grad[i] for i in (0, 7, 8))
+        shape, *numbers = ctx.conv
+        geometry = Geometry(*numbers)
+        need_x, *_, need_scale, need_bias = ctx.needs_input_grad
         grad = grad.to(torch.float32)
         grad_x = grad_scale = None
         if need_x:
             with _float32(grad.device):
-                w, scaled = _signs_of(weight, shape, groups), grad * scale.view(-1, 1, 1)
-                grad_x = _conv2d_input_gradient(ctx.x_shape, w, scaled, stride, padding, dilation, groups)
+                w, scaled = _signs_of(weight, shape, geometry.groups), grad * scale.view(-1, 1, 1)
+                grad_x = _conv2d_input_gradient(ctx.x_shape, w, scaled, geometry)
             grad_x = grad_x.to(ctx.dtype)
         if need_scale:
             ones = torch.ones_like(scale, requires_grad=False)
@@ -180,16 +195,9 @@ class Conv2dBinaryWeight(torch.autograd.Function):
         return grad_x, *[None] * 6, grad_scale, grad.sum((0, 2, 3)) if need_bias else None
 
 
-def _conv2d_input_gradient(
-    shape: torch.Size,
-    w: Tensor,
-    grad: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> Tensor:
-    return torch.nn.grad.conv2d_input(shape, w, grad, tuple(stride), tuple(padding), tuple(dilation), groups)
+def _conv2d_input_gradient(shape: torch.Size, w: Tensor, grad: Tensor, geometry: Geometry) -> Tensor:
+    stride, padding, dilation = map(tuple, geometry[:3])
+    return torch.nn.grad.conv2d_input(shape, w, grad, stride, padding, dilation, geometry.groups)
 
 
 class Conv2dFloat(torch.autograd.Function):
@@ -221,7 +229,7 @@ class Conv2dFloat(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        shape, stride, padding, dilation = ctx.conv
+        shape, *numbers = ctx.conv
         need_x, need_weight, need_scale, need_bias = (ctx.needs_input_grad[i] for i in (0, 1, 6, 7))
         grad_x = grad_weight = grad_scale = None
         if need_scale:
@@ -232,48 +240,50 @@ class Conv2dFloat(torch.autograd.Function):
         with _float32(grad.device):
             if need_x:
                 w = unpack_float_weight(weight, shape)
-                grad_x = _conv2d_input_gradient(ctx.x_shape, w, grad, stride, padding, dilation, 1)
+                grad_x = _conv2d_input_gradient(ctx.x_shape, w, grad, Geometry(*numbers))
             if need_weight:
                 if x.dtype is torch.int32:
                     x = kernels_for(x).unpack_signs(x, shape[1], torch.float32).permute(0, 3, 1, 2)
-                grad_w = torch.nn.grad.conv2d_weight(x, shape, grad, tuple(stride), tuple(padding), tuple(dilation))
-                grad_weight = float_panels(grad_w)
+                grad_weight = float_panels(torch.nn.grad.conv2d_weight(x, shape, grad, *map(tuple, numbers)))
         return grad_x, grad_weight, None, None, None, None, grad_scale, grad_bias, None
 
 
 def float_panels(w: Tensor) -> Tensor:
-    """[O, I, kh, kw] in the order of :class:`stompp_kernels.ops.FloatWeight`: [ceil(O/32), kh * kw * I, 32]."""
+    """Returns weights [O, I, kh, kw] as :class:`stompp_kernels.ops.FloatWeight` holds them."""
     rows = F.pad(w.permute(0, 2, 3, 1).reshape(w.shape[0], -1), (0, 0, 0, -w.shape[0] % FLOAT_PANEL))
     return rows.reshape(-1, FLOAT_PANEL, rows.shape[1]).transpose(1, 2).contiguous()
 
 
-class _AffineProduct(torch.autograd.Function):
-    """A binary product with an affine epilogue: the gradients of scale, bias and residual, computed in float32.
+_LINEAR = len(LINEAR_OPERANDS)
 
-    Arguments: those of the product, then scale, bias, residual, residual_scale, residual_bias, fused and dtype.
+
+class _AffineProduct(torch.autograd.Function):
+    """A binary product with an affine epilogue: the gradients of what it is linear in, computed in float32.
+
+    Arguments: those of the product, then the operands of AFFINE.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        (words, weight, *ctx.product), (scale, _, residual, residual_scale, _, _, _) = inputs[:-7], inputs[-7:]
-        need_scale, _, need_residual, need_residual_scale = ctx.needs_input_grad[-7:-3]
+        (words, weight, *ctx.product), operands = AFFINE.split(inputs)
+        _, _, residual, residual_scale, *_ = operands
+        need_scale, _, need_residual, need_residual_scale, _ = AFFINE.split(ctx.needs_input_grad)[1][:_LINEAR]
         ctx.residual_dtype = None if residual is None else residual.dtype
         ctx.save_for_backward(
             *((words, weight) if need_scale else (None, None)),
-            scale,
             residual if need_residual_scale else None,
             residual_scale if need_residual else None,
         )
 
     @staticmethod
     def gradients(ctx: Any, grad: Tensor, product: Any) -> tuple[Tensor | None, ...]:
-        """``product``: the op without an epilogue."""
-        words, weight, _, residual, residual_scale = ctx.saved_tensors
-        needs = ctx.needs_input_grad[-7:-2]
+        """Returns the gradients of all arguments; ``product`` is the op without an epilogue."""
+        words, weight, residual, residual_scale = ctx.saved_tensors
+        own, needs = AFFINE.split(ctx.needs_input_grad)
         grad = grad.to(torch.float32)
-        result: list[Tensor | None] = [None] * 5
+        result: list[Tensor | None] = [None] * len(needs)
         if needs[0]:
             result[0] = _sum_rows(grad * product(words, weight, *ctx.product))
         for i in (1, 4):
@@ -282,7 +292,7 @@ class _AffineProduct(torch.autograd.Function):
             result[2] = (grad if residual_scale is None else grad * residual_scale).to(ctx.residual_dtype)
         if needs[3]:
             result[3] = _sum_rows(grad * residual.to(torch.float32))
-        return *[None] * (2 + len(ctx.product)), *result, None, None
+        return *[None] * len(own), *result
 
 
 class BgemmAffine(_AffineProduct):

@@ -2,7 +2,7 @@
 
 The compiled library defines ``torch.ops.stompp`` and its CPU kernels (csrc/torch). On NVIDIA GPUs the products' kernels
 come from a second library (csrc/torch/cuda) and the elementwise ops' from Triton (ops/triton). What they do not cover
-is served by ops/reference.py: other ops and devices, and, without the library, the definitions and the CPU too.
+is served by ops/reference: other ops and devices, and, without the library, the definitions and the CPU too.
 """
 
 from __future__ import annotations
@@ -15,15 +15,9 @@ from torch import Tensor
 
 from stompp_kernels import cuda_library, native
 from stompp_kernels.ops import reference
+from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, FORMS, PRODUCTS
 
-_CONV = (
-    "Tensor x_words, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation, int groups, "
-    "int padding_value"
-)
 _FLOAT_CONV = "Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation"
-_GEMM = "Tensor a_words, Tensor weight, int N, int K"
-_AFFINE = "Tensor scale, Tensor bias, Tensor? residual, Tensor? residual_scale, Tensor? residual_bias, bool fused"
-_THRESHOLD = "Tensor thresholds, Tensor flip_words, Tensor? residual_words"
 
 SCHEMAS = {
     "pack_signs": "(Tensor x) -> Tensor",
@@ -33,14 +27,7 @@ SCHEMAS = {
     "pack_conv_weight": "(Tensor w, int groups) -> Tensor",
     "pack_weight_words": "(Tensor words, int[] shape, int groups) -> Tensor",
     "unpack_weight_words": "(Tensor weight, int[] shape, int groups) -> Tensor",
-    "bgemm": f"({_GEMM}) -> Tensor",
-    "bgemm_affine": f"({_GEMM}, {_AFFINE}, ScalarType dtype) -> Tensor",
-    "bgemm_affine_signs": f"({_GEMM}, {_AFFINE}, bool floats) -> (Tensor, Tensor)",
-    "bgemm_threshold": f"({_GEMM}, {_THRESHOLD}) -> Tensor",
-    "bconv2d": f"({_CONV}) -> Tensor",
-    "bconv2d_affine": f"({_CONV}, {_AFFINE}, ScalarType dtype) -> Tensor",
-    "bconv2d_affine_signs": f"({_CONV}, {_AFFINE}, bool floats) -> (Tensor, Tensor)",
-    "bconv2d_threshold": f"({_CONV}, {_THRESHOLD}) -> Tensor",
+    **{product + form.suffix: form.schema(own) for product, own in PRODUCTS.items() for form in FORMS},
     "max_pool2d_signs": (
         "(Tensor x_words, int[2] kernel, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode) -> Tensor"
     ),
@@ -57,11 +44,11 @@ SCHEMAS = {
     "progressive_gated": "(Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> (Tensor, Tensor)",
     "progressive_drawn": "(Tensor u, Tensor draw, str surrogate) -> (Tensor, Tensor)",
     "progressive_gate_backward": "(Tensor grad, Tensor gate, SymInt[] strides, bool batch_shared) -> Tensor",
-    "progressive_backward": ("(Tensor grad, Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor"),
-    "refresh_mask_": ("(Tensor(a!) mask_words, int n, float p, float r, int seed, int tensor_id, int step) -> ()"),
+    "progressive_backward": "(Tensor grad, Tensor u, Tensor? mask_words, str surrogate, bool batch_shared) -> Tensor",
+    "refresh_mask_": "(Tensor(a!) mask_words, int n, float p, float r, int seed, int tensor_id, int step) -> ()",
 }
 
-# Only where it may run: importing Triton takes a second.
+# Imported only where it may run: that takes a second.
 triton: Any = importlib.import_module("stompp_kernels.ops.triton") if native.wants_triton() else None
 
 # A torch.library.Library unregisters what it registered when it is collected, so this one lives with the module.
@@ -86,7 +73,7 @@ def _with_signs(affine: str) -> Any:
 
 
 def _cuda_kernel(name: str) -> Any:
-    """What runs an op on an NVIDIA GPU; None where the library's kernel is registered already."""
+    """Returns what runs an op on an NVIDIA GPU; None where the library's kernel is registered already."""
     if native.cuda is not None and name in cuda_library.OPS:
         return None
     if native.cuda is not None and name in _WITH_TRITON:
@@ -94,12 +81,11 @@ def _cuda_kernel(name: str) -> Any:
     return getattr(torch.ops.stompp_triton if triton is not None and name in triton.OPS else reference, name)
 
 
-# Here and not in the library: the signs are packed by a kernel of Triton's.
+# These are not in the library for GPUs because a kernel of Triton's packs their signs.
 _WITH_TRITON = {
     "pack_weight": _pack_weight,
     "pack_conv_weight": _pack_conv_weight,
-    "bgemm_affine_signs": _with_signs("bgemm_affine"),
-    "bconv2d_affine_signs": _with_signs("bconv2d_affine"),
+    **{product + AFFINE_SIGNS.suffix: _with_signs(product + AFFINE.suffix) for product in PRODUCTS},
 }
 
 for _name, _schema in SCHEMAS.items():
@@ -115,7 +101,7 @@ _compiled = torch.ops.stompp
 
 
 def kernels_for(x: Any) -> Any:
-    """The ops that run where x is: ``torch.ops.stompp_triton`` on an NVIDIA GPU, else ``torch.ops.stompp``.
+    """Returns the ops that run where x is: ``torch.ops.stompp_triton`` on an NVIDIA GPU, else ``torch.ops.stompp``.
 
     A compiled graph sees into the former; the latter's kernel for GPUs calls it.
     """

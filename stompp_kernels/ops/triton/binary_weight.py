@@ -10,8 +10,8 @@ from stompp_kernels.ops.checks import (
     check_binary_weight_conv2d,
     check_binary_weight_linear,
     check_portable_bytes,
-    conv2d_out_size,
 )
+from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.triton import kernels, launch
 from stompp_kernels.ops.triton.wrap import wrap_triton
 
@@ -22,17 +22,15 @@ def _product(
     x: Tensor,
     weight: Tensor,
     shape: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
+    geometry: Geometry,
     scale: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    """x [batch, H, W, C] to [batch, OH, OW, O]."""
+    """Convolves x [batch, H, W, C]; the result is [batch, OH, OW, O]."""
     O, I, kh, kw = shape
     batch, H, W, C = x.shape
-    OH, OW = (conv2d_out_size((H, W)[i], shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1))
+    stride, padding, dilation, groups, _ = geometry
+    OH, OW = conv2d_out_sizes((H, W), (kh, kw), geometry)
     out = x.new_empty((batch, OH, OW, O))
     if out.numel() == 0:
         return out
@@ -74,8 +72,8 @@ def _product(
 def linear_binary_weight(x: Tensor, weight: Tensor, N: int, K: int, scale: Tensor, bias: Tensor | None) -> Tensor:
     check_binary_weight_linear(x, (N, K), scale, bias)
     check_portable_bytes(weight, (N, K))
-    ones, zeros = [1, 1], [0, 0]
-    y = _product(x.reshape(-1, 1, 1, K), weight, [N, K, 1, 1], ones, zeros, ones, 1, scale, bias)
+    geometry = Geometry([1, 1], [0, 0], [1, 1])
+    y = _product(x.reshape(-1, 1, 1, K), weight, [N, K, 1, 1], geometry, scale, bias)
     return y.view(*x.shape[:-1], N)
 
 
@@ -91,7 +89,8 @@ def conv2d_binary_weight(
     scale: Tensor,
     bias: Tensor | None,
 ) -> Tensor:
-    check_binary_weight_conv2d(x, weight_shape, stride, padding, dilation, groups, scale, bias)
+    geometry = Geometry(stride, padding, dilation, groups)
+    check_binary_weight_conv2d(x, weight_shape, geometry, scale, bias)
     check_portable_bytes(weight, weight_shape)
-    y = _product(x.permute(0, 2, 3, 1), weight, weight_shape, stride, padding, dilation, groups, scale, bias)
+    y = _product(x.permute(0, 2, 3, 1), weight, weight_shape, geometry, scale, bias)
     return y.permute(0, 3, 1, 2)

@@ -32,13 +32,13 @@ from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
 
 if TYPE_CHECKING:
-    from typing_extensions import Self  # of typing itself from Python 3.11 on
+    from typing_extensions import Self  # typing has it from Python 3.11 on
 
 _ops = torch.ops.stompp
 
 
 def pack_signs(x: Tensor, check_nan: bool = False) -> Tensor:
-    """The signs of ``x`` as bits.
+    """Packs the signs of ``x`` as bits.
 
     Args:
         x: float32, float16 or bfloat16, shape [..., K], any strides.
@@ -52,6 +52,11 @@ def pack_signs(x: Tensor, check_nan: bool = False) -> Tensor:
         ValueError: no last dimension, an empty one, or NaN with ``check_nan``.
         RuntimeError: x requires a gradient, which would be cut here, see
             :func:`stompp_kernels.ops.signs_as_constants`.
+
+    Example:
+        >>> pack_signs(torch.tensor([[-1.5, 2.0, -0.0], [1.0, -3.0, -0.5]]))  # bit 1 means -1, bit 0 +1
+        tensor([[1],
+                [6]], dtype=torch.int32)
     """
     if check_nan or not native.kernels_check(x):
         _check_floats(x, check_nan)
@@ -71,7 +76,7 @@ def _check_floats(x: Tensor, check_nan: bool) -> None:
 
 
 def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Bits that say where ``x`` is below ``low`` or above ``high``.
+    """Packs bits that say where ``x`` is below ``low`` or above ``high``.
 
     BatchNorm is monotone in each channel, so its sign is such a comparison: ``x < low`` where it rises (``high`` is
     infinite), ``x > high`` where it falls. NaN gives 0, which is +1.
@@ -86,6 +91,13 @@ def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: an argument is not as above.
         RuntimeError: a gradient would be cut, as by :func:`pack_signs`.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [2.0, 2.0]])
+        >>> low, high = torch.tensor([1.0, -torch.inf]), torch.tensor([torch.inf, 1.0])
+        >>> unpack_signs(pack_outside(x, low, high), 2)
+        tensor([[-1.,  1.],
+                [ 1., -1.]])
     """
     if not native.kernels_check(x):
         check_limits(x, low, high)
@@ -99,11 +111,24 @@ def pack_outside(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def unpack_signs(words: Tensor, K: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The inverse of :func:`pack_signs`: int32 [..., ceil(K/32)] to +1 / -1 of ``dtype``, shape [..., K].
+    """Unpacks words into signs: the inverse of :func:`pack_signs`.
+
+    Args:
+        words: int32 [..., ceil(K/32)].
+        K: signs of a row.
+        dtype: of the result: float32, float16, bfloat16 or float64.
+
+    Returns:
+        +1 or -1 of ``dtype``, shape [..., K].
 
     Raises:
         TypeError: ``words`` are not int32, or ``dtype`` is not a floating-point type.
         ValueError: the words' last dimension does not fit K.
+
+    Example:
+        >>> unpack_signs(torch.tensor([[1], [6]], dtype=torch.int32), 3)
+        tensor([[-1.,  1.,  1.],
+                [ 1., -1., -1.]])
     """
     check_tensor("words", words, (torch.int32,))
     if dtype not in FLOATS:
@@ -124,6 +149,14 @@ class PackedWeight:
         shape: logical shape, (N, K) or (O, I/groups, kh, kw).
         groups: of the convolution; 1 for a matrix.
         dtype: of the floats that its layer writes.
+
+    Example:
+        >>> weight = pack_weight(torch.tensor([[0.3, -0.1, 2.0], [-1.0, 0.0, -5.0]]))
+        >>> weight.shape, weight.groups, weight.dtype
+        ((2, 3), 1, torch.float32)
+        >>> weight.unpack()
+        tensor([[ 1., -1.,  1.],
+                [-1.,  1., -1.]])
     """
 
     data: Tensor
@@ -136,10 +169,21 @@ class PackedWeight:
 
     @classmethod
     def from_words(cls, words: Tensor, shape: Sequence[int], groups: int = 1) -> Self:
-        """From the portable order: int32 [N, ceil(K/32)] or [O, kh, kw, ceil(I/groups/32)].
+        """Packs words in the portable order for this machine's kernels.
+
+        Args:
+            words: int32 [N, ceil(K/32)] or [O, kh, kw, ceil(I/groups/32)], on the device whose kernels will read them.
+            shape: (N, K) or (O, I/groups, kh, kw).
+            groups: of the convolution.
 
         Raises:
             TypeError, ValueError: the words do not fit the shape, or groups do not divide O.
+
+        Example:
+            >>> words = torch.tensor([[2], [5]], dtype=torch.int32)
+            >>> PackedWeight.from_words(words, (2, 3)).unpack()
+            tensor([[ 1., -1.,  1.],
+                    [-1.,  1., -1.]])
         """
         shape = tuple(int(size) for size in shape)
         check_weight_shape(shape, groups)
@@ -149,11 +193,26 @@ class PackedWeight:
         return cls(cls._pack(words, shape, groups), shape, groups)
 
     def words(self) -> Tensor:
-        """The portable order, with zero tails: the inverse of :meth:`from_words`."""
+        """Returns the words in the portable order, with zero tails: the inverse of :meth:`from_words`.
+
+        Returns:
+            int32 [N, ceil(K/32)] or [O, kh, kw, ceil(I/groups/32)].
+
+        Example:
+            >>> pack_weight(torch.tensor([[0.3, -0.1, 2.0], [-1.0, 0.0, -5.0]])).words()
+            tensor([[2],
+                    [5]], dtype=torch.int32)
+        """
         return self._unpack(self.data, self.shape, self.groups)
 
     def to(self, device: torch.device | str) -> Self:
-        """Packed for another device's kernels."""
+        """Packs the same weights for another device's kernels.
+
+        Example:
+            >>> weight = pack_weight(torch.ones(2, 3))
+            >>> weight.to("cpu") is weight
+            True
+        """
         if self.data.device == torch.device(device):
             return self
         return replace(self.from_words(self.words().to(device), self.shape, self.groups), dtype=self.dtype)
@@ -167,7 +226,15 @@ class PackedWeight:
         return _ops.unpack_weight_words(data, shape, groups)
 
     def unpack(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The +1 / -1 weights, shape ``shape``."""
+        """Returns the weights as +1 and -1 of ``dtype``, in their logical shape.
+
+        Raises:
+            TypeError: ``dtype`` is not a floating-point type.
+
+        Example:
+            >>> pack_conv_weight(-torch.ones(1, 2, 1, 1)).unpack(torch.float16).flatten()
+            tensor([-1., -1.], dtype=torch.float16)
+        """
         w = unpack_signs(self.words(), self.shape[1], dtype)
         return w if len(self.shape) == 2 else w.permute(0, 3, 1, 2)
 
@@ -180,44 +247,101 @@ class PackedWeight:
 
     @property
     def device(self) -> torch.device:
+        """The device whose kernels read the weights.
+
+        Example:
+            >>> pack_weight(torch.ones(2, 3)).device
+            device(type='cpu')
+        """
         return self.data.device
 
     @property
     def ndim(self) -> int:
+        """The number of logical dimensions, 2 or 4.
+
+        Example:
+            >>> pack_weight(torch.ones(2, 3)).ndim
+            2
+        """
         return len(self.shape)
 
     def dim(self) -> int:
+        """Returns the number of logical dimensions, 2 or 4.
+
+        Example:
+            >>> pack_conv_weight(torch.ones(2, 3, 1, 1)).dim()
+            4
+        """
         return len(self.shape)
 
     def size(self, dim: int | None = None) -> tuple[int, ...] | int:
+        """Returns the logical shape, or one of its sizes.
+
+        Raises:
+            IndexError: there is no such dimension.
+
+        Example:
+            >>> weight = pack_weight(torch.ones(2, 3))
+            >>> weight.size(), weight.size(1)
+            ((2, 3), 3)
+        """
         return self.shape if dim is None else self.shape[dim]
 
     def numel(self) -> int:
-        """Weights, not bytes."""
+        """Returns the number of weights, not of bytes.
+
+        Example:
+            >>> pack_weight(torch.ones(2, 3)).numel()
+            6
+        """
         return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory, header and border sums included."""
+        """Bytes in memory, header and border sums included.
+
+        Example:
+            >>> weight = pack_weight(torch.ones(2, 3))
+            >>> weight.nbytes >= weight.portable_nbytes
+            True
+        """
         return self.data.numel()
 
     @property
     def unpacked_row_numel(self) -> int:
-        """K: weights of one output."""
+        """K, the number of weights of one output.
+
+        Example:
+            >>> pack_conv_weight(torch.ones(2, 3, 5, 5)).unpacked_row_numel
+            75
+        """
         return math.prod(self.shape[1:])
 
     @property
     def portable_nbytes(self) -> int:
-        """Bytes in a file: 32-bit words."""
+        """Bytes of the portable words, which is what a file holds.
+
+        Example:
+            >>> pack_weight(torch.ones(2, 33)).portable_nbytes  # two words for each output
+            16
+        """
         O, I, *kernel = self.shape
         return O * math.prod(kernel) * words_for(I) * 4
 
 
 def pack_weight(w: Tensor) -> PackedWeight:
-    """The signs of a weight matrix, packed for :func:`bgemm`.
+    """Packs the signs of a weight matrix for :func:`bgemm`.
 
     Args:
-        w: float32, float16 or bfloat16, shape [N, K].
+        w: float32, float16 or bfloat16, shape [N, K], on the device whose kernels will read it.
+
+    Raises:
+        TypeError, ValueError: ``w`` is not as above.
+        RuntimeError: a gradient would be cut, as by :func:`pack_signs`.
+
+    Example:
+        >>> pack_weight(torch.tensor([[0.3, -0.1, 2.0], [-1.0, 0.0, -5.0]])).shape
+        (2, 3)
     """
     check_tensor("w", w, SHORT_FLOATS)
     if w.dim() != 2:
@@ -228,11 +352,19 @@ def pack_weight(w: Tensor) -> PackedWeight:
 
 
 def pack_conv_weight(w: Tensor, groups: int = 1) -> PackedWeight:
-    """The signs of a convolution's weights, packed for :func:`bconv2d`.
+    """Packs the signs of a convolution's weights for :func:`bconv2d`.
 
     Args:
         w: float32, float16 or bfloat16, shape [O, I/groups, kh, kw].
         groups: as the convolution will run with; I/groups = 1 and groups = I is depthwise.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above, or ``groups`` does not divide O.
+        RuntimeError: a gradient would be cut, as by :func:`pack_signs`.
+
+    Example:
+        >>> pack_conv_weight(torch.randn(64, 1, 3, 3), groups=64).words().shape  # depthwise
+        torch.Size([64, 3, 3, 1])
     """
     check_tensor("w", w, SHORT_FLOATS)
     if w.dim() != 4:

@@ -23,7 +23,7 @@ def max_pool2d_signs(
     dilation: int | Sequence[int] = 1,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """What torch.nn.functional.max_pool2d does with +-1 pixels, on packed ones.
+    """Pools packed +-1 pixels as torch.nn.functional.max_pool2d pools floats.
 
     Args:
         x_words: int32 [N, H, W, ceil(C/32)].
@@ -34,6 +34,11 @@ def max_pool2d_signs(
 
     Raises:
         TypeError, ValueError: an argument's type or range is not as above, or the window does not fit the input.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 1.0, -1.0, -1.0]).view(1, 1, 4, 1)  # one row of four pixels, one channel
+        >>> unpack_signs(max_pool2d_signs(pack_signs(x), (1, 2)), 1).flatten()
+        tensor([ 1., -1.])
     """
     window = kernel_size, kernel_size if stride is None else stride, padding, dilation, ceil_mode
     if not native.kernels_check(x_words):

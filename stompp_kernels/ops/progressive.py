@@ -36,6 +36,14 @@ def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str = "none", b
 
     Raises:
         TypeError, ValueError: an argument is not as above.
+
+    Example:
+        >>> u = torch.tensor([-0.3, 0.2, 1.7, -2.0])
+        >>> first_two = torch.tensor([0b0011], dtype=torch.int32)
+        >>> progressive(u, first_two)
+        tensor([-1.,  1.,  1., -1.])
+        >>> progressive(0.5 * u, first_two)
+        tensor([-1.0000,  1.0000,  0.8500, -1.0000])
     """
     check_progressive(u, mask_words, surrogate, batch_shared)
     ops = kernels_for(u)
@@ -48,7 +56,7 @@ def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str = "none", b
 
 
 def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str = "none") -> Tensor:
-    """:func:`progressive` with a mask of u's shape that is drawn inside the op and stored nowhere.
+    """Does what :func:`progressive` does, with a mask of u's shape that is drawn inside the op and stored nowhere.
 
     Entry i is frozen where random word i of the stream is below p * 2^32. Entries are counted in the order in which the
     elements of the result lie in memory, so contiguous and channels_last inputs draw different masks.
@@ -56,11 +64,21 @@ def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str = "none") -> Tenso
     Args:
         u: float32, float16, bfloat16 or float64, any shape.
         draw: int64 [4] on u's device, see :func:`stompp_kernels.ops.draw_state`.
-        surrogate: as of :func:`progressive`.
+        surrogate: as in :func:`progressive`.
+
+    Returns:
+        u', as :func:`progressive` does.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
         RuntimeError: a value of ``draw`` is out of range, on the CPU.
+
+    Example:
+        >>> u = torch.tensor([-0.3, 0.2, 1.7, -2.0])
+        >>> progressive_drawn(u, draw_state(p=1.0, seed=0, tensor_id=0, step=0))  # every entry is frozen
+        tensor([-1.,  1.,  1., -1.])
+        >>> progressive_drawn(u, draw_state(p=0.0, seed=0, tensor_id=0, step=0))  # none is
+        tensor([-0.3000,  0.2000,  1.0000, -1.0000])
     """
     check_progressive(u, None, surrogate, False)
     check_draw(draw)
@@ -108,8 +126,8 @@ def _nothing_to_save(ctx, inputs, output):
     pass
 
 
-# The ops as autograd Functions that torch.func's transforms take: {(namespace, op): Function}. What torch makes of
-# register_autograd they do not.
+# The ops as autograd Functions, {(namespace, op): Function}: torch.func's transforms take these, and do not take what
+# torch makes of register_autograd.
 _FUNCTIONS: dict[tuple[str, str], Any] = {}
 
 
@@ -173,14 +191,14 @@ def register_autograd(namespace: str) -> None:
 
 
 def _row_in_memory(t: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """The elements of t as one row, in the order that dense strides give them."""
+    """Returns the elements of t as one row, in the order that dense strides give them."""
     if transforms_are_active():  # the strides are then those of a contiguous tensor
         return t.flatten()
     return rows_in_memory(t.new_empty_strided(t.shape, strides).copy_(t), False)[0]
 
 
 def _from_row(row: Tensor, like: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """The inverse of :func:`_row_in_memory`, of like's shape."""
+    """Undoes :func:`_row_in_memory`: the row in like's shape."""
     return row.reshape(like.shape) if transforms_are_active() else row.as_strided(like.shape, strides)
 
 

@@ -38,25 +38,25 @@ def _tile(n, BYTES: tl.constexpr):
 
 @triton.jit
 def _valid_bits(left, byte):
-    """For each byte of a tile with `left` elements the bits that stand for elements."""
+    """Returns for each byte of a tile with `left` elements the bits that stand for elements."""
     return 0xFF >> (8 - tl.minimum(tl.maximum(left - byte * 8, 0), 8))
 
 
 @triton.jit
 def _bits(bytes_of_bits):
-    """int32 [BYTES] to bool [BYTES, 8]."""
+    """Unpacks int32 [BYTES] into bool [BYTES, 8]."""
     return ((bytes_of_bits[:, None] >> tl.arange(0, 8)[None, :]) & 1) != 0
 
 
 @triton.jit
 def _bytes(bits):
-    """bool [BYTES, 8] to int32 [BYTES]."""
+    """Packs bool [BYTES, 8] into int32 [BYTES]."""
     return tl.sum(bits.to(tl.int32) << tl.arange(0, 8)[None, :], axis=1)
 
 
 @triton.jit
 def _random(group, seed, tensor_id, step):
-    """The four Philox words of each group of entries, as csrc/core/masks/refresh_mask.h lays down."""
+    """Returns the four Philox words of each group of entries, as csrc/core/masks/refresh_mask.h lays down."""
     key = (seed & 0xFFFFFFFF) | (tensor_id.to(tl.int64) << 32)
     high = (seed >> 32).to(tl.uint32)
     return tl.philox(key, group.to(tl.uint32), high, step.to(tl.uint32), (step >> 32).to(tl.uint32))
@@ -64,7 +64,7 @@ def _random(group, seed, tensor_id, step):
 
 @triton.jit
 def _below(r0, r1, r2, r3, limit):
-    """int32: bit i says whether word i is below `limit`, an int64 of 0 to 2^32."""
+    """Returns int32, whose bit i says whether word i is below `limit`, an int64 of 0 to 2^32."""
     low = limit.to(tl.uint32)
     first = (r0 < low).to(tl.int32) | ((r1 < low).to(tl.int32) << 1)
     second = (r2 < low).to(tl.int32) | ((r3 < low).to(tl.int32) << 1)
@@ -73,7 +73,7 @@ def _below(r0, r1, r2, r3, limit):
 
 @triton.jit
 def _frozen(mask, draw, first, left, byte, MASK: tl.constexpr):
-    """The mask of a tile as int32 [BYTES]; tail bits are anything."""
+    """Returns the mask of a tile as int32 [BYTES]; its tail bits may be anything."""
     if MASK == STORED:
         return tl.load(mask + first // 8 + byte, mask=byte * 8 < left, other=0).to(tl.int32)
     if MASK == DRAWN:
@@ -93,7 +93,7 @@ def _wide(x):
 
 @triton.jit
 def _clip(x):
-    """x clipped to [-1, 1], NaN kept: one instruction where there is one."""
+    """Clips x to [-1, 1] and keeps NaN, by one instruction where there is one."""
     if x.dtype == tl.float64:
         low = tl.where(x < -1, -1.0, x)
         return tl.where(low > 1, 1.0, low)
@@ -147,7 +147,7 @@ def forward(
 
 @triton.jit
 def gate_backward(grad, gate, out, rows, n, row_bytes, BYTES: tl.constexpr):
-    """grad where the gate's bit is 1, else 0; grad and out [rows, n] of any type, gate bytes [rows, row_bytes]."""
+    """Writes grad where the gate's bit is 1, else 0; grad and out are [rows, n], gate is bytes [rows, row_bytes]."""
     row = _row()
     if row < rows:
         first, left, byte, element = _tile(n, BYTES)
@@ -160,7 +160,7 @@ def gate_backward(grad, gate, out, rows, n, row_bytes, BYTES: tl.constexpr):
 
 @triton.jit
 def backward(grad, u, mask, out, rows, n, SURROGATE: tl.constexpr, MASK: tl.constexpr, BYTES: tl.constexpr):
-    """The gradient from u itself, which APPROX_SIGN needs; arguments as of `forward`."""
+    """Writes the gradient from u itself, which APPROX_SIGN needs; the arguments are those of `forward`."""
     row = _row()
     if row < rows:
         first, left, byte, element = _tile(n, BYTES)
@@ -183,7 +183,7 @@ def backward(grad, u, mask, out, rows, n, SURROGATE: tl.constexpr, MASK: tl.cons
 
 @triton.jit(do_not_specialize=["one_below", "redraw_below", "seed", "tensor_id", "step"])
 def refresh(mask, n, one_below, redraw_below, seed, tensor_id, step, WORDS: tl.constexpr):
-    """Soft refresh of n entries in int32 words, in place; the limits are int64 of 0 to 2^32."""
+    """Refreshes n entries in int32 words softly, in place; the limits are int64 of 0 to 2^32."""
     word = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
     words = tl.load(mask + word, mask=word * 32 < n, other=0)
     eighth = tl.arange(0, 8)[None, :]
@@ -209,7 +209,7 @@ def permute(mask, out, n, out_bytes, C, R, BYTES: tl.constexpr):
 
 @triton.jit
 def _outside(x, low, high, channel, valid, LIMITS: tl.constexpr):
-    """Whether x is below zero; with LIMITS whether it is outside its channel's."""
+    """Returns whether x is below zero, or with LIMITS outside those of its channel."""
     if LIMITS:
         below = tl.load(low + channel, mask=valid, other=0.0)
         above = tl.load(high + channel, mask=valid, other=0.0)
@@ -259,7 +259,7 @@ def pack_planes(x, low, high, words, rows, R, K, row_words, LIMITS: tl.constexpr
 
 @triton.jit
 def _pixel_tap(pixel, valid, tap, kernel_w, H, W, OH, OW, stride, padding, dilation):
-    """Which pixel of the input output pixels read at a tap, and whether it lies inside; geometry is (height, width)."""
+    """Returns which input pixel output pixels read at a tap, and whether it lies inside; pairs are (height, width)."""
     ow, oh, image = pixel % OW, pixel // OW % OH, pixel // OW // OH
     h = oh * stride[0] - padding[0] + tap // kernel_w * dilation[0]
     w = ow * stride[1] - padding[1] + tap % kernel_w * dilation[1]
@@ -294,7 +294,7 @@ def binary_weight(
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
 ):
-    """scale * (floats by signs of bits) + bias, as an implicit product of matrices, 32 inputs of a tap at a time.
+    """Writes scale * (floats by signs of bits) + bias, an implicit product of matrices, 32 inputs of a tap at a time.
 
     The grid is (tiles of pixels, tiles of a group's outputs, groups).
 

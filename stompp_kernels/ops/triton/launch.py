@@ -11,7 +11,7 @@ _MAX_GRID_Y = 65535  # CUDA's limit on a grid's second and third dimension
 
 @dataclass(frozen=True)
 class Launch:
-    """Tile of a program, in bytes of bits (or words, or pixels), and its warps."""
+    """The tile of a program, in bytes of bits (or words, or pixels), and its warps."""
 
     tile: int
     warps: int
@@ -22,7 +22,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def elementwise(n: int, itemsize: int) -> Launch:
-    """For rows of n elements: each thread has one 16-byte load of floats, short rows get few warps."""
+    """Returns the launch for rows of n elements: a thread has one 16-byte load of floats, short rows get few warps."""
     elements_of_a_warp = _WARP * _VECTOR_BYTES // itemsize
     warps = 1
     while warps < 4 and warps * elements_of_a_warp < n:
@@ -31,23 +31,23 @@ def elementwise(n: int, itemsize: int) -> Launch:
 
 
 def random_words() -> Launch:
-    """For words of a mask, eight Philox calls each: four words a warp keep every thread busy with one."""
+    """Returns the launch for words of a mask: four words of eight Philox calls give each thread of a warp one."""
     return Launch(tile=16, warps=4)
 
 
 def bit_gather() -> Launch:
-    """For bytes of a mask that is put into another order."""
+    """Returns the launch for bytes of a mask that is put into another order."""
     return Launch(tile=128, warps=4)
 
 
 def planes(itemsize: int) -> Launch:
-    """For pixels of 32 channels: a warp's loads run along the pixels."""
+    """Returns the launch for pixels of 32 channels: a warp's loads run along the pixels."""
     return Launch(tile=_WARP * _VECTOR_BYTES // itemsize // 4, warps=4)
 
 
 @dataclass(frozen=True)
 class ProductLaunch:
-    """Rows and outputs of a program's tile, and its warps."""
+    """The rows and outputs of a program's tile, and its warps."""
 
     rows: int
     outputs: int
@@ -55,12 +55,12 @@ class ProductLaunch:
 
 
 def product(rows: int, outputs: int) -> ProductLaunch:
-    """For products of rows of floats with the binary weights of a group of outputs; tl.dot wants 16 of each."""
+    """Returns the launch for rows of floats by the binary weights of a group of outputs; tl.dot wants 16 of each."""
     if rows <= 16:
         return ProductLaunch(16, 32 if outputs <= 32 else 64, 4)
     return ProductLaunch(64, 32 if outputs <= 32 else 64, 4)
 
 
 def grid(tiles: int, rows: int) -> tuple[int, int, int]:
-    """Tiles first; rows beyond the limit of the second dimension go on in the third."""
+    """Returns a grid of tiles first; rows beyond the limit of its second dimension go on in the third."""
     return tiles, min(rows, _MAX_GRID_Y), ceil_div(rows, _MAX_GRID_Y)

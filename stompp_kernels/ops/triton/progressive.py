@@ -33,7 +33,7 @@ _refresh, _permute = kernels.refresh, kernels.permute
 
 
 def _dense(u: Tensor, batch_shared: bool) -> Tensor:
-    """u, or a contiguous copy where its order in memory cannot be kept."""
+    """Returns u, or a contiguous copy where its order in memory cannot be kept."""
     return u if result_format(u, batch_shared) is torch.preserve_format else u.contiguous()
 
 
@@ -42,7 +42,7 @@ def _byte_view(words: Tensor) -> Tensor:
 
 
 def _in_memory_order(mask_words: Tensor, u: Tensor, batch_shared: bool) -> Tensor:
-    """The mask's bits in the order in which the elements of a dense u lie in memory, as bytes."""
+    """Returns the mask's bits in the order in which the elements of a dense u lie in memory, as bytes."""
     first = 1 if batch_shared else 0
     dims = [d for d in range(first, u.dim()) if u.shape[d] != 1]
     order = sorted(dims, key=lambda d: -u.stride(d))
@@ -174,7 +174,7 @@ def progressive_backward(
 
 
 def _like(grad: Tensor, dense: Tensor) -> Tensor:
-    """grad with its elements in memory in the order of dense ones."""
+    """Returns grad with its elements in memory in the order of dense ones."""
     return grad if grad.stride() == dense.stride() else torch.empty_like(dense).copy_(grad)
 
 

@@ -19,12 +19,15 @@ from stompp_kernels.conversion import (
     prepare,
     save_packed,
 )
+from stompp_kernels.models.registry import prepare_models_by
 from stompp_kernels.native import Implementation, implementations, use_implementation
 from stompp_kernels.nn import float_simulation
 from stompp_kernels.ops import PackedWeight
 from stompp_kernels.progression import StoMPP, link
 
 __version__ = "0.1.0"
+
+prepare_models_by(prepare)  # models lie below conversion, and import nothing of it
 
 __all__ = [
     "Implementation",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stompp_kernels.models.common import check_sizes
 from stompp_kernels.models.hub import from_hub
 from stompp_kernels.models.registry import register
+from stompp_kernels.nn.file_classes import register_file_class
 from stompp_kernels.ops.checks import check_choice
 
 POOLINGS = (None, "pooler", "mean")
@@ -111,6 +112,16 @@ def _encoder(pretrained: str | os.PathLike[str] | None, config: Mapping[str, Any
     # A checkpoint may be in half precision, in which optimizers lose small steps.
     return encoder.float().train()
 
+
+register_file_class(
+    EncoderClassifier,
+    config_of=lambda model: model.encoder.config,
+    arguments={
+        "num_classes": lambda model: model.classifier.out_features,
+        "max_length": lambda model: model.max_length,
+        "pooling": lambda model: model.pooling,
+    },
+)
 
 register(
     "bert",

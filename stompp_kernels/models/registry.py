@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.prepare.prepare import prepare
 from stompp_kernels.models.common import check_sizes
 
 Inputs: TypeAlias = Tensor | dict[str, Tensor]
@@ -46,6 +45,16 @@ class Entry:
 
 
 _ENTRIES: dict[str, Entry] = {}
+_preparation: Callable[..., tuple[nn.Module, Any]] | None = None
+
+
+def prepare_models_by(prepare: Callable[..., tuple[nn.Module, Any]]) -> None:
+    """Sets what :func:`create` prepares models with: ``sk.prepare``, which lies above this package and imports it not.
+
+    ``stompp_kernels/__init__.py`` calls this, so that no model need import what lies above.
+    """
+    global _preparation
+    _preparation = prepare
 
 
 def register(
@@ -118,11 +127,13 @@ def create(
     if binarize is None and prepare_options:
         raise ValueError(f"binarize must be 'both' or 'weights' with prepare_options, got None with {prepare_options}")
     preparation = {**found.prepare_options, **(prepare_options or {})}
-    _check_known("prepare option", preparation, _keywords(prepare, without=("model", "example_inputs", "binarize")))
+    assert _preparation is not None
+    known = _keywords(_preparation, without=("model", "example_inputs", "binarize"))
+    _check_known("prepare option", preparation, known)
     model = found.factory(num_classes=num_classes, **_accepted(found.factory, options))
     if binarize is None:
         return model
-    return prepare(model, noise if example is None else example, binarize=binarize, **preparation)[0]
+    return _preparation(model, noise if example is None else example, binarize=binarize, **preparation)[0]
 
 
 def example_inputs(name: str, **options: Any) -> Inputs:

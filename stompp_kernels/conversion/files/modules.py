@@ -1,10 +1,10 @@
 """A model whose layers were packed one by one, as JSON and tensors.
 
 Such a model keeps the forward of its class, which no file describes. The class is therefore one that is installed: a
-model of Hugging Face transformers, or ``EncoderClassifier`` around one. The file names it, holds its config, and says
-which layers are packed. The model is built without memory (device "meta"), its layers are swapped, and every parameter
-and buffer, non-persistent ones too, becomes a tensor of the file. Nothing is downloaded, and no code comes from the
-file: configs that name other models, files or code are refused.
+model of Hugging Face transformers, or a class around one that is registered in ``nn/file_classes.py``. The file names
+it, holds its config, and says which layers are packed. The model is built without memory (device "meta"), its layers
+are swapped, and every parameter and buffer, non-persistent ones too, becomes a tensor of the file. Nothing is
+downloaded, and no code comes from the file: configs that name other models, files or code are refused.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from stompp_kernels.conversion.packing.modules import swap_layers
 from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation, SignActivation
+from stompp_kernels.nn.file_classes import file_classes
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import FLOATS
 
-_OWN_CLASS, _OWN_ARGUMENTS = "EncoderClassifier", ("num_classes", "max_length", "pooling")
 _CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
 
 
@@ -112,11 +112,11 @@ def _check_structure(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]
     if type(spec) is not dict or not required <= spec.keys() <= {*required, "generation"}:
         raise ValueError(f"a model must have a class, arguments and a config, got {shown(spec)}")
     if type(spec["class"]) is not str or _CLASS.fullmatch(spec["class"]) is None:
-        raise ValueError(f"class must be a model of transformers or {_OWN_CLASS!r}, got {shown(spec['class'])}")
-    arguments, config, own = spec["arguments"], spec["config"], spec["class"] == _OWN_CLASS
+        raise ValueError(f"class must be a model of {_classes()}, got {shown(spec['class'])}")
+    arguments, config, registered = spec["arguments"], spec["config"], file_classes().get(spec["class"])
     if type(arguments) is not dict or type(config) is not dict or type(config.get("model_type")) is not str:
         raise ValueError("arguments and config must be objects, the config with a model_type")
-    if set(arguments) != set(_OWN_ARGUMENTS if own else ()):
+    if set(arguments) != set(registered.arguments if registered else ()):
         raise ValueError(f"class {spec['class']!r} has arguments {shown(sorted(arguments))}")
     check_settings({"arguments": arguments, "config": config}, spec.get("generation"), tensors)
     if type(layers) is not dict or type(signs) is not list or not all(type(name) is str for name in signs):
@@ -126,16 +126,11 @@ def _check_structure(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 
 def _model_to_json(model: nn.Module) -> dict[str, Any]:
-    from stompp_kernels.models.bert import EncoderClassifier  # models are made by conversion: not at the top
-
-    if type(model) is EncoderClassifier:
-        arguments = {
-            "num_classes": model.classifier.out_features,
-            "max_length": model.max_length,
-            "pooling": model.pooling,
-        }
-        return {"class": _OWN_CLASS, "arguments": arguments, "config": config_to_json(model.encoder.config)}
     name = type(model).__name__
+    registered = file_classes().get(name)
+    if registered is not None and type(model) is registered.kind:
+        arguments = {argument: read(model) for argument, read in registered.arguments.items()}
+        return {"class": name, "arguments": arguments, "config": config_to_json(registered.config_of(model))}
     generation = getattr(model, "generation_config", None)
     own = {} if generation is None else {"generation": generation_to_json(generation)}
     try:
@@ -144,10 +139,15 @@ def _model_to_json(model: nn.Module) -> dict[str, Any]:
         known = False
     if not known:
         raise ValueError(
-            f"packed must be traced by torch.fx (by_layer=False), a model of transformers or an {_OWN_CLASS} to be"
-            f" saved, got {name}, whose forward no file can hold"
+            f"packed must be traced by torch.fx (by_layer=False), or be a model of {_classes()}, to be saved, got "
+            f"{name}, whose forward no file can hold"
         )
     return {"class": name, "arguments": {}, "config": config_to_json(model.config), **own}
+
+
+def _classes() -> str:
+    """What a class may be, in words for an error."""
+    return " or ".join(["transformers", *map(repr, file_classes())])
 
 
 def _check_same_modules(packed: nn.Module, rebuilt: nn.Module) -> None:
@@ -178,26 +178,22 @@ def _transformers_class(name: str) -> Any:
     base = transformers.PreTrainedModel
     # Each class of a model has the config class of its own.
     if not isinstance(kind, type) or not issubclass(kind, base) or getattr(kind, "config_class", None) is None:
-        raise ValueError(f"class must be a model of transformers or {_OWN_CLASS!r}, got {name!r}")
+        raise ValueError(f"class must be a model of {_classes()}, got {name!r}")
     return kind
 
 
 def _build_on_meta(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     name, settings, arguments = spec["class"], spec["config"], spec["arguments"]
-    own = name == _OWN_CLASS
-    # Also for the own class, whose encoder is one: says that transformers is missing.
-    kind = _transformers_class("BertModel" if own else name)
+    registered = file_classes().get(name)
+    # A registered class holds a model of transformers too: where transformers is missing, this says so.
+    kind = _transformers_class("BertModel" if registered else name)
     try:
         with LittleTime(len(tensors)), FewTensors(MADE_PER_TENSOR * (len(tensors) + 100)), torch.device("meta"):
-            return _own_model(arguments, settings) if own else _model_of_transformers(kind, settings)
+            if registered:
+                return registered.kind(config=settings, **arguments)
+            return _model_of_transformers(kind, settings)
     except Exception as error:  # of someone else's code, given settings that a file holds
         raise ValueError(f"class {name!r} cannot be built from its config: {error}") from error
-
-
-def _own_model(arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Module:
-    from stompp_kernels.models.bert import EncoderClassifier
-
-    return EncoderClassifier(config=settings, **arguments)
 
 
 def _model_of_transformers(kind: Any, settings: Mapping[str, Any]) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stompp_kernels.conversion.packing.nodes import has_hooks
-from stompp_kernels.conversion.packing.tracing import Tracer
+from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.nn import ProgressiveActivation
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from stompp_kernels.conversion.packing.arguments import TracedArguments
-from stompp_kernels.conversion.packing.tracing import Tracer
+from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
 from stompp_kernels.nn.sign_keeping import SIGN_KEEPING
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from stompp_kernels.conversion.packing.tracing import Tracer
+from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.progression.example_run import has_own_forward
 
 # Activations that clip/sign takes the place of.

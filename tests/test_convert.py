@@ -19,7 +19,8 @@ from models_for_tests import (
 from torch import fx, nn
 
 import stompp_kernels as sk
-from stompp_kernels.conversion.packing import graph as pack_graph
+from stompp_kernels.conversion.packing import signs as packed_signs
+from stompp_kernels.conversion.sign_notes import noted_signs
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.nn import (
     BinaryWeightConv2d,
@@ -62,9 +63,9 @@ class Recorder(fx.Interpreter):
 
     def run_node(self, node):
         result = super().run_node(node)
-        if "signs_of" in node.meta:
-            name, images = node.meta["signs_of"]
-            self.words[name] = images, result
+        signs = noted_signs(node)
+        if signs is not None:
+            self.words[signs.activation] = signs.images, result
         return result
 
 
@@ -343,13 +344,13 @@ def test_max_pooling_of_signs_runs_on_bits():
 def test_verify_names_the_first_layer_that_differs(monkeypatch):
     model, x = committed("residual")
     wrong = sk.convert(model)
-    original = pack_graph.fold_threshold
+    original = packed_signs.fold_threshold
 
     def shifted(*args):
         folded = original(*args)
         return Threshold(folded.thresholds + 2, folded.flip_words)
 
-    monkeypatch.setattr(pack_graph, "fold_threshold", shifted)
+    monkeypatch.setattr(packed_signs, "fold_threshold", shifted)
     with pytest.raises(ValueError, match=r"the packed network differs at blocks\.0\.relu1 in \d+ of \d+ signs"):
         sk.convert(model, verify=x)
     monkeypatch.undo()

@@ -26,6 +26,7 @@ LEVELS = (
     ("conversion.explain", "conversion.files"),
     ("conversion.packing", "conversion.prepare"),
     ("conversion.profile", "conversion.tracing", "conversion.verify"),
+    ("conversion.sign_notes",),
     ("progression", "models"),
     ("device", "nn"),
     ("ops", "ops.triton"),

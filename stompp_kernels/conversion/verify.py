@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from stompp_kernels.conversion.sign_notes import noted_signs
 from stompp_kernels.nn import ProgressiveActivation, float_simulation
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.reference import bits_from_words
@@ -163,9 +164,10 @@ class _SignComparison(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
-        if "signs_of" in node.meta and not self.difference:
-            name, images = node.meta["signs_of"]
-            difference = _different_signs(result, self.kept[name].permute(0, 2, 3, 1) if images else self.kept[name])
+        signs = noted_signs(node)
+        if signs is not None and not self.difference:
+            kept = self.kept[signs.activation]
+            difference = _different_signs(result, kept.permute(0, 2, 3, 1) if signs.images else kept)
             if difference:
-                self.difference = f"{name} {difference}"
+                self.difference = f"{signs.activation} {difference}"
         return result

@@ -8,13 +8,14 @@ depends on that size, the processor and the number of threads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, fx, nn
 
 from stompp_kernels import native
 from stompp_kernels.conversion.packing.folding import fold_limits, fold_norm
+from stompp_kernels.conversion.packing.graph_state import Pixels
 from stompp_kernels.conversion.packing.nodes import fresh_name, has_hooks, is_fixed_norm
 from stompp_kernels.nn import FloatConv2d, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
 from stompp_kernels.ops import Affine, Limits
@@ -24,15 +25,13 @@ TO_SIGNS = "_signs"  # ends the name of a convolution that writes signs as bits
 _UNKNOWN_SIZE = 56
 _ONE_TO_ONE = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, PackBatchNorm, PackSigns)
 
-Pixels = tuple[int, int]
 
-
-def pack_float_convs(packed: fx.GraphModule) -> None:
+def pack_float_convs(packed: fx.GraphModule, pixels: dict[fx.Node, Pixels]) -> None:
     """Swaps the graph's plain convolutions, with the BatchNorm, sign and packing behind them and unpacking before.
 
     Args:
-        packed: its modules and graph are changed; ``meta["pixels"]`` of a node is height and width of what it gives,
-            where that is known.
+        packed: its modules and graph are changed.
+        pixels: height and width of what a node gives, where that is known; grows by the new nodes.
     """
     if native.active_implementation() in ("reference", "scalar"):  # nothing there is as fast as oneDNN
         return
@@ -51,7 +50,7 @@ def pack_float_convs(packed: fx.GraphModule) -> None:
             continue
         unpacking = module_of(source)
         reads = "bits" if isinstance(unpacking, UnpackSigns) and unpacking.images else "floats"
-        size = source.meta.get("pixels") or _before(conv, _pixels_of(node, module_of)) or _some_pixels(conv)
+        size = pixels.get(source) or _before(conv, _pixels_of(node, module_of, pixels)) or _some_pixels(conv)
         if not _gives_the_same_bits(conv, reads, size):
             continue
         end, epilogue = _what_follows(node, conv, module_of)
@@ -62,6 +61,8 @@ def pack_float_convs(packed: fx.GraphModule) -> None:
         with packed.graph.inserting_before(end):
             twin = packed.graph.call_module(name, (source.args[0] if reads == "bits" else source,))
         twin.meta.update(end.meta)
+        if end in pixels:
+            pixels[twin] = pixels[end]
         end.replace_all_uses_with(twin)
     packed.graph.eliminate_dead_code()
     packed.delete_all_unused_submodules()
@@ -123,16 +124,18 @@ def _limits(conv: nn.Conv2d, packer: PackBatchNorm | PackSigns) -> Limits:
     return Limits(*fold_limits(sign, conv.out_channels, low.device))
 
 
-def _pixels_of(node: fx.Node, module_of: Callable[[fx.Node], nn.Module | None]) -> Pixels | None:
+def _pixels_of(
+    node: fx.Node, module_of: Callable[[fx.Node], nn.Module | None], pixels: Mapping[fx.Node, Pixels]
+) -> Pixels | None:
     """Height and width of what a node gives, from what is known of the nodes behind it."""
-    if "pixels" in node.meta:
-        return node.meta["pixels"]
+    if node in pixels:
+        return pixels[node]
     for user in node.users:
         module = module_of(user)
         if isinstance(module, _ONE_TO_ONE):
-            found = _pixels_of(user, module_of)
+            found = _pixels_of(user, module_of, pixels)
         elif isinstance(module, nn.MaxPool2d):
-            found = _before(module, _pixels_of(user, module_of))
+            found = _before(module, _pixels_of(user, module_of, pixels))
         else:
             continue
         if found is not None:

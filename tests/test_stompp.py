@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import warnings
 
 import pytest
@@ -449,3 +450,25 @@ def test_the_kind_of_activation_masks_is_checked_saved_and_kept():
         other.load_state_dict(progression.state_dict())
     sk.StoMPP(model, 100)
     assert not [name for name in model.state_dict() if name.endswith(".draw")]
+
+
+def test_every_argument_is_saved_but_what_a_run_may_be_resumed_with():
+    model = prepared_chain()
+    names = [unit.name for unit in sk.StoMPP(model, 100).units]
+    values = {
+        "shape": "linear",
+        "order": names[::-1],
+        "refresh": 7,
+        "regime": "ste",
+        "surrogate": "clip",
+        "binarize": "both",
+        "overlap": 0.25,
+        "warmup": 0.125,
+        "cooldown": 0.5,
+        "seed": 3,
+        "clip_latent": False,
+        "activation_masks": "per_element",
+    }
+    config = sk.StoMPP(model, 100, freeze_prefix=False, **values).state_dict()["config"]
+    assert config == {"total_steps": 100, **values, "units": names}
+    assert set(inspect.signature(sk.StoMPP).parameters) == {"model", "total_steps", "freeze_prefix", *values}

@@ -1,5 +1,6 @@
 """`stompp train` and what follows it: recipes, runs, records, resuming, evaluation, conversion, studies."""
 
+import inspect
 import json
 import math
 import os
@@ -77,6 +78,20 @@ def test_a_recipe_is_defaults_a_file_what_it_extends_and_changes(tmp_path):
     assert recipe.model.options == {"width": 5, "depth": 2}
     assert (recipe.progression.order, recipe.optimizer.lr, recipe.batch_size) == ("reverse", 1.0, 256)
     assert recipe_from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_the_progression_of_a_recipe_has_the_arguments_and_defaults_of_stompp():
+    parameters = inspect.signature(sk.StoMPP).parameters.values()
+    elsewhere = ("model", "total_steps", "binarize", "seed")
+    expected = {p.name: p.default for p in parameters if p.name not in elsewhere}
+    recipe = recipe_from_dict({"name": "run", "model": {"name": "mlp"}, "data": {"name": "digits"}})
+    assert recipe.to_dict()["progression"] == expected
+    # What files of recipes may hold.
+    assert {key: type(value) for key, value in expected.items()} == {
+        **dict.fromkeys(("regime", "surrogate", "shape", "order", "activation_masks"), str),
+        **dict.fromkeys(("refresh", "overlap", "warmup", "cooldown"), float),
+        **dict.fromkeys(("clip_latent", "freeze_prefix"), bool),
+    }
 
 
 def test_toml_yaml_and_json_say_the_same(tmp_path):

@@ -26,6 +26,9 @@ REGIMES = ("ste_free", "ste", "vanilla_ste")
 BINARIZE = ("both", "weights")
 ACTIVATION_MASKS = ("shared", "per_element")
 
+# A run may be resumed with another freeze_prefix: no value changes by it.
+_NOT_SAVED = ("self", "model", "freeze_prefix")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -133,7 +136,7 @@ class StoMPP:
         total_steps: int,
         shape: str = "cubic",
         order: str | Sequence[str] = "forward",
-        refresh: float = 100,
+        refresh: float = 100.0,
         regime: str = "ste_free",
         surrogate: str = "identity",
         binarize: str = "both",
@@ -145,6 +148,7 @@ class StoMPP:
         freeze_prefix: bool = True,
         activation_masks: str = "shared",
     ) -> None:
+        arguments = dict(locals())  # all of them, and nothing else yet
         if not isinstance(total_steps, int):
             raise TypeError(f"total_steps must be an int, got {total_steps!r}")
         if total_steps < 1:
@@ -170,19 +174,10 @@ class StoMPP:
         places = order_units(names, order)
         self.units = make_units(layers, windows(places, total_steps, warmup, cooldown, overlap))
         self._config = {
-            "total_steps": total_steps,
-            "shape": shape,
+            **{name: value for name, value in arguments.items() if name not in _NOT_SAVED},
             "order": order if isinstance(order, str) else list(order),
             "refresh": self.refresh,
-            "regime": regime,
             "surrogate": self.surrogate,
-            "binarize": binarize,
-            "overlap": overlap,
-            "warmup": warmup,
-            "cooldown": cooldown,
-            "seed": seed,
-            "clip_latent": clip_latent,
-            "activation_masks": activation_masks,
             "units": names,
         }
         self._step, self._loaded = 0, False

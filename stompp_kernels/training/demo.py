@@ -65,7 +65,7 @@ def recipe_of_demo(regime: str, surrogate: str, seed: int, epochs: int) -> Recip
         model=ModelRecipe("small_resnet"),
         data=DataRecipe("digits"),
         optimizer=OptimizerRecipe(lr=0.2, schedule="cosine", warmup=3 / max(epochs, 6)),
-        progression=ProgressionRecipe(regime, surrogate, refresh=20, warmup=0.1, cooldown=0.25),
+        progression=ProgressionRecipe(regime=regime, surrogate=surrogate, refresh=20, warmup=0.1, cooldown=0.25),
         epochs=epochs,
         batch_size=64,
         seed=seed,

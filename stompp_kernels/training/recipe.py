@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import json
 import os
@@ -31,7 +32,7 @@ from typing import Any
 
 from stompp_kernels.files import read_text
 from stompp_kernels.ops.checks import check_choice
-from stompp_kernels.progression.stompp import BINARIZE
+from stompp_kernels.progression.stompp import BINARIZE, StoMPP
 from stompp_kernels.training.changes import check_used, keys_of
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -74,21 +75,19 @@ class OptimizerRecipe:
     max_gradient_norm: float | None = None
 
 
-@dataclass(frozen=True)
-class ProgressionRecipe:
-    """The options of :class:`stompp_kernels.StoMPP`; see there."""
+def _options_of_progression() -> Any:
+    """A dataclass of StoMPP's arguments with their types and defaults, but for those that a recipe gives elsewhere."""
+    types = typing.get_type_hints(StoMPP.__init__)
+    types["order"] = str  # the names of all units are no part of a recipe
+    given_elsewhere = ("model", "total_steps", "binarize", "seed")
+    options = [p for p in inspect.signature(StoMPP).parameters.values() if p.name not in given_elsewhere]
+    fields = [(option.name, types[option.name], field(default=option.default)) for option in options]
+    return dataclasses.make_dataclass("_Options", fields, frozen=True, kw_only=True)
 
-    regime: str = "ste_free"
-    surrogate: str = "identity"
-    shape: str = "cubic"
-    order: str = "forward"
-    refresh: float = 100.0
-    overlap: float = 0.0
-    warmup: float = 0.0
-    cooldown: float = 0.1
-    clip_latent: bool = True
-    freeze_prefix: bool = True
-    activation_masks: str = "shared"
+
+@dataclass(frozen=True)
+class ProgressionRecipe(_options_of_progression()):  # type: ignore[misc]  # whose base mypy cannot know
+    """The options of :class:`stompp_kernels.StoMPP`, by keyword; see there."""
 
 
 @dataclass(frozen=True)

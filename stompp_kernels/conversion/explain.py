@@ -1,4 +1,4 @@
-"""explain: what runs where in a packed network, layer by layer."""
+"""Explanations of packed networks: what runs where, layer by layer."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from stompp_kernels.table import table
 
 @dataclass(frozen=True)
 class LayerExplanation:
-    """One module call of a packed network.
+    """Describes one module call of a packed network.
 
     Attributes:
-        name: of the submodule.
+        name: qualified name of the submodule.
         kernel: the op that runs, with its epilogue; for float modules their type.
         implementation: what runs the kernel: an instruction set, "cuda", "triton", "reference" or "torch".
         nbytes: bytes of weights and constants in memory.
@@ -60,9 +60,10 @@ class LayerExplanation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One row per module call, in order of execution; ``print`` shows a table.
+    """Describes a packed network, in a row for each module call; ``print`` shows a table.
 
     Attributes:
+        rows: one for each call, in order of execution.
         arguments: what tracing fixed of the network's arguments, such as "mask is None"; another value is refused.
     """
 
@@ -85,7 +86,7 @@ class Explanation:
 
 
 def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Explanation:
-    """A table of a packed network's layers: kernel, implementation, bytes, and why a layer stayed in float.
+    """Tells of each layer of a packed network its kernel, implementation, bytes, and why it stayed in float.
 
     Rows are in order of execution; where the model kept its own forward, in that of its modules.
 
@@ -93,10 +94,22 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
         packed: made by ``sk.convert`` or ``sk.load_packed``.
         inputs: a tensor, tuple or dict of inputs: the network is run on them, on the CPU, and rows tell operations,
             time and share of the time too.
-        seconds: to spend on that.
+        seconds: how long the network is run for that.
+
+    Returns:
+        An :class:`Explanation`.
 
     Raises:
-        TypeError: it is no such network.
+        TypeError: ``packed`` is no such network.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> progression = sk.StoMPP(model, total_steps=10, regime="vanilla_ste")  # commits all layers at once
+        >>> for row in sk.explain(sk.convert(model)).rows[2:5]:
+        ...     print(row.kernel, row.reason, sep=": ")
+        pack_outside: BatchNorm and sign of a float input folded to one comparison
+        bgemm + threshold: all up to the next signs folded to integer thresholds
+        bgemm + affine: what comes next needs floats
     """
     modules = dict(packed.named_modules())
     if isinstance(packed, fx.GraphModule):
@@ -119,7 +132,7 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
 
 
 def _does_something(module: nn.Module) -> bool:
-    """Whether a module computes rather than holds others."""
+    """Returns whether a module computes rather than holds others."""
     if isinstance(module, BinaryLayer):
         return True
     return not list(module.children()) and not isinstance(module, (nn.Identity, nn.Dropout))

@@ -1,4 +1,4 @@
-"""export_packed, load_exported: a packed network as torch.export's program, in one .pt2 file; package_packed: compiled.
+"""Packed networks as PyTorch's own files: a program of torch.export, or a package that AOTInductor compiled.
 
 The program calls torch.ops.stompp on weights that stand in it as constants, in the order that one implementation's
 kernels read. It runs wherever torch and this package with its compiled library are installed; where another
@@ -44,6 +44,13 @@ def export_packed(
     Raises:
         TypeError: ``packed`` is not such a network.
         ValueError: there is no batch dimension, or the network takes one batch size only.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> progression = sk.StoMPP(model, total_steps=10, regime="vanilla_ste")  # commits all layers at once
+        >>> program = sk.export_packed(sk.convert(model), "net.pt2", torch.randn(2, 1, 8, 8))
+        >>> program.module()(torch.randn(5, 1, 8, 8)).shape  # a batch of another size
+        torch.Size([5, 10])
     """
     program = _program(packed, example_inputs, dynamic_batch)
     with replacing(path) as file:
@@ -72,6 +79,13 @@ def package_packed(
         TypeError, ValueError: as :func:`export_packed`, or ``path`` does not end in .pt2.
         OSError: the file cannot be written; said before anything is compiled if it cannot be made.
         RuntimeError: there is no C++ compiler, or what else torch raises as it compiles.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> progression = sk.StoMPP(model, total_steps=10, regime="vanilla_ste")  # commits all layers at once
+        >>> run = sk.package_packed(sk.convert(model), "net.pt2", torch.randn(2, 1, 8, 8))
+        >>> run(torch.randn(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
     """
     if Path(path).suffix != ".pt2":
         raise ValueError(f"path must end in .pt2, got {os.fspath(path)!r}")
@@ -116,9 +130,23 @@ def load_exported(path: str | os.PathLike[str]) -> nn.Module:
     implementation. Parts of such a file may be pickled: load only files that you trust, and keep ``sk.save_packed``'s
     for the others.
 
+    Args:
+        path: of the file.
+
+    Returns:
+        The program as a module, to be called as the packed network.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no exported program, or its weights are of another version of this package or device.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> progression = sk.StoMPP(model, total_steps=10, regime="vanilla_ste")  # commits all layers at once
+        >>> packed, x = sk.convert(model), torch.randn(4, 1, 8, 8)
+        >>> _ = sk.export_packed(packed, "net.pt2", x)
+        >>> torch.equal(sk.load_exported("net.pt2")(x), packed(x))
+        True
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file at {os.fspath(path)!r}")

@@ -1,8 +1,8 @@
-"""save_packed / load_packed: a packed network in one safetensors file.
+"""Packed networks in files: one safetensors file each.
 
 The tensors are the network's state dict, packed weights in the portable word order. The metadata hold the structure as
-JSON: which module stands where and how the graph calls them (graph.py), or, of a model that keeps its own
-forward, its class and config (modules.py). Nothing in a file is executed or unpickled: modules, functions
+JSON: which module stands where and how the graph calls them (graph.py), or, of a model that keeps its own forward, its
+class and config (modules.py). Nothing in a file is executed or unpickled: modules, functions
 and their arguments come from closed lists, and a SHA-256 over structure and tensors refuses a file that was damaged;
 it does not tell who wrote a file. docs/file-format.md describes the format.
 """
@@ -38,6 +38,13 @@ def save_packed(packed: nn.Module, path: str | os.PathLike[str]) -> int:
         TypeError: ``packed`` is not such a network.
         ValueError: it holds a module, function or argument that the format does not know, or is of another class and
             was converted layer by layer; the message names it. Or it was cast to several types.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> progression = sk.StoMPP(model, total_steps=10, regime="vanilla_ste")  # commits all layers at once
+        >>> size = sk.save_packed(sk.convert(model), "net.safetensors")
+        >>> size < 4 * sum(p.numel() for p in model.parameters())  # bytes of the float network
+        True
     """
     expected = type_of_parameters(packed)
     cast = {str(m.dtype) for m in packed.modules() if isinstance(m, GivesFloats) and m.dtype is not expected}
@@ -59,6 +66,7 @@ def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> nn.Module:
     """Reads a network that :func:`save_packed` wrote, and packs its weights for this machine.
 
     Args:
+        path: of the file.
         mmap: leave float weights and constants in the file's pages, as ``torch.load(mmap=True)`` does: less memory, and
             shared by all processes that load the file. It must then not be written to while the network lives; to
             replace it by another, as :func:`save_packed` does, is safe.
@@ -71,6 +79,14 @@ def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> nn.Module:
         ImportError: it holds a model of transformers, which is missing.
         ValueError: it is no packed network, is of another version, was cut short or was altered, or holds a structure
             that does not follow the format.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> progression = sk.StoMPP(model, total_steps=10, regime="vanilla_ste")  # commits all layers at once
+        >>> packed, x = sk.convert(model), torch.randn(4, 1, 8, 8)
+        >>> _ = sk.save_packed(packed, "net.safetensors")
+        >>> torch.equal(sk.load_packed("net.safetensors")(x), packed(x))
+        True
     """
     structure, tensors, version = container.read(path)
     try:

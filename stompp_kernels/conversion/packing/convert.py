@@ -1,4 +1,4 @@
-"""convert: the packed inference twin of a committed model."""
+"""The conversion of a committed model into its packed inference network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
 def convert(
     model: nn.Module, verify: Any = None, by_layer: bool | None = None, example_inputs: Any = None
 ) -> nn.Module:
-    """The packed inference network of a model: what is committed runs on bits, the rest stays as it is.
+    """Makes the packed inference network of a model: what is committed runs on bits, the rest stays as it is.
 
     Where a chain layer -> BatchNorm -> activation, with or without a +-1 shortcut added before the activation, ends in
     a committed activation, it becomes one kernel that reads and writes bits, its arithmetic folded to integer
@@ -66,6 +66,17 @@ def convert(
         ValueError: no layer is committed, a parameter is not float32 or holds NaN or inf, as do statistics of a
             BatchNorm and scales, the model cannot be traced, a committed layer is not called, or results differ on the
             inputs to verify; the message names the first layer that does.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> progression = sk.StoMPP(model, total_steps=10, regime="vanilla_ste")  # commits all layers at once
+        >>> x = torch.randn(4, 1, 8, 8)
+        >>> packed = sk.convert(model, verify=x)
+        >>> packed(x).shape
+        torch.Size([4, 10])
+        >>> with sk.float_simulation():
+        ...     torch.allclose(packed(x), model.eval()(x), rtol=1e-4, atol=1e-4)
+        True
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
     if not layers:
@@ -89,7 +100,7 @@ def convert(
 
 
 def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any) -> fx.Graph | None:
-    """The traced model; None where its layers are to be converted one by one."""
+    """Traces the model; None where its layers are to be converted one by one."""
     arguments = TracedArguments(model, example_inputs)
     try:
         return trace_model(model, example_inputs)
@@ -112,7 +123,7 @@ def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any) -> f
 
 
 def _warn_of_hooks(model: nn.Module, graph: fx.Graph | None) -> None:
-    """Hooks on what is replaced have nothing left to hang on."""
+    """Warns of hooks on modules that are replaced: they have nothing left to hang on."""
     replaced = [
         name
         for name, module in model.named_modules()
@@ -124,6 +135,6 @@ def _warn_of_hooks(model: nn.Module, graph: fx.Graph | None) -> None:
 
 
 def _is_transformer(model: nn.Module) -> bool:
-    """Whether a model of Hugging Face transformers is in it, none of which torch.fx can trace."""
+    """Returns whether a model holds one of Hugging Face transformers, none of which torch.fx can trace."""
     transformers = sys.modules.get("transformers")
     return transformers is not None and any(isinstance(m, transformers.PreTrainedModel) for m in model.modules())

@@ -18,7 +18,7 @@ _MOST_BYTES = 1 << 20  # of a JSON file
 
 
 def load_prepared(folder: str | Path) -> nn.Module:
-    """The prepared model that ``save_pretrained``, ``Trainer.save_model`` or a Trainer's checkpoint wrote.
+    """Loads the prepared model that ``save_pretrained``, ``Trainer.save_model`` or a Trainer's checkpoint wrote.
 
     Its masks and stages are those that were saved; go on with ``sk.StoMPP`` and its state dict, or with
     ``sk.convert`` once everything is committed. Nothing in the folder is run: the class is one of transformers' own,
@@ -34,6 +34,19 @@ def load_prepared(folder: str | Path) -> nn.Module:
         ImportError: transformers is not installed.
         FileNotFoundError: a file is missing.
         ValueError: a file does not hold what it must; the message names it.
+
+    Example:
+        >>> import transformers
+        >>> config = transformers.BertConfig(
+        ...     vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        ... )
+        >>> model = transformers.BertForSequenceClassification(config)
+        >>> inputs = {"input_ids": torch.randint(50, (2, 8)), "attention_mask": torch.ones(2, 8, dtype=torch.int64)}
+        >>> model, _ = sk.prepare(model, inputs, keep=("embeddings", "pooler"))
+        >>> model.save_pretrained("prepared")
+        >>> loaded = sk.load_prepared("prepared")
+        >>> type(loaded.bert.encoder.layer[0].output.dense).__name__
+        'BinaryLinear'
     """
     try:
         import transformers

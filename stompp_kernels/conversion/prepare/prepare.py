@@ -62,7 +62,7 @@ def prepare(
     padding_value: int = 0,
     on_refusal: str = "raise",
 ) -> tuple[nn.Module, PreparationReport]:
-    """A copy of a float model in which eligible layers are progressive.
+    """Makes a copy of a float model in which eligible layers are progressive.
 
     Conv2d and Linear layers (transformers' Conv1D too) become BinaryConv2d and BinaryLinear; a ReLU (ReLU6, Hardtanh)
     whose output arrives at one becomes a ProgressiveActivation, and a layer that no such activation feeds gets one of
@@ -109,6 +109,18 @@ def prepare(
             the module that calls it runs at several places itself, or torch.fx cannot read its forward, which branches
             on values or on ``self.training``, say); a layer that would binarize its own input gets one without negative
             entries; or what takes a layer's place would not run in every mode.
+
+    Example:
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        ...     nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+        ...     nn.Flatten(), nn.Linear(16 * 16, 10),
+        ... )
+        >>> prepared, report = sk.prepare(model, torch.randn(2, 3, 8, 8))
+        >>> report.binarized()  # the first and the last layer stay in float
+        ['3']
+        >>> type(prepared[3]).__name__, type(prepared[2]).__name__, type(prepared[5]).__name__
+        ('BinaryConv2d', 'ProgressiveActivation', 'ReLU')
     """
     check_choice("binarize", binarize, BINARIZE)
     check_choice("scale", scale, SCALES)

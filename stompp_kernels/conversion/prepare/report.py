@@ -11,7 +11,14 @@ from stompp_kernels.table import table
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What prepare did with one module: its name, its type before, the action and the reason."""
+    """Tells what prepare did with one module.
+
+    Attributes:
+        name: qualified name of the module.
+        kind: its type before.
+        action: what was done with it: "binarized", "progressive" and "kept" are the most frequent.
+        reason: why.
+    """
 
     name: str
     kind: str
@@ -21,16 +28,27 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class PreparationReport:
-    """What prepare did, a row for each module; ``print`` shows a table.
+    """Tells what prepare did, in a row for each module; ``print`` shows a table.
 
-    First the layers in order of execution; then what multiplies by a weight of its own too but is no such layer; then
-    the activations; then modules whose fused kernels were turned off.
+    The layers come first, in order of execution; then what multiplies by a weight of its own too but is no such layer;
+    then the activations; then modules whose fused kernels were turned off.
+
+    Attributes:
+        rows: one for each module: its name, its type before, the action and the reason.
+
+    Example:
+        >>> _, report = sk.prepare(sk.models.MLP(widths=(32, 32)), torch.randn(2, 1, 8, 8))
+        >>> for row in report.rows[:3]:
+        ...     print(row.name, row.action, row.reason, sep=": ")
+        1: kept: first layer
+        4: binarized: input binarized by 3
+        7: kept: last layer
     """
 
     rows: tuple[LayerReport, ...]
 
     def binarized(self) -> list[str]:
-        """Names of the binarized layers."""
+        """Lists the names of the binarized layers."""
         return [row.name for row in self.rows if row.action == "binarized"]
 
     def __str__(self) -> str:

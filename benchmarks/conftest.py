@@ -16,7 +16,7 @@ import pytest
 from benchmarks.case import Case
 from benchmarks.timing import measure, save, scaling, slowed, summary
 from stompp_kernels import native
-from stompp_kernels.measure import using_threads
+from stompp_kernels.bench.turns import using_threads
 
 
 class Replay:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import RESULTS, save
-from stompp_kernels.measure import compare_on_gpu
+from stompp_kernels.bench.turns import compare_on_gpu
 from stompp_kernels.ops import Threshold, bconv2d, bgemm, pack_conv_weight, pack_signs, pack_weight, reference
 from stompp_kernels.table import table
 

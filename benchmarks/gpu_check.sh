@@ -5,14 +5,14 @@
 # is fetched. Builds the package in place, for this GPU alone, then runs the tests marked `gpu`, compute-sanitizer, the
 # benchmarks and the CPU tests (of every instruction set that the processor has). OUT gets logs and result files. A step
 # that fails does not stop the others; the exit status is the number of steps that failed, or for which no time was left:
-# all of it ends within GPU_CHECK_SECONDS (470). GPU_CHECK_STEPS="gpu_tests tune" runs some only.
+# all of it ends within GPU_CHECK_SECONDS (470). GPU_CHECK_STEPS="gpu_tests gpu_blocks" runs some only.
 set -uo pipefail
 [[ $# == 1 ]] || { echo "usage: bash benchmarks/gpu_check.sh OUT" >&2; exit 2; }
 mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-python3}
 steps=${GPU_CHECK_STEPS:-build gpu_tests gpu_progressive gpu_bgemm gpu_rates gpu_tiles sanitizer products_memcheck
-  products_racecheck products_synccheck training_speed networks tune report cpu_tests}
+  products_racecheck products_synccheck training_speed networks gpu_blocks report cpu_tests}
 steps=" ${steps//[[:space:]]/ } "
 deadline=$((SECONDS + ${GPU_CHECK_SECONDS:-470}))
 export PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -60,7 +60,7 @@ done
 step training_speed 90 "$python" -m benchmarks.training_speed --device cuda --seconds 30 --output "$out"
 step networks 120 "$python" -m benchmarks.networks --device cuda --networks resnet18 --batch 1 64 256 \
   --forms fp32 bf16 packed --seconds 8 --output "$out"
-step tune 90 "$python" -m stompp_kernels.ops.triton.tune
+step gpu_blocks 90 "$python" -m benchmarks.gpu_blocks
 step report 60 "$python" -m benchmarks.report --results "$out" --output "$out"
 # Not what takes minutes and needs no GPU: builds, C++ tests under sanitizers, the demo.
 parallel=$("$python" -c 'import xdist' 2>/dev/null && echo "-n 8")

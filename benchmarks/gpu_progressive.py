@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import RESULTS, save, saved_bytes
-from stompp_kernels.measure import compare_on_gpu
+from stompp_kernels.bench.turns import compare_on_gpu
 from stompp_kernels.ops import draw_state, progressive, progressive_drawn, reference
 from stompp_kernels.table import table
 

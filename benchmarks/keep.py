@@ -1,7 +1,7 @@
 """What the repository keeps of result files: `python -m benchmarks.keep NAME`.
 
 Result files hold every percentile and every layer, and are not in the repository. This writes what tables and figures
-need of them to one file for each machine, benchmarks/results/NAME.json, a row a line:
+need of them to one file for each machine, benchmarks/results/NAME.json, a row a line under the names of its columns:
 
     python -m benchmarks.keep emerald_rapids --results build/results
     python -m benchmarks.keep studies --results runs
@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.data import KEPT, Results
+from benchmarks.report.data import DEFAULTS, KEPT, Results
 from benchmarks.timing import RESULTS
 from stompp_kernels.files import replacing
 
 _DIGITS = 5
-# Percentiles and layers; rates that follow from the other numbers.
-_DROPPED = ("spread", "profile", "gops", "gbytes_per_s")
+_DROPPED = ("op", "how", "spread", "profile", "gops", "gbytes_per_s")
 _NETWORK = ("network", "batch", "threads", "best_ms", "ratios", "bound", "wrong", "reason", "missing")
+_BOUND = ("ms", "packed_over_bound")
 
 
 def shortened(value: Any) -> Any:
@@ -37,15 +37,18 @@ def shortened(value: Any) -> Any:
 
 
 def row_to_keep(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row without what no table or figure shows. Times that were a median and percentiles are the median."""
+    """The row without what no table or figure shows, what follows from the rest, and defaults.
+
+    Of times that were a median and percentiles by side, our median is left: the others are our time by their ratio.
+    """
     if "network" in row and "best_ms" in row:
         kept = {key: row[key] for key in _NETWORK if key in row}
         if "bound" in kept:
-            kept["bound"] = {key: value for key, value in kept["bound"].items() if key != "float_layers"}
+            kept["bound"] = {key: kept["bound"][key] for key in _BOUND}
         return kept
-    kept = {key: value for key, value in row.items() if key not in _DROPPED}
+    kept = {key: value for key, value in row.items() if key not in _DROPPED and DEFAULTS.get(key) != value}
     if isinstance(kept.get("ms"), Mapping):
-        kept["ms"] = {side: time["median"] for side, time in kept["ms"].items()}
+        kept["ms"] = kept["ms"]["ours"]["median"]
     return kept
 
 
@@ -55,7 +58,17 @@ def file_to_keep(content: Mapping[str, Any]) -> dict[str, Any]:
     if "rows" in kept:
         kept["rows"] = [row_to_keep(row) for row in kept["rows"]]
     kept.pop("runs", None)  # of a study: its groups are its summary
-    return shortened(kept)
+    return {key: in_columns(value) if _are_rows(value) else value for key, value in shortened(kept).items()}
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def in_columns(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """The names of all columns, then a list of values for each row; None where it has none."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return [columns, *([row.get(column) for column in columns] for row in rows)]
 
 
 def text_of(files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -66,8 +79,8 @@ def text_of(files: Mapping[str, Mapping[str, Any]]) -> str:
 def _file_text(content: Mapping[str, Any]) -> str:
     entries = []
     for key, value in content.items():
-        rows = isinstance(value, list) and value and isinstance(value[0], dict)
-        text = "[\n" + ",\n".join(_compact(row) for row in value) + "\n]" if rows else _compact(value)
+        rows = isinstance(value, list) and value and isinstance(value[0], list)
+        text = "[\n" + ",\n".join(map(_compact, value)) + "\n]" if rows else _compact(value)
         entries.append(f"{json.dumps(key)}: {text}")
     return "{" + ",\n".join(entries) + "}"
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from benchmarks.case import Case
+from stompp_kernels.bench.machine import clock_ms, machine
+from stompp_kernels.bench.turns import sample, timing_of, using_threads
 from stompp_kernels.files import write_json
-from stompp_kernels.measure import clock_ms, machine, sample, timing_of, using_threads
 from stompp_kernels.table import table
 
 ROOT = Path(__file__).parents[1]

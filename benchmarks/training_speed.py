@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import stompp_kernels as sk
 from benchmarks.timing import RESULTS, save, saved_bytes
-from stompp_kernels.measure import compare
+from stompp_kernels.bench.turns import compare
 from stompp_kernels.nn import BinaryConv2d, ProgressiveActivation
 from stompp_kernels.table import table
 

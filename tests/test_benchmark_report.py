@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import keep
-from benchmarks.report import png, readme, tables
+from benchmarks.report import readme, tables
 from benchmarks.report.__main__ import write
 from benchmarks.report.data import FILES, STUDIES, Results, mean_ratio, sides
 from benchmarks.report.figures import PLOTS, outdated
 from benchmarks.roofline import Ceilings
+from stompp_kernels.report import png
 
 ROOT = Path(__file__).parents[1]
 MACHINE = {"commit": "abc123def456", "processor": "Made-up <9000>", "features": "avx2 fma", "torch": "9.9"}
@@ -272,7 +273,7 @@ def test_pictures_are_not_blank(output):
 
     for plot in PLOTS:
         pixels = imread(output / "figures" / plot.file)
-        assert min(pixels.shape[:2]) > 200
+        assert min(pixels.shape[:2]) > 150
         assert pixels.std() > 0.01, f"{plot.name} is blank"
 
 
@@ -366,7 +367,7 @@ def test_a_picture_without_data_leaves_its_block_empty(folder):
     ("text", "message"),
     [
         (TEXT.format("demo"), r"demo_ste\.json is missing in .*results; stompp demo --results .* makes it"),
-        (TEXT.format("demos"), "asks for 'demos'; there are demo, kernels, .*speedups"),
+        (TEXT.format("demos"), "asks for 'demos'; there are .*demo, kernels, .*speedups"),
         ("<!-- benchmarks.report: depth -->\n", "needs an '<!-- end -->'"),
         ("<!-- benchmarks.report: depth -->\n" + TEXT.format("depth"), "needs an '<!-- end -->'"),
     ],
@@ -414,6 +415,9 @@ def test_what_is_kept_gives_the_same_tables_and_figures(folder, tmp_path):
     assert kept.files.keys() == raw.files.keys()
     for plot in PLOTS:
         assert png.rounded(plot.data(kept)) == png.rounded(plot.data(raw)), plot.name
+    keys = ("group", "name", "threads", "kind", "operations", "bytes", "gops", "ratios", "clock_ms")
+    cases = [[[row[key] for key in keys] for row in one.need("suite_avx2")["rows"]] for one in (raw, kept)]
+    assert cases[0] == cases[1]
     assert tables.training_speed(kept) == tables.training_speed(raw)
     assert write(kept, tmp_path / "page")
 

@@ -6,7 +6,7 @@ from helpers import run_python
 
 import stompp_kernels as sk
 from benchmarks import gpu_bgemm, gpu_progressive, timing, training_speed
-from stompp_kernels.measure import Timing
+from stompp_kernels.bench.turns import Timing
 
 
 def small_model():
@@ -121,7 +121,7 @@ def test_the_gpu_products_are_not_timed_when_wrong(gpu_timings_are_made_up, monk
     [
         "benchmarks.gpu_progressive",
         "benchmarks.gpu_bgemm",
-        "stompp_kernels.ops.triton.tune",
+        "benchmarks.gpu_blocks",
         "benchmarks.training_speed --device cuda",
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import larq, networks, onnx_runtime, products, torch_sides, turns
 from stompp_kernels.bench.subjects import untrained
-from stompp_kernels.measure import timing_of
+from stompp_kernels.bench.turns import timing_of
 
 needs_onnx_runtime = pytest.mark.skipif(bool(onnx_runtime.missing()), reason=onnx_runtime.missing())
 SMALL = [

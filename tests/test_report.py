@@ -125,7 +125,7 @@ def test_the_files_are_the_page_the_numbers_and_whole_figures(report):
     for path in files:
         if path.suffix == ".png":
             pixels = imread(path)
-            assert min(pixels.shape[:2]) > 200
+            assert min(pixels.shape[:2]) > 150
             assert pixels.std() > 0.01, f"{path.name} is blank"
 
 

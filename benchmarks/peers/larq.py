@@ -30,7 +30,8 @@ from benchmarks.case import Case, Sides, signs
 from benchmarks.shapes import CONVS, Conv
 from benchmarks.timing import row_of
 from stompp_kernels import ops
-from stompp_kernels.measure import clock_ms, sample, using_threads
+from stompp_kernels.bench.machine import clock_ms
+from stompp_kernels.bench.turns import sample, using_threads
 from stompp_kernels.ops import reference
 
 PEER = "larq compute engine"

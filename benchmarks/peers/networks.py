@@ -19,7 +19,7 @@ from benchmarks.peers import onnx_runtime, torch_sides
 from benchmarks.peers.turns import in_turn
 from stompp_kernels.bench.sides import Side, check, folding, make_sides
 from stompp_kernels.bench.subjects import Subject
-from stompp_kernels.measure import using_threads
+from stompp_kernels.bench.turns import using_threads
 
 OPSET = 17
 

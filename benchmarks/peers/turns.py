@@ -10,7 +10,8 @@ from benchmarks.case import Call, Case, Sides
 from benchmarks.peers import onnx_runtime, torch_sides
 from benchmarks.peers.products import PeerCase
 from benchmarks.timing import row_of
-from stompp_kernels.measure import clock_ms, compare, sample, using_threads
+from stompp_kernels.bench.machine import clock_ms
+from stompp_kernels.bench.turns import compare, sample, using_threads
 
 CALLS = 7  # at least, of each side: slow ones take most of the seconds
 CANDIDATE_CALLS = 3

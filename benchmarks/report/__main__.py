@@ -9,7 +9,7 @@ from benchmarks.report import readme
 from benchmarks.report.data import KEPT, README_SOURCES, Results
 from benchmarks.report.figures import FOLDER, PLOTS, draw
 from benchmarks.report.page import page
-from stompp_kernels.files import replacing
+from stompp_kernels.report.folder import write_files
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "build" / "report"
@@ -18,28 +18,18 @@ OUTPUT = ROOT / "build" / "report"
 def write(results: Results, output: Path) -> list[Path]:
     """Writes report.html and the figures into a folder, which is made if need be; returns the files."""
     pictures = draw(results)
-    files = {output / FOLDER / picture.file: picture.png for picture in pictures}
-    files[output / "report.html"] = page(results, pictures).encode()
-    (output / FOLDER).mkdir(parents=True, exist_ok=True)
-    for path, content in files.items():
-        with replacing(path) as file:
-            file.write(content)
-    for plot in PLOTS:
-        if output / FOLDER / plot.file not in files:
-            (output / FOLDER / plot.file).unlink(missing_ok=True)  # of results that are gone
-    return list(files)
+    files = {f"{FOLDER}/{picture.file}": picture.png for picture in pictures}
+    files["report.html"] = page(results, pictures).encode()
+    return write_files(output, files, (f"{FOLDER}/{plot.file}" for plot in PLOTS))
 
 
 def write_pages(results: Results) -> list[Path]:
     """Writes the tables of the README and the documentation, and the figures that they show; returns the files."""
-    files = {path: readme.filled(path.read_text(), results, where).encode() for path, where in readme.PAGES.items()}
+    pages = {path: readme.filled(path.read_text(), results, where).encode() for path, where in readme.PAGES.items()}
     shown = readme.kept_pictures()
-    files |= {KEPT / FOLDER / picture.file: picture.png for picture in draw(results) if picture.file in shown}
-    for path, content in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(content)
-    return list(files)
+    pictures = {picture.file: picture.png for picture in draw(results) if picture.file in shown}
+    written = write_files(ROOT, {path.relative_to(ROOT).as_posix(): content for path, content in pages.items()})
+    return written + write_files(KEPT / FOLDER, pictures, (plot.file for plot in PLOTS))
 
 
 def main() -> int:

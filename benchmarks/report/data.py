@@ -25,7 +25,6 @@ FAMILIES = {  # name before "_<implementation>.json": the command
     "ceilings": "python -m benchmarks.ceilings",
     "peers": "python -m benchmarks.peers --larq FOLDER",
     "networks": "python -m benchmarks.networks",
-    "kernels": "python -m benchmarks.kernels",
 }
 IMPLEMENTATIONS = {"avx2": "AVX2", "avx512": "AVX-512"}
 FILES = {
@@ -44,6 +43,8 @@ GPU_FILES = ("gpu_bgemm", "gpu_progressive", "gpu_rates", "gpu_tiles", "training
 GPU_COMMAND = "bash benchmarks/gpu_check.sh OUT"
 PLAIN = ("eager", "compiled")
 PYTORCH = "PyTorch"  # the better of PLAIN
+DEFAULTS = {"kind": "binary", "operations": 0}
+"""What a kept row of cases leaves out where it is so."""
 
 
 class Results:
@@ -114,19 +115,28 @@ def _in_folder(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _kept(path: Path) -> dict[str, dict[str, Any]]:
-    """The result files in a kept file, their times as medians and with the rates that follow from them."""
+    """The result files in a kept file; cases get back the times and rates that follow from our time."""
     found = _read(path)
     if found is None:
         raise ValueError(f"results must be a folder or a kept file, and there is no {str(path)!r}")
     for file in found.values():
-        for row in file.get("rows", ()):
-            if isinstance(row.get("ms"), dict):
-                row["ms"] = {side: {"median": ms} for side, ms in row["ms"].items()}
-                if "operations" not in row:
-                    continue
-                ours = row["ms"]["ours"]["median"]
-                row |= {"gops": row["operations"] / ours / 1e6, "gbytes_per_s": row["bytes"] / ours / 1e6}
+        for key, value in file.items():
+            if isinstance(value, list) and value and isinstance(value[0], list):
+                columns, *rows = value
+                file[key] = [_row(dict(zip(columns, row, strict=True))) for row in rows]
     return found
+
+
+def _row(kept: Row) -> dict[str, Any]:
+    """A kept row as benchmarks write it."""
+    row = {key: value for key, value in kept.items() if value is not None}
+    if not {"group", "ms", "ratios"} <= row.keys():
+        return row
+    ours, row = row["ms"], {**DEFAULTS, **row}
+    row["ms"] = {"ours": {"median": ours}} | {side: {"median": r * ours} for side, r in row["ratios"].items()}
+    if "bytes" in row:
+        row |= {"gops": row["operations"] / ours / 1e6, "gbytes_per_s": row["bytes"] / ours / 1e6}
+    return row
 
 
 def _read(path: Path) -> dict[str, Any] | None:

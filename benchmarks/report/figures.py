@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.report import png, series
+from benchmarks.report import series
 from benchmarks.report.data import Results
-
-if TYPE_CHECKING:
-    from stompp_kernels.training.report.figures import Picture
+from stompp_kernels.report import png
+from stompp_kernels.report.figures import Picture, drawing
 
 FOLDER = "figures"
 
@@ -93,28 +92,15 @@ def draw(results: Results) -> list[Picture]:
     Raises:
         ImportError: matplotlib is missing (the `report` extra).
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError('the report is drawn by matplotlib: pip install "stompp_kernels[report]"') from error
-    from benchmarks.report import kernel_figures, network_figures
-    from stompp_kernels.training.report.figures import STYLE, Picture, png_of
-
-    makers = {
-        "speedups": kernel_figures.speedups,
-        "roofline": kernel_figures.roofline,
-        "sizes": kernel_figures.sizes,
-        "threads": kernel_figures.threads,
-        "networks": network_figures.networks,
-        "step_time": network_figures.step_time,
-        "depth": network_figures.depth,
-    }
     drawn = []
-    with matplotlib.rc_context(STYLE):
+    with drawing():
+        from benchmarks.report import kernel_figures, network_figures
+
         for plot in PLOTS:
             data = png.rounded(plot.data(results))
             if data is not None:
-                content = png_of(makers[plot.name](data), **{png.KEY: png.digest(data)})
+                module = kernel_figures if hasattr(kernel_figures, plot.name) else network_figures
+                content = png.png_of(getattr(module, plot.name)(data), **{png.KEY: png.digest(data)})
                 drawn.append(Picture(plot.file, plot.title, plot.text, content))
     return drawn
 

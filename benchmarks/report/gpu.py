@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from benchmarks.report.data import Results, Row
-from stompp_kernels.training.report.html import section, table
+from stompp_kernels.report.html import section, table
 
 
 def sections(results: Results) -> list[str]:

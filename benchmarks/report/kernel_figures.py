@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from benchmarks.report.style import INK, LABELS, colour, counted, figure, plain_ticks
-from stompp_kernels.training.report.figures import WIDTH
+from stompp_kernels.report.figures import canvas
 
 GAP = 0.7  # between groups, in bars
 
@@ -89,7 +89,7 @@ def _family(group: str) -> tuple[str, str, str]:
 def roofline(panels: Any) -> Figure:
     """Above, cases under the ceilings; below, the share of its own bound that each reaches."""
     groups = list(dict.fromkeys(group for panel in panels for group in panel["shares"]))
-    made = Figure((WIDTH, 5.0 + 0.19 * len(groups)), dpi=120, layout="constrained")
+    made = canvas(5.0 + 0.19 * len(groups))
     heights = [4.0, 0.5 + 0.19 * len(groups)]
     grid: Any = made.subplots(2, len(panels), squeeze=False, sharex="row", sharey="row", height_ratios=heights)
     for roofs, shares, panel in zip(*grid, panels, strict=True):
@@ -160,7 +160,7 @@ def _size(nbytes: float) -> str:
 def sizes(panels: Any) -> Figure:
     """Speed of matrix products against their size."""
     columns = min(2, len(panels))
-    made = Figure((WIDTH, 0.6 + 2.7 * -(-len(panels) // columns)), dpi=120, layout="constrained")
+    made = canvas(0.6 + 2.7 * -(-len(panels) // columns))
     axes = list(made.subplots(-(-len(panels) // columns), columns, squeeze=False, sharey=True).ravel())
     for spare in axes[len(panels) :]:
         spare.remove()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.report import gpu
 from benchmarks.report.data import PLAIN, Results, Row, grouped, threads_of, title_of
 from benchmarks.roofline import BANDWIDTHS
 from benchmarks.timing import slowed
-from stompp_kernels.training.report.html import document, image, section, table
-
-if TYPE_CHECKING:
-    from stompp_kernels.training.report.figures import Picture
+from stompp_kernels.report.figures import Picture
+from stompp_kernels.report.html import document, image, section, table
 
 TITLE = "Benchmarks of stompp_kernels"
 MACHINE = ("commit", "processor", "features", "implementation", "threads", "torch", "python", "date")
@@ -239,6 +237,6 @@ def _studies(results: Results) -> list[str]:
 
 
 def _study_row(group: dict[str, Any]) -> list[str]:
-    accuracy, deviation = (group[key] for key in ("accuracy", "accuracy_std"))
-    texts = ("" if value is None else f"{value:.1f}" for value in (accuracy, deviation))
+    values = (group.get(key) for key in ("accuracy", "accuracy_std"))
+    texts = ("" if value is None else f"{value:.1f}" for value in values)
     return [escape(group["group"]), str(len(group["seeds"])), str(group["finished"]), *texts]

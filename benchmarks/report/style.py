@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from stompp_kernels.training.report.figures import WIDTH
+from stompp_kernels.report.figures import canvas
 
 COLOURS = {
     "ours": "#1f6fb4",
@@ -39,7 +39,7 @@ def colour(side: str, place: int = 0) -> str:
 
 def figure(columns: int, height: float, **options: Any) -> tuple[Figure, list[Any]]:
     """Panels side by side; ``height`` in inches."""
-    made = Figure((WIDTH, height), dpi=120, layout="constrained")
+    made = canvas(height)
     return made, list(made.subplots(1, columns, squeeze=False, **options).ravel())
 
 

@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from stompp_kernels.bench.sides import compiled, folding, on_device
 from stompp_kernels.bench.subjects import call, device_of
+from stompp_kernels.bench.turns import sample_on
 from stompp_kernels.conversion.packing.float_convs import TO_SIGNS, has_kernel
 from stompp_kernels.conversion.profile import is_leaf, operations_of
-from stompp_kernels.measure import sample_on
 from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import BinaryLayer, FloatConv2d, ProgressiveActivation, float_simulation
 from stompp_kernels.ops import bgemm, pack_signs, pack_weight

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.bench import report
+from stompp_kernels.bench.machine import machine
 from stompp_kernels.bench.network import measure, sizes
 from stompp_kernels.bench.subjects import Subject, of_models, settle_norms, untrained
 from stompp_kernels.conversion import load_packed
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.device import choose_device
 from stompp_kernels.files import check_can_be_written, write_json
-from stompp_kernels.measure import machine
 from stompp_kernels.models.bert import EncoderClassifier, tokens
 from stompp_kernels.models.registry import list_models
 from stompp_kernels.nn import FloatConv2d

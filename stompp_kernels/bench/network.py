@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from stompp_kernels.bench.bound import Bound, bound
+from stompp_kernels.bench.machine import clock_ms
 from stompp_kernels.bench.memory import binarized_bytes, file_bytes, peak_bytes
 from stompp_kernels.bench.sides import FORMS, FORMS_ON_GPU, Side, folding, make_sides
 from stompp_kernels.bench.subjects import Subject, device_of
+from stompp_kernels.bench.turns import Percentiles, sample_on, using_threads
 from stompp_kernels.conversion.profile import LayerTime, profile
-from stompp_kernels.measure import Percentiles, clock_ms, sample_on, using_threads
 
 
 def measure(
@@ -41,7 +42,7 @@ def measure(
     Returns:
         ``network``, ``batch``, ``threads``; ``ms``: side to percentiles; ``best_ms``: form to the median of its fastest
         side; ``ratios``: form to its best_ms over that of packed; ``clock_ms``: see
-        :func:`stompp_kernels.measure.clock_ms`; ``profile``: a list of :class:`LayerTime`; ``bound``: see
+        :func:`stompp_kernels.bench.machine.clock_ms`; ``profile``: a list of :class:`LayerTime`; ``bound``: see
         :class:`Bound`; ``missing``: packaged sides that torch could not make, and why, if there are any. Where the
         network cannot be converted ``reason`` says why, and there is nothing on packed.
 

@@ -14,10 +14,11 @@ from rich.table import Table
 from torch import Tensor, fx, nn
 
 from stompp_kernels import native
+from stompp_kernels.bench.machine import machine
+from stompp_kernels.bench.turns import compare
 from stompp_kernels.conversion import convert, load_packed, prepare, save_packed
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import check_can_be_written, write_json
-from stompp_kernels.measure import compare, machine
 from stompp_kernels.nn import BinaryLayer, float_simulation
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.terminal import Terminal

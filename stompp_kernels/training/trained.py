@@ -11,11 +11,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from stompp_kernels.bench.turns import compare, compare_on_gpu
 from stompp_kernels.conversion import convert, explain, save_packed
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.device import choose_device
 from stompp_kernels.files import read_json
-from stompp_kernels.measure import compare, compare_on_gpu
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
 from stompp_kernels.training.data import Data
 from stompp_kernels.training.evaluate import evaluate

@@ -19,9 +19,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from stompp_kernels import models
+from stompp_kernels.bench.machine import machine
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import remove_unfinished, write_json
-from stompp_kernels.measure import machine
 from stompp_kernels.progression import StoMPP
 from stompp_kernels.signals import Stopped, noting_signals
 from stompp_kernels.terminal import Terminal

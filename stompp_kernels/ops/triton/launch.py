@@ -1,4 +1,4 @@
-"""Block sizes and warps: pure functions of sizes; `python -m stompp_kernels.ops.triton.tune` measures others."""
+"""Block sizes and warps: pure functions of sizes; `python -m benchmarks.gpu_blocks` measures others."""
 
 from __future__ import annotations
 

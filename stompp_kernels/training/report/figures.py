@@ -1,21 +1,19 @@
-"""The report's figures, drawn on Agg canvases of their own: no pyplot, no window, no state that outlives a figure."""
+"""The figures of the report on runs."""
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, PngImagePlugin
 
+from stompp_kernels.report.figures import Picture, canvas, drawing, legend_below
+from stompp_kernels.report.png import png_of
 from stompp_kernels.training.report.logs import Group, Run
 from stompp_kernels.training.report.summary import (
     EIGHTHS,
@@ -25,64 +23,22 @@ from stompp_kernels.training.report.summary import (
     window_starts,
 )
 
-_COLOURS = 128  # lines, bars and their smoothed edges need no more
-
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.usetex": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "0.4",
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "grid.color": "0.92",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.handlelength": 3,
-    "lines.linewidth": 1.5,
-}
 COLOURS = matplotlib.color_sequences["tab10"]
 LINES = ("-", "--", ":", "-.")
 MISSING = "0.82"
 POINTS = 1000  # of a line, at most
 COLUMNS = 400  # of a heat map, at most
-WIDTH = 11.0  # inches
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page: its file's name, heading, what it shows in a sentence, and the PNG."""
-
-    file: str
-    title: str
-    text: str
-    png: bytes
 
 
 def draw(groups: Sequence[Group]) -> list[Picture]:
     """The figures that the runs' records allow, in the page's order."""
     pictures = []
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         for file, title, text, make in FIGURES:
             figure = make(groups)
             if figure is not None:
                 pictures.append(Picture(file, title, text, png_of(figure)))
     return pictures
-
-
-def png_of(figure: Figure, **entries: str) -> bytes:
-    """The figure as PNG with a palette, which takes a third of the bytes; ``entries`` are texts that the file holds."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    texts = PngImagePlugin.PngInfo()
-    for key, text in entries.items():
-        texts.add_text(key, text)
-    png = io.BytesIO()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(_COLOURS)
-    picture.save(png, "PNG", optimize=True, pnginfo=texts)
-    return png.getvalue()
 
 
 def _test_accuracy(groups: Sequence[Group]) -> Figure | None:
@@ -138,7 +94,7 @@ def _around_commits(groups: Sequence[Group]) -> Figure | None:
     shown = [(i, group) for i, group in enumerate(groups) if len(aligned(group, commit_steps))]
     if not shown:
         return None
-    figure = Figure((WIDTH, 3.4), dpi=120, layout="constrained")
+    figure = canvas(3.4)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (steps_of, title) in zip(panels, sides, strict=True):
         axes.axvline(0, color="0.6", linewidth=0.8)
@@ -275,7 +231,7 @@ def _thin(values: np.ndarray, most: int) -> np.ndarray:
 
 
 def _single(xlabel: str, ylabel: str) -> tuple[Figure, Any]:
-    figure = Figure((WIDTH, 4.4), dpi=120, layout="constrained")
+    figure = canvas(4.4)
     axes = figure.subplots()
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
@@ -288,7 +244,7 @@ def _panels(
     """A titled panel each in a grid; ``height`` in inches."""
     columns = min(columns, len(titles))
     rows = -(-len(titles) // columns)
-    figure = Figure((WIDTH, rows * height + 0.5), dpi=120, layout="constrained")
+    figure = canvas(rows * height + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
     panels, spare = list(grid[: len(titles)]), grid[len(titles) :]
     for axes, title in zip(panels, titles, strict=True):
@@ -300,15 +256,6 @@ def _panels(
     figure.supxlabel("step", fontsize="medium")
     figure.supylabel(ylabel, fontsize="medium")
     return figure, panels
-
-
-def legend_below(figure: Figure, axes: Any) -> None:
-    """Below the axes, in as many columns as the labels leave room for."""
-    handles, labels = axes.get_legend_handles_labels()
-    longest = max(len(label) for label in labels)
-    columns = min(len(labels), max(1, 150 // (longest + 10)))
-    figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(labels) // columns))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _style(index: int) -> dict[str, Any]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stompp_kernels.training.report.html import document, image, section, table
+from stompp_kernels.report.figures import Picture
+from stompp_kernels.report.html import document, image, section, table
 from stompp_kernels.training.report.logs import Group, Run
-
-if TYPE_CHECKING:
-    from stompp_kernels.training.report.figures import Picture
 
 RESULTS = (
     "A row is a recipe; its runs differ in their seed only. Accuracies are top-1 on test data, in percent: final is "

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stompp_kernels.files import replacing
+from stompp_kernels.report.figures import drawing
+from stompp_kernels.report.folder import write_files
 from stompp_kernels.training.report.logs import group_runs, read_runs
 from stompp_kernels.training.report.page import page, state
 from stompp_kernels.training.report.summary import row
@@ -30,11 +31,8 @@ def write_report(runs: Sequence[Path], output: Path, title: str | None = None) -
         ValueError: a log is damaged elsewhere than in its last line; no run, or one given twice; ``output`` is a file.
         ImportError: matplotlib is missing (the `report` extra).
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError('the report is drawn by matplotlib: pip install "stompp_kernels[report]"') from error
-    from stompp_kernels.training.report.figures import FIGURES, draw
+    with drawing():  # the error where matplotlib is missing comes first
+        from stompp_kernels.training.report.figures import FIGURES, draw
 
     output = Path(output)
     if output.exists() and not output.is_dir():
@@ -50,10 +48,4 @@ def write_report(runs: Sequence[Path], output: Path, title: str | None = None) -
     files["report.json"] = (json.dumps(numbers, indent=2) + "\n").encode()
     files["report.html"] = page(title or "Training report", groups, rows, pictures).encode()
 
-    output.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        with replacing(output / name) as file:
-            file.write(content)
-    for name in {figure[0] for figure in FIGURES} - set(files):
-        (output / name).unlink(missing_ok=True)  # of an earlier report: it would not belong to this page
-    return [output / name for name in reversed(files)]
+    return write_files(output, files, (figure[0] for figure in FIGURES))[::-1]

@@ -1,4 +1,4 @@
-"""Measures other block sizes than launch.py's on this machine's GPU: `python -m stompp_kernels.ops.triton.tune`.
+"""Measures other block sizes than launch.py's on this machine's GPU: `python -m benchmarks.gpu_blocks`.
 
 Prints, for each kernel and type, the time of launch.py's choice and of the three best others. Put what is better into
 launch.py: the choice itself stays a pure function of sizes.
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from stompp_kernels.measure import compare_on_gpu
+from stompp_kernels.bench.turns import compare_on_gpu
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.triton import kernels, launch
 from stompp_kernels.ops.triton.launch import Launch
@@ -88,9 +88,9 @@ def _compare(name: str, run: Callable[[Launch], None], chosen: Launch, rounds: i
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m stompp_kernels.ops.triton.tune", description=__doc__)
-    parser.add_argument("--elements", type=int, default=1 << 28)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_blocks", description=__doc__)
+    parser.add_argument("--elements", type=int, default=1 << 28, help="elements of each tensor (default: 2**28)")
+    parser.add_argument("--rounds", type=int, default=15, help="calls of each block size (default: 15)")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("needs an NVIDIA GPU, and torch sees none")

@@ -1,16 +1,40 @@
-"""PNG files that say what they were drawn from: a digest of the data, in a tEXt entry."""
+"""PNG files of figures, which may say what they were drawn from: a digest of the data, in a tEXt entry."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KEY = "Data"
+_COLOURS = 64  # lines, bars and their smoothed edges need no more
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def png_of(figure: Figure, **entries: str) -> bytes:
+    """The figure as PNG with a palette, which takes a third of the bytes; ``entries`` are texts that the file holds."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image, PngImagePlugin
+
+    drawn = FigureCanvasAgg(figure)
+    drawn.draw()
+    texts = PngImagePlugin.PngInfo()
+    for key, text in entries.items():
+        texts.add_text(key, text)
+    png = io.BytesIO()
+    picture = (
+        Image.fromarray(np.asarray(drawn.buffer_rgba())).convert("RGB").quantize(_COLOURS, Image.Quantize.MAXCOVERAGE)
+    )
+    picture.save(png, "PNG", optimize=True, pnginfo=texts)
+    return png.getvalue()
 
 
 def rounded(value: Any) -> Any:

@@ -1,10 +1,11 @@
-"""Timing and result files."""
+"""Timing by turns, result files and the description of the machine."""
 
 import time
 
 import pytest
 
-from stompp_kernels import measure
+from stompp_kernels.bench import turns
+from stompp_kernels.bench.machine import machine
 from stompp_kernels.files import write_json
 
 
@@ -18,7 +19,7 @@ def test_sides_alternate_and_the_slower_one_shows():
 
         return run
 
-    timings = measure.compare({"fast": side("fast", 0.0005), "slow": side("slow", 0.01)}, seconds=0.1, at_least=5)
+    timings = turns.compare({"fast": side("fast", 0.0005), "slow": side("slow", 0.01)}, seconds=0.1, at_least=5)
     assert calls[:6] == ["fast", "slow"] * 3
     assert timings["slow"].calls == timings["fast"].calls >= 5
     assert timings["slow"].median > timings["fast"].median
@@ -36,4 +37,4 @@ def test_results_are_replaced_whole(tmp_path):
 
 
 def test_the_machine_is_described():
-    assert {"processor", "implementation", "threads", "torch"} <= set(measure.machine())
+    assert {"processor", "implementation", "threads", "torch"} <= set(machine())

@@ -18,6 +18,7 @@ import argparse
 import itertools
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +26,21 @@ import torch
 
 from benchmarks.timing import RESULTS, about
 from stompp_kernels import native
-from stompp_kernels.bench import report
-from stompp_kernels.bench.network import measure, sizes
+from stompp_kernels.bench import printout
+from stompp_kernels.bench.command import Options, measured
+from stompp_kernels.bench.network import sizes
 from stompp_kernels.bench.sides import FORMS
-from stompp_kernels.bench.subjects import Subject, untrained
+from stompp_kernels.bench.subjects import untrained
 from stompp_kernels.files import write_json
 
 NETWORKS = ("resnet18", "resnet50", "bireal18", "bert", "mobilenet_v2")
-
-
-def show(row: dict[str, Any], full: bool) -> None:
-    if "wrong" in row:
-        print(f"\n{row['network']}: {row['wrong']}", flush=True)
-        return
-    print(f"\n{row['network']}, batch {row['batch']}, {row['threads']} threads")
-    print(report.latencies(row))
-    if "profile" in row:
-        print("\n" + (report.profile_table(row) if full else report.by_kind(row)))
-    if "bound" in row:
-        print("\n" + report.bound_line(row), flush=True)
-    if "reason" in row:
-        print(f"{row['network']} cannot be converted: {row['reason']}", flush=True)
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["network"], row.get("batch"), row.get("threads")
 
 
-def quietest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def quietest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of several rounds of a row, a wrong one, or else the one in which the sides that are not ours took least time."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
@@ -73,20 +61,6 @@ def replace_in(path: Path, name: str, rows: list[dict[str, Any]]) -> list[dict[s
     return [row for row in old if key(row) not in keys] + rows
 
 
-def measure_all(subject: Subject, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    for _, threads, batch in itertools.product(range(arguments.rounds), arguments.threads, arguments.batch):
-        a = arguments
-        try:
-            row = measure(subject, batch, threads, a.forms, not a.no_compile, a.seconds)
-        except ValueError as error:  # a wrong result: the other networks are measured nevertheless
-            row = {"network": subject.name, "batch": batch, "threads": threads, "ms": {}, "best_ms": {}}
-            row |= {"wrong": str(error)}
-        rows.append(row)
-        show(row, a.profile)
-    return quietest(rows)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names of sk.models.list()")
@@ -105,18 +79,19 @@ def main() -> int:
     on_gpu = arguments.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         parser.error("--device cuda needs an NVIDIA GPU, and torch sees none")
+    a = arguments
+    options = Options(a.batch, a.threads, a.forms, not a.no_compile, a.seconds, a.device)
     rows, bytes_rows = [], []
     for name in arguments.networks:
         subject = untrained(name).to(arguments.device)
-        rows += measure_all(subject, arguments)
+        rounds = (measured(subject, options, a.profile, keep_wrong=True) for _ in range(a.rounds))
+        rows += quietest(itertools.chain.from_iterable(rounds))
         if not arguments.no_memory and not on_gpu:
             bytes_rows.append(sizes(subject))
     path = arguments.output / f"networks_{'cuda' if on_gpu else native.active_implementation()}.json"
     if arguments.add:
         rows, bytes_rows = replace_in(path, "rows", rows), replace_in(path, "bytes", bytes_rows)
-    print("\n" + report.comparison(rows))
-    if bytes_rows:
-        print("\n" + report.size_table(bytes_rows))
+    print(printout.closing(rows, bytes_rows))
     command = "python -m benchmarks.networks " + " ".join(sys.argv[1:])
     write_json(path, {"command": command.strip(), "machine": about(), "rows": rows, "bytes": bytes_rows})
     print(path)

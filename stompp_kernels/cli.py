@@ -82,12 +82,12 @@ def _eval(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from stompp_kernels.files import check_can_be_written
-    from stompp_kernels.terminal import Terminal
+    from stompp_kernels.terminal import terminal
     from stompp_kernels.training.trained import convert_trained, load_trained
 
     check_can_be_written(arguments.output)
     model, _, _ = load_trained(arguments.run, arguments.checkpoint, arguments.data)
-    size = convert_trained(model, arguments.output, Terminal())
+    size = convert_trained(model, arguments.output, terminal())
     print(f"{arguments.output}: {size:,} bytes")
     return 0
 
@@ -109,11 +109,11 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    from stompp_kernels.terminal import Terminal
+    from stompp_kernels.terminal import terminal
     from stompp_kernels.training.ablate import read_study, run_study
 
     recipes = read_study(arguments.study, [*_changes(arguments), *arguments.grid])
-    failed = run_study(recipes, arguments.output, arguments.jobs, arguments.device, Terminal())
+    failed = run_study(recipes, arguments.output, arguments.jobs, arguments.device, terminal())
     if failed:
         print(f"stompp: {len(failed)} of {len(recipes)} runs failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

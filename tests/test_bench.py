@@ -16,7 +16,7 @@ from torch import nn
 import stompp_kernels as sk
 from benchmarks import networks
 from stompp_kernels.bench import bound as bounds
-from stompp_kernels.bench import memory, report, sides, subjects
+from stompp_kernels.bench import command, memory, printout, sides, subjects
 from stompp_kernels.bench.bound import bound
 from stompp_kernels.bench.command import Options, find
 from stompp_kernels.bench.network import measure, sizes
@@ -76,7 +76,7 @@ def test_what_cannot_be_converted_says_why():
     row = measure(subject, 1, 1, ["fp32", "packed"], **QUICK)
     assert row["reason"] == subject.reason
     assert set(row["best_ms"]) == {"fp32"}
-    assert subject.reason in report.comparison([row])
+    assert subject.reason in printout.comparison([row])
 
 
 # Sides
@@ -123,7 +123,7 @@ def test_a_network_that_torch_does_not_package_is_timed_without_that_and_says_wh
     row = measure(subject, 1, 1, ["fp32"], seconds=0.05, at_least=2)
     assert set(row["ms"]) == {"fp32 eager", "fp32 compiled"}
     assert list(row["missing"]) == ["fp32 packaged"]
-    assert re.search("fp32 packaged: torch makes no package of it: .*data-dependent", report.latencies(row))
+    assert re.search("fp32 packaged: torch makes no package of it: .*data-dependent", printout.latencies(row))
 
 
 def test_a_wrong_packed_network_is_not_timed(resnet):
@@ -286,7 +286,7 @@ def test_what_no_file_can_hold_is_said(resnet):
 # Rows, tables, results files
 
 
-def test_a_row_has_what_tables_and_results_files_show(resnet, capsys):
+def test_a_row_has_what_tables_and_results_files_show(resnet):
     row = measure(resnet, 2, 1, ["fp32", "packed"], **QUICK)
     assert json.loads(json.dumps(row)) == row
     assert (row["network"], row["batch"], row["threads"]) == ("resnet18", 2, 1)
@@ -294,11 +294,14 @@ def test_a_row_has_what_tables_and_results_files_show(resnet, capsys):
         assert 0 < values["least"] <= values["p20"] <= values["p50"] <= values["p90"] <= values["p99"]
         assert values["calls"] >= 2
     assert row["ratios"] == {"fp32": row["best_ms"]["fp32"] / row["best_ms"]["packed"]}
-    networks.show(row, full=True)
-    shown = capsys.readouterr().out
+    shown = printout.setting(row)
     assert all(layer["name"] in shown for layer in row["profile"])
     assert "packed / bound" in shown
-    line = report.comparison([row]).splitlines()[-1].split()
+    kinds = printout.setting(row, every_layer=False).split("\n\n")[1]
+    assert {line.split()[0] for line in kinds.splitlines()[2:]} <= {
+        layer["kind"].split()[0] for layer in row["profile"]
+    }
+    line = printout.comparison([row]).splitlines()[-1].split()
     assert line[:3] == ["resnet18", "2", "1"]
     assert f"{row['ratios']['fp32']:.2f}x" in line
 
@@ -333,6 +336,25 @@ def test_a_results_file_keeps_the_rows_of_other_networks(tmp_path):
     assert networks.replace_in(path, "rows", [made_up(1.0)]) == [made_up(1.0)]
     path.write_text(json.dumps({"rows": [made_up(1.0), made_up(2.0, "b")]}))
     assert networks.replace_in(path, "rows", [made_up(3.0)]) == [made_up(2.0, "b"), made_up(3.0)]
+
+
+def test_a_wrong_result_is_an_error_or_a_row_and_the_other_settings_are_measured(monkeypatch, resnet, capsys):
+    def measure(subject, batch, threads, *_):
+        if batch == 2:
+            raise ValueError("packed eager gives another result")
+        return {"network": subject.name, "batch": batch, "threads": threads, "ms": {}, "best_ms": {}}
+
+    monkeypatch.setattr(command, "measure", measure)
+    options = Options(batch=(1, 2, 3), threads=(1, 2))
+    rows = list(command.measured(resnet, options, keep_wrong=True))
+    assert [(row["threads"], row["batch"], "wrong" in row) for row in rows] == [
+        *((1, 1, False), (1, 2, True), (1, 3, False)),
+        *((2, 1, False), (2, 2, True), (2, 3, False)),
+    ]
+    assert capsys.readouterr().out.count("resnet18: packed eager gives another result\n") == 2
+    assert "another result" in printout.closing(rows, [])
+    with pytest.raises(ValueError, match="another result"):
+        list(command.measured(resnet, options))
 
 
 # The command

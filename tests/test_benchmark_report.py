@@ -258,7 +258,7 @@ def test_the_page_has_groups_peers_networks_ceilings_and_studies(page):
     assert groups["bgemm", "compiled"]["range, threads: 1"] == "2.00 to 9.00"
     assert groups["pack_signs", "copy"]["mean, threads: 2"] == "", "not timed with two threads"
     assert [row["onnxruntime"] for row in page.rows("onnxruntime")] == ["7.25x 5.80 to 7.98 MatMul"]
-    assert [row["fp32 / packed"] for row in page.rows("packed, ms")] == ["5.00x"]
+    assert [row["speedup over fp32"] for row in page.rows("packed, ms")] == ["5.00x"]
     assert [row["speed"] for row in page.rows("ceiling")] == ["4 GOPS", "0.0 GB/s", "0.0 GB/s", "0.0 GB/s"]
     assert len(page.rows("test accuracy, %")) == len(DEPTH)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.compare import __main__ as gate
-from benchmarks.compare import counts, report, turns
+from benchmarks.compare import counts, paired, printout
 from benchmarks.compare.decision import ERROR, FASTER, SAME, SLOWER, UNDECIDED, Plan, median_interval, verdict
+from benchmarks.compare.paired import BROKEN, IN_NEITHER, NOT_IN_BASE, WRONG, Row
 from benchmarks.compare.side import Side, SideError
 from benchmarks.compare.trees import Tree
-from benchmarks.compare.turns import BROKEN, IN_NEITHER, NOT_IN_BASE, WRONG, Row
 from benchmarks.instructions import Count
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ class MadeUp:
 def found(slower_by, noise, seed=0, plan=PLAN):
     clock, lots = [0.0], random.Random(seed)
     base, head = (MadeUp(clock, lots, ms, noise) for ms in (1.0, 1.0 + slower_by))
-    return turns.measure(f"case {seed}", base, head, plan, now=lambda: clock[0])
+    return paired.measure(f"case {seed}", base, head, plan, now=lambda: clock[0])
 
 
 def test_ten_percent_are_caught_in_noise_of_three():
@@ -79,7 +79,7 @@ def test_who_is_first_changes():
             order.append(self.name)
             return 1.0
 
-    turns.measure("case", Side("base"), Side("head"), Plan(30, 30, 1), now=lambda: len(order))
+    paired.measure("case", Side("base"), Side("head"), Plan(30, 30, 1), now=lambda: len(order))
     firsts = order[::2]
     assert {"base", "head"} == set(firsts)
     assert order.count("base") == order.count("head")
@@ -242,10 +242,10 @@ SHORT = Plan(1e-3, 1e-3, 1)
     ],
 )
 def test_only_what_both_sides_compute_is_timed(base, head, expected):
-    row = turns.compare("case", Answers(base), Answers(head), SHORT)
+    row = paired.compare("case", Answers(base), Answers(head), SHORT)
     assert row.verdict == expected
     assert (row.pairs > 0) == (expected == SAME)
-    assert report.failing([row]) == (expected in (WRONG, BROKEN))
+    assert printout.failing([row]) == (expected in (WRONG, BROKEN))
 
 
 @pytest.mark.parametrize(
@@ -261,9 +261,9 @@ def test_only_what_both_sides_compute_is_timed(base, head, expected):
 )
 def test_what_changed_must_have_changed_in_new_processes_too(times, expected):
     base, head = Answers(), Answers(ms=times)
-    rows = [turns.compare("case", base, head, SHORT), Row("other", SAME)]
+    rows = [paired.compare("case", base, head, SHORT), Row("other", SAME)]
     assert rows[0].verdict in (SLOWER, FASTER)
-    assert [row.verdict for row in turns.confirm(rows, base, head, SHORT)] == [expected, SAME]
+    assert [row.verdict for row in paired.confirm(rows, base, head, SHORT)] == [expected, SAME]
     assert base.closed == head.closed == 2
 
 
@@ -306,11 +306,11 @@ def test_quick_takes_the_first_case_of_each_group():
 
 def test_a_summary_says_no_change_only_where_all_is_the_same():
     same, slower = Row("a", SAME, pairs=1), Row("b", SLOWER, 1.0, 1.1, 1.1, 1.08, 1.12, 40)
-    assert report.summary([same, same], []) == f"no change: 2 {SAME}"
-    assert report.summary([same, slower], []) == f"FAILED: 1 {SAME}, 1 {SLOWER}"
-    assert report.summary([same, Row("c", UNDECIDED, pairs=1)], []) == f"no change: 1 {SAME}, 1 {UNDECIDED}"
-    assert report.summary([same, Row("d", FASTER, pairs=1)], []) == f"passed: 1 {FASTER}, 1 {SAME}"
-    *_, last = report.tables([slower], []).splitlines()
+    assert printout.summary([same, same], []) == f"no change: 2 {SAME}"
+    assert printout.summary([same, slower], []) == f"FAILED: 1 {SAME}, 1 {SLOWER}"
+    assert printout.summary([same, Row("c", UNDECIDED, pairs=1)], []) == f"no change: 1 {SAME}, 1 {UNDECIDED}"
+    assert printout.summary([same, Row("d", FASTER, pairs=1)], []) == f"passed: 1 {FASTER}, 1 {SAME}"
+    *_, last = printout.tables([slower], []).splitlines()
     assert last.split() == ["b", "slower", "1.0000", "1.1000", "+10.0", "%", "+8.0", "%", "+12.0", "%"]
 
 
@@ -318,7 +318,7 @@ def test_a_summary_says_no_change_only_where_all_is_the_same():
 def test_two_percent_more_instructions_are_slower(head, expected):
     row = counts.row_of(Count("case", "avx2", 4.0), Count("case", "avx2", head))
     assert row.verdict == expected
-    assert report.failing([row]) == (expected == SLOWER)
+    assert printout.failing([row]) == (expected == SLOWER)
 
 
 def test_without_valgrind_the_gate_says_so_and_goes_on(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import larq, networks, onnx_runtime, products, torch_sides, turns
+from benchmarks.peers import fastest, larq, network, onnx_runtime, products, torch_sides
 from stompp_kernels.bench.subjects import untrained
 from stompp_kernels.bench.turns import timing_of
 
@@ -88,8 +88,8 @@ def test_of_several_ways_the_fastest_takes_the_turn(monkeypatch):
     def made_up(runs, *_):
         return {name: timing_of([run()] * 2) for name, run in runs.items()}
 
-    monkeypatch.setattr(turns, "compare", made_up)
-    assert turns.fastest({"slow": lambda: 3.0, "fast": lambda: 1.0}, 0.1) == "fast"
+    monkeypatch.setattr(fastest, "compare", made_up)
+    assert fastest.fastest({"slow": lambda: 3.0, "fast": lambda: 1.0}, 0.1) == "fast"
 
 
 def test_peers_that_are_not_there_are_reported(monkeypatch, tmp_path, capsys):
@@ -115,7 +115,7 @@ def test_peers_that_are_there_are_in_the_rows(monkeypatch, tmp_path):
 def test_whole_networks_are_rows_too():
     subject = untrained("resnet20", num_classes=10)
     there = not onnx_runtime.missing()
-    row = networks.measure(subject, 1, 0.01, there, compile=False)
+    row = network.measure(subject, 1, 0.01, there, compile=False)
     found = {"torch fp32", "torch bf16", "torch int8"} - set(torch_sides.missing())
     assert set(row["ratios"]) == found | ({"onnxruntime fp32", "onnxruntime int8"} if there else set())
     assert row["operations"] > 2 * 40e6  # the paper of ResNet-20 has 41 million multiplications and additions

@@ -18,12 +18,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.compare import report
+from benchmarks.compare import printout
 from benchmarks.compare.counts import compare_counts
 from benchmarks.compare.decision import Plan
+from benchmarks.compare.paired import BROKEN, IN_NEITHER, Row, compare, confirm
 from benchmarks.compare.side import Side, SideError
 from benchmarks.compare.trees import WORK_TREE, Tree, TreeError, commit_of, locked, provide
-from benchmarks.compare.turns import BROKEN, IN_NEITHER, Row, compare, confirm
 from benchmarks.compiled import ROOT
 
 MODULES = [f"benchmarks.{path.stem}" for path in sorted((ROOT / "benchmarks").glob("bench_*.py"))]
@@ -112,7 +112,7 @@ def time_both(base: Side, head: Side, arguments: argparse.Namespace) -> tuple[Pl
     plan = Plan(times.seconds, times.most, max(1, len(keys)))
     for key in keys:
         rows.append(compare(key, base, head, plan))
-        print(report.line_of(rows[-1]), flush=True)
+        print(printout.line_of(rows[-1]), flush=True)
     return plan, confirm(rows, base, head, plan)
 
 
@@ -121,13 +121,13 @@ def run(base: Tree, head: Tree, arguments: argparse.Namespace, modules: list[str
     with closing(next(sides)) as base_side, closing(next(sides)) as head_side:
         plan, rows = time_both(base_side, head_side, arguments)
     counts, note = ([], "") if arguments.no_instructions else compare_counts(base, head, arguments.cache)
-    print("\n" + report.tables(rows, counts) + "\n")
+    print("\n" + printout.tables(rows, counts) + "\n")
     if note:
         print(note)
-    print(report.summary(rows, counts))
+    print(printout.summary(rows, counts))
     if arguments.output:
-        report.save(arguments.output, base_side, head_side, plan, rows, counts, note)
-    return int(report.failing(rows, counts))
+        printout.save(arguments.output, base_side, head_side, plan, rows, counts, note)
+    return int(printout.failing(rows, counts))
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import larq, onnx_runtime, torch_sides
+from benchmarks.peers.fastest import measure
 from benchmarks.peers.products import cases
-from benchmarks.peers.turns import measure
 from benchmarks.timing import RESULTS, save, summary
 from stompp_kernels import native
 from stompp_kernels.bench.subjects import untrained
@@ -70,14 +70,14 @@ class Peers:
                 self.refuse(case.suite.key, error)
 
     def networks(self) -> None:
-        from benchmarks.peers import networks
+        from benchmarks.peers import network
 
         for name in NETWORKS:
             subject = untrained(name)
             for threads in self.arguments.threads:
                 seconds = SLOWER * self.arguments.seconds
                 try:
-                    self.add(networks.measure(subject, threads, seconds, self.with_onnx_runtime))
+                    self.add(network.measure(subject, threads, seconds, self.with_onnx_runtime))
                 except ValueError as error:
                     self.refuse(name, error)
 

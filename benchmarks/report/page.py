@@ -188,7 +188,7 @@ def _networks(results: Results) -> list[str]:
             ]
             for row in rows
         ]
-        ratios = (f"{form} / packed" for form in forms if form != "packed")
+        ratios = (f"speedup over {form}" for form in forms if form != "packed")
         numbers = ("batch", "threads", *(f"{form}, ms" for form in forms), *ratios, "bound, ms", "packed / bound")
         about = "The best of eager, compiled and packaged by AOTInductor, medians."
         parts.append(section(f"Networks, {title_of(name)}", about, table(("network",), numbers, cells)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.bench import report
+from stompp_kernels.bench import printout
 from stompp_kernels.bench.machine import machine
 from stompp_kernels.bench.network import measure, sizes
 from stompp_kernels.bench.subjects import Subject, of_models, settle_norms, untrained
@@ -59,22 +60,32 @@ def bench(name: str, options: Options) -> None:
     if options.output is not None:
         check_can_be_written(options.output)
     subject = find(name, options)
-    rows = []
-    for threads in options.threads or [torch.get_num_threads()]:
-        for batch in options.batch:
-            row = measure(subject, batch, threads, options.forms, options.compile, options.seconds)
-            rows.append(row)
-            print(f"{subject.name}, batch {batch}, {threads} threads\n{report.latencies(row)}\n")
-            if "profile" in row:
-                print(report.profile_table(row) + "\n")
-            if "bound" in row:
-                print(report.bound_line(row) + "\n", flush=True)
-    bytes_row = sizes(subject) if options.device == "cpu" else None
-    print(report.comparison(rows))
-    if bytes_row is not None:
-        print("\n" + report.size_table([bytes_row]))
+    rows = list(measured(subject, options))
+    bytes_rows = [sizes(subject)] if options.device == "cpu" else []
+    print(printout.closing(rows, bytes_rows))
     if options.output is not None:
-        write_json(options.output, {"machine": machine(), "rows": rows, "bytes": [bytes_row] if bytes_row else []})
+        write_json(options.output, {"machine": machine(), "rows": rows, "bytes": bytes_rows})
+
+
+def measured(
+    subject: Subject, options: Options, every_layer: bool = True, keep_wrong: bool = False
+) -> Iterator[dict[str, Any]]:
+    """A row of :func:`measure` for each number of threads and batch size, printed as soon as it is there.
+
+    Args:
+        every_layer: print the profile layer by layer; else by kind of layer.
+        keep_wrong: a wrong result becomes a row whose ``wrong`` says so, instead of an error.
+    """
+    for threads, batch in itertools.product(options.threads or [torch.get_num_threads()], options.batch):
+        try:
+            row = measure(subject, batch, threads, options.forms, options.compile, options.seconds)
+        except ValueError as error:
+            if not keep_wrong:
+                raise
+            row = {"network": subject.name, "batch": batch, "threads": threads, "ms": {}, "best_ms": {}}
+            row["wrong"] = str(error)
+        print(printout.setting(row, every_layer) + "\n", flush=True)
+        yield row
 
 
 def find(name: str, options: Options) -> Subject:

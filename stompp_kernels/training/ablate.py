@@ -30,9 +30,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
+from typing import TYPE_CHECKING, Any
 
 from stompp_kernels.files import read_json, write_json
 from stompp_kernels.signals import Stopped, noting_signals
@@ -41,6 +39,9 @@ from stompp_kernels.training.folder_lock import locked
 from stompp_kernels.training.recipe import Recipe, apply_change, read_values, recipe_from_dict, set_value
 from stompp_kernels.training.report import write_report
 from stompp_kernels.training.trainer import RESULT, first_difference
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STUDY_KEYS = ("seeds", "grid", "variants")
 WANTED = "wanted.json"  # the recipe of a run that has not finished

@@ -7,10 +7,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, fx, nn
 
 from stompp_kernels import native
@@ -21,12 +20,15 @@ from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import check_can_be_written, write_json
 from stompp_kernels.nn import BinaryLayer, float_simulation
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.terminal import Terminal
+from stompp_kernels.terminal import terminal
 from stompp_kernels.training.data import Data
 from stompp_kernels.training.evaluate import accuracy, predict
 from stompp_kernels.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, ProgressionRecipe, Recipe
 from stompp_kernels.training.trained import load_trained, time_network
 from stompp_kernels.training.trainer import build_model, load_data, train
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EPOCHS = 60
 BATCH = 64  # of the timings
@@ -97,7 +99,7 @@ def run(
     Raises:
         RuntimeError: the packed network predicts another digit than the float simulation for a test image.
     """
-    console = console or Terminal()
+    console = console or terminal()
     for path in filter(None, (output, results)):
         check_can_be_written(path)
     recipe = recipe_of_demo(regime, surrogate, seed, epochs)
@@ -204,6 +206,8 @@ def _float_layer(chain: list[nn.Module], inputs: tuple[Tensor, ...], layer: Pack
 
 
 def _print_result(result: DemoResult, console: Console) -> None:
+    from rich.table import Table
+
     table = Table(
         "", "float", "packed", "ratio", title=f"{native.active_implementation()}, {torch.get_num_threads()} threads"
     )

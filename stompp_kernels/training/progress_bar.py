@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class ProgressBar:
@@ -18,6 +19,8 @@ class ProgressBar:
     """
 
     def __init__(self, console: Console, total_steps: int, step: int = 0) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
         self._console, self._test = console, ""
         self.error: OSError | None = None
         self._progress = Progress(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from stompp_kernels.bench.turns import compare, compare_on_gpu
@@ -23,6 +22,9 @@ from stompp_kernels.training.processes import Processes
 from stompp_kernels.training.recipe import Recipe, recipe_from_dict
 from stompp_kernels.training.run_state import RunState
 from stompp_kernels.training.trainer import RECIPE, build_model, first_difference, load_data
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CHECKPOINTS = {"last": LAST, "best": BEST}
 

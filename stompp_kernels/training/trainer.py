@@ -11,11 +11,10 @@ import signal
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 from torch import Tensor, nn
 
 from stompp_kernels import models
@@ -24,7 +23,7 @@ from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import remove_unfinished, write_json
 from stompp_kernels.progression import StoMPP
 from stompp_kernels.signals import Stopped, noting_signals
-from stompp_kernels.terminal import Terminal
+from stompp_kernels.terminal import terminal
 from stompp_kernels.training import data as datasets
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from stompp_kernels.training.data import Data, Inputs
@@ -38,6 +37,9 @@ from stompp_kernels.training.recipe import OptimizerRecipe, Recipe, expand
 from stompp_kernels.training.run_log import NAME as LOG
 from stompp_kernels.training.run_log import RunLog
 from stompp_kernels.training.run_state import RunState
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 RECIPE, RESULT = "recipe.json", "result.json"
 PROBE_SIZE = 32  # samples that a model is prepared with, and that saturation is measured on
@@ -76,10 +78,11 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(default_dtype(torch.float32))  # of a recipe's weights and data, whatever the caller's is
         processes = stack.enter_context(start_processes(device))
+        console = console or terminal(quiet=not processes.is_first)
         signals = stack.enter_context(noting_signals())
         if processes.is_first:
             stack.enter_context(locked(folder))
-        run = Run(recipe, folder, processes, resume, console or Terminal(quiet=not processes.is_first))
+        run = Run(recipe, folder, processes, resume, console)
         try:
             return run.to_the_end(signals, tensorboard)
         except BaseException:

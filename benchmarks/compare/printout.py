@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.compare.counts import CountRow
 from benchmarks.compare.decision import ERROR, LIMIT, SAME, UNDECIDED, Plan
+from benchmarks.compare.paired import FAILING, Row
 from benchmarks.compare.side import Side
-from benchmarks.compare.turns import FAILING, Row
 from stompp_kernels.bench.machine import machine
 from stompp_kernels.files import write_json
 from stompp_kernels.table import table

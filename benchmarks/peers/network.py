@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.case import Call, Case, Sides
 from benchmarks.peers import onnx_runtime, torch_sides
-from benchmarks.peers.turns import in_turn
+from benchmarks.peers.fastest import in_turn
 from stompp_kernels.bench.sides import Side, check, folding, make_sides
 from stompp_kernels.bench.subjects import Subject
 from stompp_kernels.bench.turns import using_threads

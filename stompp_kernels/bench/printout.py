@@ -1,13 +1,32 @@
-"""Tables of what was measured."""
+"""What the commands print of networks that were measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stompp_kernels.table import table
 
 _GROUPED = 12  # rows of a profile by kind
+
+
+def setting(row: dict[str, Any], every_layer: bool = True) -> str:
+    """One row: latencies, the profile (by kind of layer unless ``every_layer``) and the bound; or what is wrong."""
+    if "wrong" in row:
+        return f"{row['network']}: {row['wrong']}"
+    parts = [f"{row['network']}, batch {row['batch']}, {row['threads']} threads\n{latencies(row)}"]
+    if "profile" in row:
+        parts.append(profile_table(row) if every_layer else by_kind(row))
+    if "bound" in row:
+        parts.append(bound_line(row))
+    if "reason" in row:
+        parts.append(f"{row['network']} cannot be converted: {row['reason']}")
+    return "\n\n".join(parts)
+
+
+def closing(rows: Sequence[dict[str, Any]], bytes_rows: Sequence[dict[str, Any]]) -> str:
+    """The tables at the end: all rows side by side, and the bytes of the networks where they were measured."""
+    return "\n\n".join([comparison(rows), *([size_table(bytes_rows)] if bytes_rows else [])])
 
 
 def comparison(rows: Iterable[dict[str, Any]]) -> str:
@@ -35,10 +54,10 @@ def comparison(rows: Iterable[dict[str, Any]]) -> str:
         "bf16, ms",
         "int8, ms",
         "packed, ms",
-        "fp32/packed",
-        "int8/packed",
-        "fp32, fastest calls",
-        "int8",
+        "speedup over fp32",
+        "speedup over int8",
+        "fastest calls: over fp32",
+        "fastest calls: over int8",
     )
     return table(("network", "batch", "threads", *forms, "bound, ms", "packed/bound"), cells)
 

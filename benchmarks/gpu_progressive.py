@@ -131,9 +131,11 @@ def _figures(row: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_progressive", description=__doc__)
-    parser.add_argument("--elements", type=int, default=1 << 28, help="a multiple of 2^20")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--elements", type=int, default=1 << 28, help="number of elements, a multiple of 2^20")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="types to measure (default: all)"
+    )
+    parser.add_argument("--rounds", type=int, default=50, help="calls of each side (default: 50)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():

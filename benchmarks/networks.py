@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1, help="of all; see quietest")
     parser.add_argument("--add", action="store_true", help="keep the results file's other rows")
     parser.add_argument("--profile", action="store_true", help="show every layer, not only the kinds")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to measure on (default: cpu)")
     parser.add_argument("--no-memory", action="store_true", help="leave the sizes of files and processes out")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     arguments = parser.parse_args()

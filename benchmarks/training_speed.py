@@ -139,10 +139,10 @@ def peaks(names: Iterable[str], *arguments: Any) -> dict[str, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training_speed", description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seconds", type=float, default=90.0, help="in all, for the times")
+    parser.add_argument("--threads", type=int, default=2, help="number of threads (default: 2)")
+    parser.add_argument("--batch", type=int, default=64, help="samples per step (default: 64)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to train on (default: cpu)")
+    parser.add_argument("--seconds", type=float, default=90.0, help="seconds to measure, in all (default: 90)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda"

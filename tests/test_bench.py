@@ -418,4 +418,4 @@ def test_the_command_says_what_it_takes(tmp_path, capsys):
     assert "no run of `stompp train`" in capsys.readouterr().err
     if not torch.cuda.is_available():
         assert main(["bench", "mlp", *FLAGS, "--device", "cuda"]) == 2
-        assert "torch sees no CUDA device" in capsys.readouterr().err
+        assert "torch sees no NVIDIA GPU" in capsys.readouterr().err

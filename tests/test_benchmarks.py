@@ -1,5 +1,8 @@
 """What the benchmarks compare is the same computation, and their summaries say what the rows do."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import run_python
@@ -7,6 +10,8 @@ from helpers import run_python
 import stompp_kernels as sk
 from benchmarks import gpu_bgemm, gpu_progressive, timing, training_speed
 from stompp_kernels.bench.turns import Timing
+
+ROOT = Path(__file__).parents[1]
 
 
 def small_model():
@@ -132,3 +137,13 @@ def test_gpu_benchmarks_say_that_they_need_a_gpu(module):
     result = run_python(code, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 2
     assert "needs an NVIDIA GPU" in result.stderr
+
+
+def test_every_option_of_a_benchmark_says_what_it_is():
+    silent = []
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("add_argument", "addoption"):
+                if not any(keyword.arg == "help" for keyword in node.keywords):
+                    silent.append(f"{path.name}: {ast.unparse(node)}")
+    assert silent == []

@@ -1,6 +1,15 @@
 """Configuration of the documentation, built by `make docs`."""
 
+import contextlib
+import io
+import os
+from typing import ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
 import stompp_kernels
+from stompp_kernels import cli
 
 project = "stompp_kernels"
 author = "The stompp_kernels authors"
@@ -27,4 +36,27 @@ napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "stompp_kernels"
 html_show_sourcelink = False
-copybutton_prompt_text = "$ "
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+class CommandHelp(Directive):
+    """Shows what `stompp COMMAND --help` prints, so that the page cannot lag behind the program."""
+
+    required_arguments = 1
+    width: ClassVar = "100"  # columns
+
+    def run(self) -> list[nodes.Node]:
+        """Returns the help as a literal block."""
+        os.environ["COLUMNS"] = self.width
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            cli.main([self.arguments[0], "--help"])
+        block = nodes.literal_block(printed.getvalue(), printed.getvalue())
+        block["language"] = "text"
+        return [block]
+
+
+def setup(app):
+    """Registers the directive."""
+    app.add_directive("command-help", CommandHelp)

@@ -23,15 +23,19 @@ from stompp_kernels import cuda_library, missing_library
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to run ops.
+    """Describes one way to run ops.
 
     Attributes:
         name: for the CPU what :func:`use_implementation` and ``STOMPP_CPU`` take.
         description: the method in a few words.
-        available: it can run here.
-        active: it is the one that runs now.
+        available: whether it can run here.
+        active: whether it is the one that runs now.
         reason: why it is not available; empty when it is.
         device: of its ops, "cpu" or "cuda".
+
+    Example:
+        >>> [i.name for i in sk.implementations() if i.active and i.device == "cpu"] != []
+        True
     """
 
     name: str
@@ -47,7 +51,7 @@ CPP_LIBRARY = Path(__file__).with_name("libstompp_kernels.so")
 
 
 def _import() -> ModuleType:
-    """The library of this copy of the package.
+    """Imports the library of this copy of the package.
 
     Raises:
         ImportError: there is none, it does not load, or an editable installation offers that of another copy, which
@@ -62,7 +66,7 @@ def _import() -> ModuleType:
 
 
 def _load() -> tuple[Any, str]:
-    """The library and "", or None and the reason, of which a warning says more."""
+    """Returns the library and "", or None and the reason, of which a warning says more."""
     try:
         library = _import()
     except ImportError as error:
@@ -101,14 +105,18 @@ def kernels_check(x: Any) -> bool:
 
 
 def product_kernels_check(x: Any) -> bool:
-    """The same of the binary products, which have compiled kernels on GPUs too."""
+    """Answers the same for the binary products, which have compiled kernels on GPUs too."""
     return kernels_check(x) or (cuda is not None and isinstance(x, torch.Tensor) and x.is_cuda)
 
 
 def implementations() -> list[Implementation]:
-    """Every implementation of the ops: the CPU's, best first, then those for NVIDIA GPUs.
+    """Lists every implementation of the ops: the CPU's, best first, then those for NVIDIA GPUs.
 
     On each device ``reference``, plain PyTorch, runs what none of them covers.
+
+    Example:
+        >>> "reference" in [implementation.name for implementation in sk.implementations()]
+        True
     """
     return [*_cpu_implementations(), *_gpu_implementations()]
 
@@ -142,12 +150,12 @@ def _cpu_implementations() -> list[Implementation]:
 
 
 def active_implementation() -> str:
-    """The name of the implementation that runs CPU ops now."""
+    """Returns the name of the implementation that runs CPU ops now."""
     return "reference" if library is None else library.active_implementation()
 
 
 def implementation_of(op: str, device: torch.device) -> str:
-    """The name of the implementation that runs an op, "bgemm" for example, on a device."""
+    """Returns the name of the implementation that runs an op, "bgemm" for example, on a device."""
     if device.type == "cpu":
         return active_implementation()
     active = {item.name for item in _gpu_implementations() if item.active} if device.type == "cuda" else set()
@@ -166,6 +174,12 @@ def use_implementation(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: the name is unknown or cannot run here.
+
+    Example:
+        >>> name = next(i.name for i in sk.implementations() if i.available and i.device == "cpu")
+        >>> with sk.use_implementation(name):
+        ...     [i.name for i in sk.implementations() if i.active and i.device == "cpu"] == [name]
+        True
     """
     available = [implementation.name for implementation in _cpu_implementations() if implementation.available]
     if name not in available:

@@ -20,7 +20,12 @@ POOLINGS = (None, "pooler", "mean")
 
 
 def tokens(max_length: int = 128, config: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-    """One sequence of random tokens without padding, the same each time: int64 [1, max_length] each."""
+    """Makes one sequence of random tokens without padding, the same each time: int64 [1, max_length] each.
+
+    Args:
+        max_length: tokens of the sequence.
+        config: settings of the encoder, of which ``vocab_size`` bounds the ids; None: 1000.
+    """
     check_sizes(max_length=max_length)
     vocabulary = (config or {}).get("vocab_size", 1000)  # no pretrained model's is smaller
     ids = torch.randint(vocabulary, (1, max_length), generator=torch.Generator().manual_seed(0))
@@ -51,6 +56,14 @@ class EncoderClassifier(nn.Module):
         ImportError: transformers is missing.
         FileNotFoundError: ``pretrained`` is the path of no folder.
         ValueError: an argument is not allowed for this encoder, or ``pretrained`` cannot be loaded.
+
+    Example:
+        >>> config = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        ...           "intermediate_size": 64, "vocab_size": 100}
+        >>> model = sk.models.EncoderClassifier(2, config=config, max_length=16).eval()
+        >>> ids = torch.randint(100, (4, 16))
+        >>> model(input_ids=ids, attention_mask=torch.ones_like(ids)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class EncoderClassifier(nn.Module):
         self.classifier = nn.Linear(settings.hidden_size, num_classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Returns logits [B, num_classes]; the arguments are those of the class's *Shape*."""
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **types)
         if self.pooling == "pooler":
@@ -90,7 +104,7 @@ class EncoderClassifier(nn.Module):
 
 
 def _encoder(pretrained: str | os.PathLike[str] | None, config: Mapping[str, Any] | None) -> nn.Module:
-    """The float32 encoder, in training mode."""
+    """Makes the float32 encoder, in training mode."""
     if (pretrained is None) == (config is None):
         raise ValueError(f"one of pretrained and config must be given, got {pretrained!r} and {config!r}")
     try:

@@ -15,6 +15,14 @@ class BiRealBlock(Block):
 
     The activation stands before the convolution, apart from the shortcut, and is the clip that the paper trains the
     float network with: of a ReLU's output all signs would be +1.
+
+    Args:
+        in_channels, channels: input and output channels.
+        stride: of the block; 2 halves the map.
+
+    Example:
+        >>> sk.models.BiRealBlock(8, 16, stride=2)(torch.randn(1, 8, 6, 6)).shape
+        torch.Size([1, 16, 3, 3])
     """
 
     activated_input = False
@@ -33,6 +41,7 @@ class BiRealBlock(Block):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns [B, channels, OH, OW] for [B, in_channels, H, W]."""
         return self.bn(self.conv(self.act(x))) + self.downsample(x)
 
 

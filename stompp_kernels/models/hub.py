@@ -55,7 +55,7 @@ def _load(kind: Any, text: str, argument: str, **options: Any) -> Any:
 
 
 def _why_no_hub() -> str:
-    """Why nothing can be loaded from the hub; "" if it answers."""
+    """Says why nothing can be loaded from the hub; "" if it answers."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE or os.environ.get("TRANSFORMERS_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON"):

@@ -11,14 +11,22 @@ from stompp_kernels.models.registry import register
 
 
 class MLP(nn.Sequential):
-    """Linear - BatchNorm - ReLU for each width, then one linear layer.
+    """Linear, BatchNorm and ReLU for each width, then one linear layer.
 
     Args:
+        num_classes: outputs.
         widths: features of the hidden layers.
         in_channels, image_size: of the images, which are flattened.
 
     Shape:
         [B, in_channels, image_size, image_size] to [B, num_classes].
+
+    Raises:
+        ValueError: a size is no integer of at least 1.
+
+    Example:
+        >>> sk.models.MLP(widths=(32, 32))(torch.randn(4, 1, 8, 8)).shape
+        torch.Size([4, 10])
     """
 
     def __init__(

@@ -17,9 +17,18 @@ _CIFAR_STRIDES = (1, 1, 2, 2, 1, 2, 1)
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise 3x3, 1x1 projection without activation; a shortcut where the shape stays.
+    """A 1x1 expansion, a depthwise 3x3 and a 1x1 projection without activation; a shortcut where the shape stays.
 
     The shortcut carries real values, and what follows a projection binarizes its own input.
+
+    Args:
+        in_channels, out_channels: input and output channels.
+        stride: of the depthwise convolution.
+        expansion: channels of the depthwise convolution in units of ``in_channels``.
+
+    Example:
+        >>> sk.models.InvertedResidual(8, 16, stride=2, expansion=6)(torch.randn(1, 8, 6, 6)).shape
+        torch.Size([1, 16, 3, 3])
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
@@ -31,6 +40,7 @@ class InvertedResidual(nn.Module):
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns [B, out_channels, OH, OW] for [B, in_channels, H, W]."""
         y = self.project(self.depthwise(self.expand(x)))
         return y + x if self.has_shortcut else y
 
@@ -55,10 +65,20 @@ class MobileNetV2(nn.Sequential):
 
     Args:
         form: "imagenet", which divides the map by 32, or "cifar", whose stem and second stage keep its size.
+        num_classes: outputs.
         width: multiplier of the channels; the last convolution's only where it is above 1.
+        in_channels: of the images.
 
     Shape:
         [B, in_channels, H, W] to [B, num_classes], for any H and W.
+
+    Raises:
+        ValueError: an argument has a value that is not allowed.
+
+    Example:
+        >>> model = sk.models.MobileNetV2("cifar", width=0.25).eval()
+        >>> model(torch.randn(1, 3, 16, 16)).shape
+        torch.Size([1, 10])
     """
 
     def __init__(self, form: str, num_classes: int = 10, width: float = 1.0, in_channels: int = 3) -> None:

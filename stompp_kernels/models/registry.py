@@ -16,7 +16,7 @@ Inputs: TypeAlias = Tensor | dict[str, Tensor]
 
 
 def images(in_channels: int = 3, image_size: int = 32) -> Tensor:
-    """One image of noise, the same each time: float32 [1, in_channels, image_size, image_size]."""
+    """Makes one image of noise, the same each time: float32 [1, in_channels, image_size, image_size]."""
     check_sizes(in_channels=in_channels, image_size=image_size)
     return torch.randn(1, in_channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
 
@@ -31,6 +31,11 @@ class Entry:
         description: one line.
         example: makes an input for one sample; its keyword arguments are options too, all with defaults.
         prepare_options: arguments that ``sk.prepare`` gets for this model.
+
+    Example:
+        >>> found = sk.models.entry("mlp")
+        >>> found.name, found.options()["widths"]
+        ('mlp', (512, 512, 512))
     """
 
     name: str
@@ -40,7 +45,7 @@ class Entry:
     prepare_options: Mapping[str, Any]
 
     def options(self) -> dict[str, Any]:
-        """The model's options and their defaults; the factory's count where the example has other ones."""
+        """Returns the model's options and their defaults; the factory's count where the example has other ones."""
         return {**_keywords(self.example), **_keywords(self.factory, without=("num_classes",))}
 
 
@@ -70,6 +75,13 @@ def register(
     Raises:
         ValueError: the name is taken.
         TypeError: ``factory`` has no argument ``num_classes``.
+
+    Example:
+        >>> def factory(num_classes=10, width=32):
+        ...     return nn.Sequential(nn.Flatten(), nn.Linear(3072, width), nn.ReLU(), nn.Linear(width, num_classes))
+        >>> sk.models.register("my_net", factory, "One hidden layer")
+        >>> sk.models.create("my_net", 5)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
     """
     if name in _ENTRIES:
         raise ValueError(f"name must be new, got {name!r}, which is registered already")
@@ -79,15 +91,24 @@ def register(
 
 
 def list_models() -> list[str]:
-    """Names of the registered models, in alphabetical order."""
+    """Lists the names of the registered models, in alphabetical order.
+
+    Example:
+        >>> "resnet18" in sk.models.list()
+        True
+    """
     return sorted(_ENTRIES)
 
 
 def entry(name: str) -> Entry:
-    """What is registered under a name.
+    """Returns what is registered under a name.
 
     Raises:
         ValueError: nothing is.
+
+    Example:
+        >>> sk.models.entry("resnet20").description
+        'ResNet-20 for CIFAR: three stages of 16, 32 and 64 channels'
     """
     if name not in _ENTRIES:
         raise ValueError(f"name must be one of {', '.join(list_models())}, got {name!r}")
@@ -103,10 +124,10 @@ def create(
     example: Any = None,
     **options: Any,
 ) -> nn.Module:
-    """A new model of the registry.
+    """Makes a new model of the registry.
 
     Args:
-        name: one of :func:`list_models`.
+        name: one of ``sk.models.list()``.
         num_classes: outputs.
         binarize: None: the float model. "both" or "weights": prepared for StoMPP, as by ``sk.prepare``.
         prepare_options: arguments of ``sk.prepare`` that take the place of the entry's own.
@@ -120,6 +141,11 @@ def create(
 
     Raises:
         ValueError: a name, an option or a value is not allowed; the message says what is.
+
+    Example:
+        >>> model = sk.models.create("mlp", 10, binarize="both", widths=(32, 32))
+        >>> model(torch.randn(4, 1, 8, 8)).shape
+        torch.Size([4, 10])
     """
     found = entry(name)
     noise = example_inputs(name, **options)
@@ -137,10 +163,14 @@ def create(
 
 
 def example_inputs(name: str, **options: Any) -> Inputs:
-    """An input for one sample of the model with these options: a tensor, or a dict of keyword arguments.
+    """Makes an input for one sample of the model with these options: a tensor, or a dict of keyword arguments.
 
     Raises:
         ValueError: the name or an option is not known.
+
+    Example:
+        >>> sk.models.example_inputs("resnet18_cifar").shape
+        torch.Size([1, 3, 32, 32])
     """
     found = entry(name)
     known = found.options()
@@ -149,7 +179,7 @@ def example_inputs(name: str, **options: Any) -> Inputs:
 
 
 def _keywords(function: Callable[..., Any], without: Collection[str] = ()) -> dict[str, Any]:
-    """Names and defaults of what a function takes by keyword."""
+    """Returns names and defaults of what a function takes by keyword."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(function).parameters.items()
     return {key: p.default for key, p in parameters if p.kind in kinds and key not in without}

@@ -10,7 +10,7 @@ from stompp_kernels.models.registry import register
 
 
 class BasicBlock(nn.Module):
-    """conv - bn - act - conv - bn - (+ shortcut) - act, after He et al. 2016.
+    """Two 3x3 convolutions with a shortcut around both and an activation after the sum, after He et al. 2016.
 
     The activation after the addition feeds the next block's convolution and its shortcut alike, so once it is committed
     the whole next block reads signs.
@@ -31,12 +31,13 @@ class BasicBlock(nn.Module):
         self.act2 = nn.Hardtanh()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns [B, out_channels, OH, OW] for [B, in_channels, H, W]."""
         y = self.act1(self.bn1(self.conv1(x)))
         return self.act2(self.bn2(self.conv2(y)) + self.downsample(x))
 
 
 class SmallResNet(nn.Module):
-    """Stem, blocks, one linear layer on the flattened map.
+    """A small post-activation residual network: stem, blocks, one linear layer on the flattened map.
 
     Args:
         in_channels, image_size, num_classes: of the data; images are square.
@@ -45,6 +46,10 @@ class SmallResNet(nn.Module):
 
     Shape:
         [B, in_channels, image_size, image_size] to [B, num_classes].
+
+    Example:
+        >>> sk.models.SmallResNet(widths=(8, 16), strides=(1, 2))(torch.randn(4, 1, 8, 8)).shape
+        torch.Size([4, 10])
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class SmallResNet(nn.Module):
         self.fc = nn.Linear(channels * size * size, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns logits [B, num_classes] of images [B, in_channels, image_size, image_size]."""
         return self.fc(self.flatten(self.blocks(self.act(self.bn(self.stem(x))))))
 
 

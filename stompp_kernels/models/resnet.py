@@ -19,7 +19,7 @@ STEMS = ("imagenet", "cifar")
 
 
 class Block(nn.Module):
-    """What :class:`ResNet` stacks: made from input channels, channels and stride.
+    """Base of the blocks that :class:`ResNet` stacks; made from input channels, channels and stride.
 
     Attributes:
         expansion: output channels in units of ``channels``.
@@ -31,7 +31,16 @@ class Block(nn.Module):
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions and a shortcut around both."""
+    """Two 3x3 convolutions and a shortcut around both; the first one has the stride.
+
+    Args:
+        in_channels, channels: input and output channels.
+        stride: of the block; 2 halves the map.
+
+    Example:
+        >>> sk.models.BasicBlock(8, 16, stride=2)(torch.randn(1, 8, 6, 6)).shape
+        torch.Size([1, 16, 3, 3])
+    """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -44,12 +53,23 @@ class BasicBlock(Block):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns [B, channels, OH, OW] for [B, in_channels, H, W]."""
         y = self.relu1(self.bn1(self.conv1(x)))
         return self.relu2(self.bn2(self.conv2(y)) + self.downsample(x))
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut around all; the 3x3 one has the stride."""
+    """A 1x1, a 3x3 and a 1x1 convolution and a shortcut around all; the 3x3 one has the stride.
+
+    Args:
+        in_channels: input channels.
+        channels: those of the 3x3 convolution; the output has four times as many.
+        stride: of the block; 2 halves the map.
+
+    Example:
+        >>> sk.models.Bottleneck(16, 8, stride=2)(torch.randn(1, 16, 6, 6)).shape
+        torch.Size([1, 32, 3, 3])
+    """
 
     expansion = 4
 
@@ -68,20 +88,21 @@ class Bottleneck(Block):
         self.relu3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns [B, 4 * channels, OH, OW] for [B, in_channels, H, W]."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.relu2(self.bn2(self.conv2(y)))
         return self.relu3(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The shortcut: a projection where the shape changes (the paper's option B), else the input itself."""
+    """Makes the shortcut: a projection where the shape changes (the paper's option B), else the input itself."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 class ResNet(nn.Sequential):
-    """Stem, stages of blocks, global average pooling, one linear layer.
+    """A residual network: stem, stages of blocks, global average pooling, one linear layer.
 
     Parameters have torchvision's names, so that weights of its ResNets fit the ImageNet forms.
 
@@ -90,10 +111,20 @@ class ResNet(nn.Sequential):
         depths: blocks of each stage. Every stage has twice the channels of the one before and, but for the first, a map
             of half its size.
         stem: "imagenet", a 7x7 convolution of stride 2 and max-pooling of stride 2; or "cifar", a 3x3 convolution.
+        num_classes: outputs.
         width: channels of the first stage.
+        in_channels: of the images.
 
     Shape:
         [B, in_channels, H, W] to [B, num_classes], for any H and W.
+
+    Raises:
+        ValueError: ``stem`` is neither, or a size is no integer of at least 1.
+
+    Example:
+        >>> model = sk.models.ResNet(sk.models.BasicBlock, (1, 1), "cifar", width=8)
+        >>> model(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from stompp_kernels.ops import draw_state, progressive_drawn
 
 
 class ProgressiveActivation(Masked):
-    """clip(x, -1, 1) whose entries are gradually replaced by sign(x).
+    """Clips x to [-1, 1] and gradually replaces entries by sign(x).
 
     The mask has the shape of one sample and is shared by the batch, or with :meth:`draw_per_element` every entry of a
     batch is drawn by itself. Everything after the activation, a shortcut too, sees the committed values.
@@ -26,7 +26,16 @@ class ProgressiveActivation(Masked):
             :func:`stompp_kernels.ops.draw_state`.
 
     Shape:
-        [B, *] to [B, *], any floating-point dtype.
+        Any with the batch first, to the same; any floating-point dtype.
+
+    Example:
+        >>> activation = sk.nn.ProgressiveActivation([3])
+        >>> x = torch.tensor([[-2.0, 0.5, 0.0]])
+        >>> activation(x).tolist()
+        [[-1.0, 0.5, 0.0]]
+        >>> activation.commit()
+        >>> activation(x).tolist()
+        [[-1.0, 1.0, 1.0]]
     """
 
     draw: Tensor | None
@@ -45,6 +54,10 @@ class ProgressiveActivation(Masked):
             self.draw = torch.zeros(4, dtype=torch.int64, device=self.mask_words.device) if enabled else None
 
     def refresh(self, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
+        """Refreshes the shared mask once, or sets the probability that masks are drawn with.
+
+        The arguments are those of :func:`stompp_kernels.ops.refresh_mask_`; a drawn mask has no use for ``r``.
+        """
         if self.draw is None:
             super().refresh(p, r, seed, tensor_id, step)
         else:
@@ -52,23 +65,34 @@ class ProgressiveActivation(Masked):
             self.draw.copy_(draw_state(p, seed, tensor_id, step))
 
     def soften(self) -> None:
+        """Makes every entry soft again, as at the start."""
         super().soften()
         if self.draw is not None:
             self.draw.zero_()
 
     def frozen(self) -> int:
-        """Frozen entries of a sample; of drawn masks the number expected."""
+        """Counts the frozen entries of a sample; for drawn masks it is the expected number."""
         if self.stage is Stage.PARTIAL and self.draw is not None:
             return round(self.mask_numel * int(self.draw[3]) / 2**32)
         return super().frozen()
 
     def apply_progressive(self, u: Tensor, batch_shared: bool) -> Tensor:
+        """Computes u' at the present stage, with the mask that samples share or with one that is drawn."""
         # Compiled code draws while the activation is soft too, with p = 0, as it reads a soft mask.
         if self.draw is not None and not self.committed and (torch.compiler.is_compiling() or self.started):
             return progressive_drawn(u, self.draw, self.surrogate)
         return super().apply_progressive(u, batch_shared)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Clips, partly freezes or binarizes ``x``, as the stage says.
+
+        Args:
+            x: floats of any type, samples of ``mask_shape`` behind the batch dimension. While no shared mask is in use,
+                samples may have any shape.
+
+        Raises:
+            ValueError: a shared mask is partly frozen and ``x`` has samples of another shape.
+        """
         # In this order: compiled code then reads the stage for inputs of another shape only.
         if tuple(x.shape[1:]) != self.mask_shape and self.draw is None and self.stage is Stage.PARTIAL:
             raise ValueError(f"x must have shape [B, *{self.mask_shape}] while partly frozen, got {list(x.shape)}")

@@ -25,15 +25,21 @@ LATENT_STD = 0.3
 
 
 class BinaryLayer(CommittedSigns):
-    """A layer with latent weights, a weight mask, and perhaps an activation of its own on its input.
+    """Base of the layers with progressive weights: latent weights, a mask, and perhaps an activation on the input.
 
     Attributes:
-        weight: latent weights, a parameter.
+        weight: the latent weights, a parameter.
+        bias: a parameter [out], or None.
         alpha: None, or float [out] or [1]: the layer computes with u = weight / alpha and scales its output by alpha.
         input_scale: None, or float [1]: its own activation is given input / input_scale, and it scales its output by
             input_scale.
         input_activation: its own ProgressiveActivation, or None where the input is binarized upstream, or not at all.
         execution_index: place in the order of execution, set by ``sk.prepare`` or ``sk.link``.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> [name for name, module in model.named_modules() if isinstance(module, sk.nn.BinaryLayer)]
+        ['4', '7']
     """
 
     weight: nn.Parameter
@@ -76,7 +82,7 @@ class BinaryLayer(CommittedSigns):
 
     @property
     def activation(self) -> ProgressiveActivation | None:
-        """The activation that feeds this layer: its own, or the one upstream."""
+        """The activation that feeds this layer: its own, the one upstream, or None."""
         if self.input_activation is not None:
             return self.input_activation
         return self._sources[0] if self._sources else None
@@ -84,13 +90,19 @@ class BinaryLayer(CommittedSigns):
     def set_source(self, activation: ProgressiveActivation | None, dropout_between: bool = False) -> None:
         """Names the activation upstream whose output reaches this layer with its signs intact.
 
-        Dropout in between leaves them intact in eval mode only: in training the layer then computes in float.
+        Args:
+            activation: the activation, or None where no such output arrives.
+            dropout_between: dropout lies in between. It leaves signs intact in eval mode only, so in training mode the
+                layer then computes in float.
         """
         self._sources = () if activation is None else (activation,)
         self._dropout_between = dropout_between
 
     def refresh(self, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
-        """One soft refresh of the mask; of tied layers the first to be refreshed leads, see :func:`tie_weights`."""
+        """Refreshes the mask once; of tied layers the first to be refreshed leads, see :func:`tie_weights`.
+
+        The arguments are those of :func:`stompp_kernels.ops.refresh_mask_`.
+        """
         if any(other._leads_tied or other.committed for other in self._tied):
             return
         super().refresh(p, r, seed, tensor_id, step)
@@ -100,11 +112,13 @@ class BinaryLayer(CommittedSigns):
             other.mask_words.copy_(self.mask_words)
 
     def commit(self) -> None:
+        """Freezes every weight for good, and those of the layers that share them."""
         super().commit()
         for other in self._tied:
             CommittedSigns.commit(other)
 
     def soften(self) -> None:
+        """Makes every weight soft again, and those of the layers that share them."""
         for layer in (self, *self._tied):
             layer._leads_tied = False
             CommittedSigns.soften(layer)
@@ -115,7 +129,7 @@ class BinaryLayer(CommittedSigns):
         return self.activation is not None and self.activation.committed
 
     def latent(self) -> Tensor:
-        """u: the weights in units of alpha; the committed signs where they are held."""
+        """Returns u, the weights in units of alpha; where the committed signs are held it returns those."""
         signs = self.committed_signs()
         return self._in_units_of_scale() if signs is None else signs
 
@@ -124,7 +138,7 @@ class BinaryLayer(CommittedSigns):
         return values if self.alpha is None else values / self._per_output(self.alpha, self.weight.dim())
 
     def output_scale(self) -> Tensor | None:
-        """What the product of u' and the activated input is multiplied by: None, or float [out] or [1]."""
+        """Returns the factor of the product of u' and the activated input: None, or float [out] or [1]."""
         if self.input_scale is None:
             return self.alpha
         return self.input_scale if self.alpha is None else self.alpha * self.input_scale
@@ -159,7 +173,7 @@ class BinaryLayer(CommittedSigns):
         raise NotImplementedError
 
     def packed_weight(self) -> PackedWeight:
-        """The packed signs of the weights, kept while nothing can have changed them.
+        """Returns the packed signs of the weights, which are kept while nothing can have changed them.
 
         Fused optimizers and changes through ``weight.data`` leave no trace in a tensor's version. So weights that learn
         are packed anew in every training step, and what is kept is dropped by them and by ``train()`` and ``eval()``.
@@ -176,6 +190,7 @@ class BinaryLayer(CommittedSigns):
         return kept[2]
 
     def train(self, mode: bool = True) -> BinaryLayer:
+        """Sets training or evaluation mode, as nn.Module does, and drops the packed weight that was kept."""
         self._packed = None
         return super().train(mode)
 
@@ -205,6 +220,9 @@ def tie_weights(layers: Sequence[BinaryLayer]) -> None:
     """Gives layers of one shape the first one's latent weight, and masks that are always the same.
 
     A committed weight must not move, so the layers are committed together: in the window that opens first.
+
+    Raises:
+        ValueError: the weights have different shapes.
     """
     for layer in layers:
         if layer.weight.shape != layers[0].weight.shape:
@@ -235,6 +253,17 @@ class BinaryLinear(BinaryLayer):
 
     Shape:
         [..., K] to [..., N]. With ``binarize_input`` or a source the first dimension is the batch.
+
+    Raises:
+        ValueError: a size is below 1, or a scale has another shape, is not positive or has no use.
+
+    Example:
+        >>> layer = sk.nn.BinaryLinear(64, 10)
+        >>> layer(torch.randn(4, 64)).shape
+        torch.Size([4, 10])
+        >>> layer.commit()
+        >>> layer
+        BinaryLinear(64, 10, bias=False, stage=BINARY)
     """
 
     def __init__(
@@ -255,6 +284,7 @@ class BinaryLinear(BinaryLayer):
         self.in_features, self.out_features = in_features, out_features
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiplies floats [..., K] by u' and returns floats [..., N] of their type, scaled and with the bias."""
         return self._finish(self._product(self._activated(x)), 1)
 
     def _float_product(self, x: Tensor, w: Tensor) -> Tensor:
@@ -284,6 +314,11 @@ class BinaryConv2d(BinaryLayer):
 
     Shape:
         [B, C, H, W] to [B, O, OH, OW].
+
+    Example:
+        >>> layer = sk.nn.BinaryConv2d(8, 16, 3, padding=1, binarize_input=True)
+        >>> layer(torch.randn(2, 8, 6, 6)).shape
+        torch.Size([2, 16, 6, 6])
     """
 
     def __init__(
@@ -319,13 +354,18 @@ class BinaryConv2d(BinaryLayer):
         self.dilation, self.groups, self.padding_value = pair("dilation", dilation, 1), groups, padding_value
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolves floats [B, C, H, W] with u' and returns floats [B, O, OH, OW] of their type, scaled, with the bias.
+
+        Raises:
+            ValueError: ``x`` does not have four dimensions.
+        """
         if x.dim() != 4:
             raise ValueError(f"x must be [B, C, H, W], got shape {list(x.shape)}")
         return self._finish(self._product(self._activated(x)), 3)
 
     @property
     def padding_mode(self) -> str:
-        """As nn.Conv2d's: "zeros", or "constant" where it pads with a sign."""
+        """The mode in nn.Conv2d's terms: "zeros", or "constant" where the layer pads with a sign."""
         return "zeros" if self.padding_value == 0 else "constant"
 
     @property

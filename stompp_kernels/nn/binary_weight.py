@@ -14,15 +14,20 @@ from stompp_kernels.ops import Affine, BinaryWeight, conv2d_binary_weight, linea
 
 
 class BinaryWeightLayer(PackedLayer):
-    """A packed binary weight, and what its sums are multiplied with and shifted by.
+    """Base of the layers with one-bit weights and float inputs: a packed weight, a scale and a bias for each output.
 
     Buffers: ``scale`` and ``bias`` float32 [N].
 
     Args:
         weight: made by :func:`stompp_kernels.ops.pack_binary_weight`.
-        scale: float32 [N].
+        scale: float32 [N], which the sums are multiplied by.
         bias: float32 [N], or None for zeros.
         replaces: names of the modules of the float network whose work it does, in order.
+
+    Example:
+        >>> weight = sk.ops.pack_binary_weight(torch.randn(8, 64))
+        >>> isinstance(sk.nn.BinaryWeightLinear(weight, torch.ones(8)), sk.nn.BinaryWeightLayer)
+        True
     """
 
     weight: BinaryWeight
@@ -34,16 +39,33 @@ class BinaryWeightLayer(PackedLayer):
 
 
 class BinaryWeightLinear(LinearAttributes, BinaryWeightLayer):
-    """Floats [..., K] to floats [..., N] of the same type, see :func:`stompp_kernels.ops.linear_binary_weight`."""
+    """Linear layer with one-bit weights: floats [..., K] to floats [..., N] of the same type.
+
+    The arguments are those of :class:`BinaryWeightLayer`; see :func:`stompp_kernels.ops.linear_binary_weight`.
+
+    Example:
+        >>> layer = sk.nn.BinaryWeightLinear(sk.ops.pack_binary_weight(torch.randn(8, 64)), torch.ones(8))
+        >>> layer(torch.randn(4, 64)).shape
+        torch.Size([4, 8])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Multiplies floats by the signs, then scales and shifts; float64 is computed in float32."""
         return linear_binary_weight(narrowed(x), self.weight, self.scale, self.bias).to(x.dtype)
 
 
 class BinaryWeightConv2d(Conv2dAttributes, BinaryWeightLayer):
-    """Floats [B, C, H, W] to floats [B, O, OH, OW] of the same type, channels_last.
+    """Convolution with one-bit weights: floats [B, C, H, W] to floats [B, O, OH, OW] of the same type, channels_last.
 
-    ``stride``, ``padding`` and ``dilation`` are those of :func:`stompp_kernels.ops.conv2d_binary_weight`.
+    Args:
+        weight, scale, bias, replaces: as in :class:`BinaryWeightLayer`.
+        stride, padding, dilation: as in :func:`stompp_kernels.ops.conv2d_binary_weight`.
+
+    Example:
+        >>> weight = sk.ops.pack_binary_weight(torch.randn(16, 8, 3, 3))
+        >>> layer = sk.nn.BinaryWeightConv2d(weight, torch.ones(16), padding=(1, 1))
+        >>> layer(torch.randn(2, 8, 6, 6)).shape
+        torch.Size([2, 16, 6, 6])
     """
 
     def __init__(
@@ -60,6 +82,7 @@ class BinaryWeightConv2d(Conv2dAttributes, BinaryWeightLayer):
         self.stride, self.padding, self.dilation = stride, padding, dilation
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolves floats with the signs, then scales and shifts; float64 is computed in float32."""
         geometry = self.stride, self.padding, self.dilation, self.weight.groups
         return conv2d_binary_weight(narrowed(x), self.weight, self.scale, self.bias, *geometry).to(x.dtype)
 

@@ -17,7 +17,7 @@ from stompp_kernels.ops.reference import FLOAT_PANEL
 
 
 class FloatConv2d(GivesFloats):
-    """A convolution with float weights that reads floats or bits, and writes floats or bits. For inference.
+    """Convolution with float weights that reads floats or bits, and writes floats or bits; for inference.
 
     Floats [B, C, H, W] or words [B, H, W, ceil(C/32)] become floats [B, O, OH, OW], or words [B, OH, OW, ceil(O/32)].
 
@@ -26,10 +26,21 @@ class FloatConv2d(GivesFloats):
     written, see :func:`stompp_kernels.ops.pack_outside`.
 
     Args:
-        kernel_size, stride, padding, dilation: as nn.Conv2d's; zeros are padded with.
+        in_channels, out_channels: C and O.
+        kernel_size, stride, padding, dilation: as in nn.Conv2d; padding is with zeros.
         reads: "floats" or "bits".
         writes: "floats", "affine" (floats, scaled and shifted), or "bits".
-        fused: of scale and bias, see :class:`stompp_kernels.ops.Affine`.
+        fused: whether scale and bias are one multiply-add, see :class:`stompp_kernels.ops.Affine`.
+
+    Raises:
+        ValueError: an argument has a value that is not allowed.
+
+    Example:
+        >>> conv = nn.Conv2d(3, 16, 3, padding=1)
+        >>> x = torch.randn(1, 3, 8, 8)
+        >>> with torch.no_grad():
+        ...     torch.allclose(sk.nn.FloatConv2d.of(conv)(x), conv(x), atol=1e-5)
+        True
     """
 
     def __init__(
@@ -64,10 +75,12 @@ class FloatConv2d(GivesFloats):
 
     @classmethod
     def of(cls, conv: nn.Conv2d, reads: str = "floats", epilogue: Affine | Limits | None = None) -> FloatConv2d:
-        """The same convolution, of one group and padded with zeros, and what follows it.
+        """Makes the twin of a convolution, with what follows it.
 
         Args:
-            epilogue: of the bare sums; None adds the convolution's own bias.
+            conv: of one group, padded with zeros.
+            reads: "floats" or "bits".
+            epilogue: what is done with the bare sums; None adds the convolution's own bias.
         """
         if epilogue is None and conv.bias is not None:  # to multiply by 1 rounds nothing
             epilogue = Affine(torch.ones_like(conv.bias), conv.bias.detach(), fused=True)
@@ -85,9 +98,11 @@ class FloatConv2d(GivesFloats):
 
     @property
     def weight(self) -> FloatWeight:
+        """The weights with their shape, as :func:`stompp_kernels.ops.conv2d_float` takes them."""
         return FloatWeight(self.panels, (self.out_channels, self.in_channels, *self.kernel_size))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolves floats of any type, in float32, or words; floats come out in the type that the network has."""
         if x.is_floating_point() and x.dtype is not torch.float32:
             x = x.to(torch.float32)
         if x.device.type != "cpu":
@@ -102,7 +117,7 @@ class FloatConv2d(GivesFloats):
         return Affine(self.scale, self.bias, fused=self.fused) if self.writes == "affine" else None
 
     def _by_torch(self, x: Tensor) -> Tensor:
-        """On other devices torch's convolution is as good as any."""
+        """Computes the same on other devices, where torch's convolution is as good as any."""
         if self.reads == "bits":
             x = unpack_signs(x, self.in_channels).permute(0, 3, 1, 2)
         y = F.conv2d(x, self._dense_weight(), None, self.stride, self.padding, self.dilation).permute(0, 2, 3, 1)
@@ -131,7 +146,7 @@ class FloatConv2d(GivesFloats):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights and constants in memory."""
+        """The bytes of weights and constants in memory."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
     def extra_repr(self) -> str:

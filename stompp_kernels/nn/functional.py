@@ -32,10 +32,21 @@ _someone_simulates = False
 
 @contextlib.contextmanager
 def float_simulation() -> Iterator[None]:
-    """Inside this ``with`` block committed layers compute on +-1 floats too: what packed results are compared with.
+    """Lets committed layers compute on +-1 floats inside a ``with`` block: what packed results are compared with.
 
     It holds for the thread that enters it, and for autograd's threads that run its backward. Compiled code cannot ask
     in which thread it runs: while there is a block in any thread it computes on floats, which gives the same numbers.
+
+    Example:
+        >>> layer = sk.nn.BinaryLinear(64, 8, binarize_input=True)
+        >>> layer.commit()
+        >>> layer.input_activation.commit()
+        >>> x = torch.randn(4, 64)
+        >>> with sk.float_simulation(), torch.no_grad():
+        ...     expected = layer(x)
+        >>> with torch.no_grad():
+        ...     torch.equal(layer(x), expected)
+        True
     """
     global _blocks, _someone_simulates
     before = _this_thread_simulates()

@@ -17,7 +17,16 @@ from stompp_kernels.ops.reference import words_for
 
 
 class Stage(enum.IntEnum):
-    """How far a tensor is: clipped everywhere, partly frozen, or committed to hard signs."""
+    """Says how far a tensor is: clipped everywhere, partly frozen, or committed to hard signs.
+
+    Example:
+        >>> layer = sk.nn.BinaryLinear(8, 4)
+        >>> layer.stage
+        <Stage.SOFT: 0>
+        >>> layer.commit()
+        >>> layer.stage is sk.nn.Stage.BINARY
+        True
+    """
 
     SOFT = 0
     PARTIAL = 1
@@ -48,7 +57,7 @@ class Masked(nn.Module):
 
     @property
     def stage(self) -> Stage:
-        """See :class:`Stage`."""
+        """The stage of the tensor, see :class:`Stage`."""
         if self.committed:
             return Stage.BINARY
         return Stage.PARTIAL if self.started else Stage.SOFT
@@ -59,12 +68,12 @@ class Masked(nn.Module):
 
     @property
     def cuts_gradient(self) -> bool:
-        """Committed without a surrogate: no gradient passes."""
+        """Whether the tensor is committed without a surrogate, so that no gradient passes."""
         return self.committed and self.surrogate == "none"
 
     @property
     def mask_numel(self) -> int:
-        """Entries of the mask; 0 while its shape is unknown."""
+        """The number of entries of the mask; 0 while its shape is unknown."""
         return 0 if self.mask_shape is None else torch.Size(self.mask_shape).numel()
 
     def set_mask_shape(self, shape: Sequence[int]) -> None:
@@ -75,11 +84,16 @@ class Masked(nn.Module):
         self.mask_words = torch.zeros(words_for(self.mask_numel), dtype=torch.int32, device=self.mask_words.device)
 
     def set_surrogate(self, surrogate: str) -> None:
+        """Chooses the gradient of frozen entries: "identity", "clip", "approx_sign", or "none" for the STE-free regime.
+
+        Raises:
+            ValueError: the name is none of these.
+        """
         check_choice("surrogate", surrogate, SURROGATES)
         self.surrogate = surrogate
 
     def soften(self) -> None:
-        """Back to the start: every entry soft.
+        """Makes every entry soft again, as at the start.
 
         Parameters that a :class:`stompp_kernels.StoMPP` froze when it was committed learn again from that progression's
         next step on.
@@ -88,25 +102,32 @@ class Masked(nn.Module):
         self.mask_words.zero_()
 
     def refresh(self, p: float, r: float, seed: int, tensor_id: int, step: int) -> None:
-        """One soft refresh towards a frozen fraction of p; see :func:`stompp_kernels.ops.refresh_mask_`."""
+        """Refreshes the mask once, towards a frozen fraction of p; see :func:`stompp_kernels.ops.refresh_mask_`.
+
+        Raises:
+            ValueError: the mask has no shape yet.
+        """
         if self.mask_shape is None:
             raise ValueError("the mask has no shape yet: run the model once through sk.prepare or sk.link")
         self.stage = Stage.PARTIAL
         refresh_mask_(self.mask_words, self.mask_numel, p, r, seed, tensor_id, step)
 
     def commit(self) -> None:
-        """Every entry frozen, for good."""
+        """Freezes every entry, for good."""
         self.stage = Stage.BINARY
         self.mask_words.copy_(full_mask(self.mask_numel, self.mask_words.device))
 
     def frozen(self) -> int:
-        """Frozen entries."""
+        """Counts the frozen entries."""
         if self.stage is Stage.PARTIAL:
             return count_frozen(self.mask_words)
         return self.mask_numel if self.stage is Stage.BINARY else 0
 
     def apply_progressive(self, u: Tensor, batch_shared: bool) -> Tensor:
-        """u' at the present stage, with the regime's gradient; committed and STE-free it is cut from autograd."""
+        """Computes u' at the present stage, with the regime's gradient.
+
+        Committed and STE-free, the result is cut from autograd.
+        """
         if self.committed:
             return progressive(u.detach() if self.cuts_gradient else u, None, self.surrogate)
         # Compiled code reads a soft tensor's mask too, all zero, and not `started`, so that it outlasts the window.
@@ -140,11 +161,19 @@ class Masked(nn.Module):
 def copy_masks(source: nn.Module, target: nn.Module) -> None:
     """Gives ``target``, a copy of ``source``, the stages, surrogates and masks that ``source`` has now.
 
-    For averages of the weights, which must not average masks and know nothing of stages::
+    An average of weights needs it after each update: it must not average masks, and knows nothing of stages.
 
-        average = torch.optim.swa_utils.AveragedModel(model)
-        average.update_parameters(model)
-        copy_masks(model, average.module)
+    Raises:
+        ValueError: ``target`` has another module, or a mask of another shape, in a place of ``source``.
+
+    Example:
+        >>> model = nn.Sequential(sk.nn.BinaryLinear(8, 4))
+        >>> average = torch.optim.swa_utils.AveragedModel(model)
+        >>> model[0].commit()
+        >>> average.update_parameters(model)
+        >>> sk.nn.copy_masks(model, average.module)
+        >>> average.module[0].frozen()
+        32
     """
     targets = dict(target.named_modules())
     for name, masked in source.named_modules():

@@ -35,13 +35,26 @@ from stompp_kernels.ops.gradients import multiply_add
 
 
 class PackSigns(nn.Module):
-    """Floats to words: [B, C, H, W] to [B, H, W, C_words], or [..., K] to [..., K_words]."""
+    """Packs the signs of floats: [B, C, H, W] to int32 [B, H, W, ceil(C/32)], or [..., K] to [..., ceil(K/32)].
+
+    Args:
+        images: the input has channels in its second dimension.
+
+    Raises:
+        RuntimeError: at a call: the input requires a gradient, which signs do not pass; see
+            :func:`stompp_kernels.ops.signs_as_constants`.
+
+    Example:
+        >>> sk.nn.PackSigns(images=True)(torch.randn(2, 40, 8, 8)).shape
+        torch.Size([2, 8, 8, 2])
+    """
 
     def __init__(self, images: bool) -> None:
         super().__init__()
         self.images = images
 
     def forward(self, x: Tensor) -> Tensor:
+        """Packs ``x``, of float32, float16, bfloat16 or float64; 0 and NaN have the sign +1."""
         x = narrowed(x)
         return pack_signs(x.permute(0, 2, 3, 1) if self.images else x)
 
@@ -50,9 +63,24 @@ class PackSigns(nn.Module):
 
 
 class PackBatchNorm(GivesFloats):
-    """BatchNorm, sign and packing in one pass: [B, C, H, W] to [B, H, W, C_words], or [B, C] to [B, C_words].
+    """Computes BatchNorm, sign and packing in one pass.
 
-    Buffers: ``low`` and ``high`` float32 [C], see :func:`stompp_kernels.ops.pack_outside`.
+    Buffers: ``low`` and ``high`` float32 [C], see :func:`stompp_kernels.ops.pack_outside`. A new layer, whose limits
+    are infinite, gives +1 everywhere.
+
+    Args:
+        channels: C.
+        images: the input has channels in its second dimension and two more behind it.
+
+    Shape:
+        [B, C, H, W] to [B, H, W, ceil(C/32)], or [B, C] to [B, ceil(C/32)].
+
+    Example:
+        >>> layer = sk.nn.PackBatchNorm(2, images=False)
+        >>> layer.low.copy_(torch.tensor([0.5, -1.0])).tolist()  # -1 below these values
+        [0.5, -1.0]
+        >>> layer(torch.tensor([[0.0, 0.0]])).tolist()  # the signs -1 and +1 as bits
+        [[1]]
     """
 
     def __init__(self, channels: int, images: bool) -> None:
@@ -62,6 +90,7 @@ class PackBatchNorm(GivesFloats):
         self.register_buffer("high", torch.full((channels,), torch.inf, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compares each value of ``x`` with its channel's limits and returns words."""
         x = narrowed(x)
         return pack_outside(x.permute(0, 2, 3, 1) if self.images else x, self.low, self.high)
 
@@ -76,9 +105,20 @@ class PackBatchNorm(GivesFloats):
 
 
 class UnpackSigns(GivesFloats):
-    """Words to +-1 floats: the inverse of :class:`PackSigns` for C channels or K features.
+    """Unpacks words to +-1 floats: the inverse of :class:`PackSigns`.
 
-    Of images, ``stride`` (height, width) unpacks every so many-th pixel only, from the first on.
+    Args:
+        channels: C of images, or K features.
+        images: words are [B, H, W, ceil(C/32)] and become [B, C, H, W]; else [..., ceil(K/32)] become [..., K].
+        stride: (height, width) of images: every so many-th pixel only is unpacked, from the first on.
+
+    Raises:
+        ValueError: a stride is given and there are no images.
+
+    Example:
+        >>> words = sk.nn.PackSigns(images=False)(torch.tensor([[0.3, -2.0, 0.0]]))
+        >>> sk.nn.UnpackSigns(3, images=False)(words).tolist()
+        [[1.0, -1.0, 1.0]]
     """
 
     def __init__(self, channels: int, images: bool, stride: tuple[int, int] = (1, 1)) -> None:
@@ -88,6 +128,7 @@ class UnpackSigns(GivesFloats):
             raise ValueError(f"stride must be 1 where there are no images, got {stride}")
 
     def forward(self, words: Tensor) -> Tensor:
+        """Returns floats of the type that the network has, float32 unless it was cast."""
         if self.stride != (1, 1):
             words = words[:, :: self.stride[0], :: self.stride[1]]
         x = unpack_signs(words, self.channels, self.dtype)
@@ -98,7 +139,15 @@ class UnpackSigns(GivesFloats):
 
 
 class MaxPoolSigns(nn.Module):
-    """Max pooling of +-1 images as words: [B, H, W, C_words] to [B, OH, OW, C_words]; arguments as nn.MaxPool2d's."""
+    """Pools +-1 images as words: int32 [B, H, W, ceil(C/32)] to [B, OH, OW, ceil(C/32)].
+
+    The arguments are those of nn.MaxPool2d.
+
+    Example:
+        >>> words = sk.nn.PackSigns(images=True)(torch.randn(1, 32, 8, 8))
+        >>> sk.nn.MaxPoolSigns(2)(words).shape
+        torch.Size([1, 4, 4, 1])
+    """
 
     def __init__(
         self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
@@ -108,6 +157,7 @@ class MaxPoolSigns(nn.Module):
         self.dilation, self.ceil_mode = dilation, ceil_mode
 
     def forward(self, words: Tensor) -> Tensor:
+        """Gives each output pixel +1 where any pixel of its window has it; padding never counts."""
         return max_pool2d_signs(words, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
     def extra_repr(self) -> str:
@@ -115,16 +165,16 @@ class MaxPoolSigns(nn.Module):
 
 
 class PackedLayer(GivesFloats):
-    """A packed weight with one of the three epilogues; a shortcut that it adds is given to each call.
+    """Base of the packed layers: a packed weight with one of the three epilogues.
 
-    Buffers: ``scale`` and ``bias`` float32 [N] (affine, and its signs), with ``residual_scale`` and ``residual_bias``
-    where the shortcut has its own, or ``thresholds`` int32 [1 or 2, N] and ``flip_words`` int32 [ceil(N/32)]
-    (threshold; two rows where a +-1 residual picks one).
+    A shortcut that the layer adds is given to each call. Buffers: ``scale`` and ``bias`` float32 [N] (affine, and its
+    signs), with ``residual_scale`` and ``residual_bias`` where the shortcut has its own, or ``thresholds`` int32
+    [1 or 2, N] and ``flip_words`` int32 [ceil(N/32)] (threshold; two rows where a +-1 residual picks one).
 
     Attributes:
         weight: the packed weight.
         writes: "floats", "bits", or "both", in that order.
-        fused: of an affine epilogue, see :class:`stompp_kernels.ops.Affine`.
+        fused: whether scale and bias are one multiply-add, see :class:`stompp_kernels.ops.Affine`.
         replaces: names of the modules of the float network whose work it does, in order.
         why_floats: why it writes floats though signs alone are read behind it; empty elsewhere.
     """
@@ -157,7 +207,7 @@ class PackedLayer(GivesFloats):
         return "thresholds" in self._buffers
 
     def _product(self, x_words: Tensor, epilogue: Epilogue) -> Any:
-        """The op on this layer's weight."""
+        """Runs the op on this layer's weight."""
         raise NotImplementedError
 
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
@@ -165,7 +215,7 @@ class PackedLayer(GivesFloats):
         raise NotImplementedError
 
     def _finish(self, x_words: Tensor, residual: Tensor | None) -> Any:
-        """residual: words for a threshold, else floats whose channels come last."""
+        """Runs the op with the layer's epilogue; ``residual`` are words for a threshold, else floats, channels last."""
         if self.has_thresholds:
             return self._product(x_words, Threshold(self.thresholds, self.flip_words, residual))
         if residual is not None and tuple(residual.shape) != self._out_shape(x_words):
@@ -188,7 +238,7 @@ class PackedLayer(GivesFloats):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory: packed weight and epilogue."""
+        """The bytes of the packed weight and the epilogue in memory."""
         return self.weight.nbytes + sum(b.numel() * b.element_size() for b in self.buffers())
 
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
@@ -221,45 +271,70 @@ class PackedLayer(GivesFloats):
 
 
 class LinearAttributes:
-    """What a model reads of nn.Linear, from a packed weight."""
+    """Gives a packed layer the attributes that models read of nn.Linear."""
 
     weight: Any
 
     @property
     def in_features(self) -> int:
+        """The number of inputs, K."""
         return self.weight.shape[1]
 
     @property
     def out_features(self) -> int:
+        """The number of outputs, N."""
         return self.weight.shape[0]
 
 
 class Conv2dAttributes:
-    """What a model reads of nn.Conv2d, from a packed weight."""
+    """Gives a packed layer the attributes that models read of nn.Conv2d."""
 
     weight: Any
 
     @property
     def in_channels(self) -> int:
+        """The number of input channels, C."""
         return self.weight.shape[1] * self.weight.groups
 
     @property
     def out_channels(self) -> int:
+        """The number of output channels, O."""
         return self.weight.shape[0]
 
     @property
     def kernel_size(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
         return self.weight.shape[2], self.weight.shape[3]
 
     @property
     def groups(self) -> int:
+        """The number of groups."""
         return self.weight.groups
 
 
 class PackedLinear(LinearAttributes, PackedLayer):
-    """Words [..., ceil(K/32)] to floats [..., N], words [..., ceil(N/32)], or both."""
+    """Linear layer on bits: int32 words [..., ceil(K/32)] to floats [..., N], words [..., ceil(N/32)], or both.
+
+    Args:
+        weight: made by :func:`stompp_kernels.ops.pack_weight`.
+        epilogue: ``Affine`` for floats, ``Threshold`` for words, ``AffineSigns`` for the signs of floats, perhaps with
+            the floats.
+        replaces: names of the modules of the float network whose work it does, in order.
+
+    Example:
+        >>> weight = sk.ops.pack_weight(torch.randn(8, 64))
+        >>> layer = sk.nn.PackedLinear(weight, sk.ops.Affine(torch.ones(8), torch.zeros(8)))
+        >>> layer(sk.ops.pack_signs(torch.randn(4, 64))).shape
+        torch.Size([4, 8])
+    """
 
     def forward(self, x_words: Tensor, residual: Tensor | None = None) -> Any:
+        """Multiplies the words by the weight and applies the epilogue.
+
+        Args:
+            x_words: int32 [..., ceil(K/32)].
+            residual: a shortcut to add: floats [..., N], or words [..., ceil(N/32)] where the epilogue is a threshold.
+        """
         return self._finish(x_words, residual)
 
     def _product(self, x_words: Tensor, epilogue: Epilogue) -> Any:
@@ -270,9 +345,23 @@ class PackedLinear(LinearAttributes, PackedLayer):
 
 
 class PackedConv2d(Conv2dAttributes, PackedLayer):
-    """Words [B, H, W, ceil(C/32)] to floats [B, O, OH, OW], words [B, OH, OW, ceil(O/32)], or both.
+    """Convolution on bits: int32 words to floats, words, or both.
 
-    ``stride``, ``padding``, ``dilation`` and ``padding_value`` are those of :func:`stompp_kernels.ops.bconv2d`.
+    Args:
+        weight: made by :func:`stompp_kernels.ops.pack_conv_weight`.
+        epilogue: as in :class:`PackedLinear`.
+        stride, padding, dilation, padding_value: as in :func:`stompp_kernels.ops.bconv2d`.
+        replaces: names of the modules of the float network whose work it does, in order.
+
+    Shape:
+        int32 [B, H, W, ceil(C/32)] to floats [B, O, OH, OW], or words [B, OH, OW, ceil(O/32)].
+
+    Example:
+        >>> weight = sk.ops.pack_conv_weight(torch.randn(16, 32, 3, 3))
+        >>> affine = sk.ops.Affine(torch.ones(16), torch.zeros(16))
+        >>> layer = sk.nn.PackedConv2d(weight, affine, (1, 1), (1, 1), (1, 1), 0)
+        >>> layer(sk.nn.PackSigns(images=True)(torch.randn(2, 32, 8, 8))).shape
+        torch.Size([2, 16, 8, 8])
     """
 
     def __init__(
@@ -289,6 +378,13 @@ class PackedConv2d(Conv2dAttributes, PackedLayer):
         self.stride, self.padding, self.dilation, self.padding_value = stride, padding, dilation, padding_value
 
     def forward(self, x_words: Tensor, residual: Tensor | None = None) -> Any:
+        """Convolves the words with the weight and applies the epilogue.
+
+        Args:
+            x_words: int32 [B, H, W, ceil(C/32)].
+            residual: a shortcut to add: floats [B, O, OH, OW], or words [B, OH, OW, ceil(O/32)] where the epilogue is a
+                threshold.
+        """
         if residual is not None and not self.has_thresholds:
             residual = residual[(None,) * (4 - residual.dim())].permute(0, 2, 3, 1)
         y = self._finish(x_words, residual)

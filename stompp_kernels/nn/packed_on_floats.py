@@ -14,15 +14,21 @@ from stompp_kernels.ops.reference import sign
 
 
 class SharedSigns(PackSigns):
-    """PackSigns that remembers its last result: layers that are given the same tensor one after the other share it.
+    """PackSigns that remembers its last result, so that layers which read the same tensor in turn share it.
 
     Only the words are kept; the floats may be freed. Nothing is shared while a graph is traced (the compiler merges
     equal calls), or of inference tensors, which can change without a trace.
+
+    Example:
+        >>> signs, x = sk.nn.SharedSigns(images=False), torch.randn(4, 64)
+        >>> signs(x) is signs(x)
+        True
     """
 
     _last: tuple[weakref.ref[Tensor], int, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the words of ``x``: those of the last call if it had the same tensor, unchanged since."""
         if torch.compiler.is_compiling() or x.is_inference():
             return super().forward(x)
         version, last = x._version, self._last  # read once: another thread may replace it
@@ -37,12 +43,14 @@ class SharedSigns(PackSigns):
 
 
 def _of_the_layer(name: str) -> property:
-    """An attribute that a model may read of the float layer in whose place this one stands."""
-    return property(lambda self: getattr(self.layer, name))
+    """Makes an attribute that models read of the float layer in whose place this one stands."""
+    return property(lambda self: getattr(self.layer, name), doc=f"The packed layer's ``{name}``.")
 
 
 class PackedOnFloats(nn.Module):
     """A packed layer that takes floats, whose signs it packs itself, and gives floats or the next layer's words.
+
+    The attributes that models read of nn.Linear and nn.Conv2d are those of the packed layer.
 
     Args:
         layer: writes floats, or words where a packed layer behind it is all that reads them.
@@ -50,6 +58,16 @@ class PackedOnFloats(nn.Module):
 
     Shape:
         As the float layer: [..., K] to [..., N] or [..., ceil(N/32)], or [B, C, H, W] to [B, O, OH, OW].
+
+    Raises:
+        ValueError: ``layer`` writes both.
+
+    Example:
+        >>> affine = sk.ops.Affine(torch.ones(8), torch.zeros(8))
+        >>> inner = sk.nn.PackedLinear(sk.ops.pack_weight(torch.randn(8, 64)), affine)
+        >>> layer = sk.nn.PackedOnFloats(inner, sk.nn.SharedSigns(images=False))
+        >>> layer(torch.randn(4, 64)).shape, layer.in_features
+        (torch.Size([4, 8]), 64)
     """
 
     def __init__(self, layer: PackedLayer, signs: PackSigns) -> None:
@@ -65,15 +83,22 @@ class PackedOnFloats(nn.Module):
     dilation, groups = _of_the_layer("dilation"), _of_the_layer("groups")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Packs the signs of ``x`` and runs the packed layer on them."""
         return self.layer(self.signs(x))
 
 
 class SignActivation(nn.Module):
     """A committed activation that stays where it is: floats to +-1 of the same type; 0 and NaN have the sign +1.
 
-    As :func:`stompp_kernels.ops.pack_signs` it refuses inputs that require a gradient.
+    Raises:
+        RuntimeError: at a call: the input requires a gradient, which signs do not pass.
+
+    Example:
+        >>> sk.nn.SignActivation()(torch.tensor([-0.5, 0.0, 3.0])).tolist()
+        [-1.0, 1.0, 1.0]
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the signs of ``x``, in its type and shape."""
         refuse_to_cut("SignActivation", x=x)
         return sign(x)

@@ -13,18 +13,25 @@ _CHANNELS_LAST = torch.channels_last
 
 
 class PrepackedConv2d(nn.Conv2d):
-    """nn.Conv2d for inference: on the CPU its weights are kept in oneDNN's order, not brought into it by every call.
+    """An nn.Conv2d for inference whose weights are kept in oneDNN's order on the CPU.
 
-    That order is made by the first call and again when the weights change; state dicts hold the usual weights. Results
-    are nn.Conv2d's, bit for bit. Where the input is not channels_last, is on another device, needs a gradient, or is
-    being traced, it is nn.Conv2d.
+    nn.Conv2d brings them into it at every call. Here the first call does, and one after the weights change; state dicts
+    hold the usual weights. Results are nn.Conv2d's, bit for bit. Where the input is not channels_last, is on another
+    device, needs a gradient, or is being traced, it is nn.Conv2d.
+
+    Example:
+        >>> conv = nn.Conv2d(3, 16, 3)
+        >>> x = torch.randn(1, 3, 8, 8).to(memory_format=torch.channels_last)
+        >>> with torch.no_grad():
+        ...     torch.equal(sk.nn.PrepackedConv2d.of(conv)(x), conv(x))
+        True
     """
 
     _reordered: tuple[Any, Tensor] | None = None
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> PrepackedConv2d:
-        """The same convolution, sharing its parameters."""
+        """Makes the same convolution from an nn.Conv2d, sharing its parameters."""
         with torch.device("meta"):
             twin = cls(
                 conv.in_channels,
@@ -41,6 +48,7 @@ class PrepackedConv2d(nn.Conv2d):
         return twin.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Convolves floats [B, C, H, W], as nn.Conv2d does."""
         if torch.compiler.is_compiling() or not self._can_prepack(input):
             return super().forward(input)
         geometry = self.padding, self.stride, self.dilation, self.groups
@@ -73,7 +81,7 @@ class PrepackedConv2d(nn.Conv2d):
 
     @property
     def reordered_nbytes(self) -> int:
-        """Bytes of the weights in oneDNN's order, once they are made."""
+        """The bytes of the weights in oneDNN's order; 0 before they are made."""
         return 0 if self._reordered is None else self._reordered[1].numel() * self._reordered[1].element_size()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def keep_negative(y: Tensor, negative: Tensor) -> Tensor:
-    """``y`` with -1e-30 (of float16 the least normal number) where ``negative`` holds and y is not below 0.
+    """Returns ``y`` with -1e-30 (of float16 the least normal number) where ``negative`` holds and y is not below 0.
 
     No gradient passes there: the functions' own is 0 to rounding.
     """
@@ -23,24 +23,51 @@ def keep_negative(y: Tensor, negative: Tensor) -> Tensor:
 
 
 class SignKeepingGELU(nn.GELU):
-    """nn.GELU that is negative wherever its input is."""
+    """An nn.GELU whose output is negative wherever its input is, where rounding would give -0.0 too.
+
+    ``sk.prepare`` puts it in the place of nn.GELU where a layer binarizes its output.
+
+    Example:
+        >>> x = torch.tensor([-200.0, -1.0, 2.0])
+        >>> (nn.GELU()(x) < 0).tolist(), (sk.nn.SignKeepingGELU()(x) < 0).tolist()
+        ([False, True, False], [True, True, False])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Computes nn.GELU of ``input``, with a tiny negative number where it would round to zero from below."""
         return keep_negative(super().forward(input), input < 0)
 
 
 class SignKeepingSiLU(nn.SiLU):
-    """nn.SiLU that is negative wherever its input is."""
+    """An nn.SiLU whose output is negative wherever its input is, where rounding would give -0.0 too.
+
+    ``sk.prepare`` puts it in the place of nn.SiLU where a layer binarizes its output.
+
+    Example:
+        >>> x = torch.tensor([-200.0, -1.0, 2.0])
+        >>> (nn.SiLU()(x) < 0).tolist(), (sk.nn.SignKeepingSiLU()(x) < 0).tolist()
+        ([False, True, False], [True, True, False])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Computes nn.SiLU of ``input``, with a tiny negative number where it would round to zero from below."""
         negative = input < 0  # before the function works in place
         return keep_negative(super().forward(input), negative)
 
 
 class SignKeepingMish(nn.Mish):
-    """nn.Mish that is negative wherever its input is."""
+    """An nn.Mish whose output is negative wherever its input is, where rounding would give -0.0 too.
+
+    ``sk.prepare`` puts it in the place of nn.Mish where a layer binarizes its output.
+
+    Example:
+        >>> x = torch.tensor([-200.0, -1.0, 2.0])
+        >>> (nn.Mish()(x) < 0).tolist(), (sk.nn.SignKeepingMish()(x) < 0).tolist()
+        ([False, True, False], [True, True, False])
+    """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Computes nn.Mish of ``input``, with a tiny negative number where it would round to zero from below."""
         negative = input < 0
         return keep_negative(super().forward(input), negative)
 

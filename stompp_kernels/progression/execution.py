@@ -183,12 +183,24 @@ def trace_calls(
     is_layer: Callable[[nn.Module], bool],
     is_producer: Callable[[nn.Module], bool],
 ) -> tuple[list[Call], dict[str, int]]:
-    """Runs the model in eval mode; its layers' calls in order, and how often each of its modules ran.
+    """Runs the model in eval mode, and returns its layers' calls in order and how often each of its modules ran.
 
     Args:
+        model: left as it was.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments for the model.
         is_layer: modules whose calls are recorded.
         is_producer: modules whose output is followed to the layers.
+
+    Returns:
+        One :class:`Call` for each call of a layer, and the number of runs by qualified name.
+
+    Example:
+        >>> from stompp_kernels.progression import trace_calls
+        >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+        >>> is_linear, is_relu = (lambda m: isinstance(m, nn.Linear)), (lambda m: isinstance(m, nn.ReLU))
+        >>> calls, runs = trace_calls(model, torch.randn(1, 8), is_linear, is_relu)
+        >>> [(call.name, call.producer) for call in calls]
+        [('0', ''), ('2', '1')]
     """
     args, kwargs = as_arguments(example_inputs)
     calls: list[Call] = []
@@ -242,6 +254,13 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
         ValueError: an activation runs at more than one place, or the weights of a layer are read by another module's
             forward, in a mode in which the layer itself does not run. The message names it. Where the layer runs too
             there is a warning.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8), sk.nn.ProgressiveActivation(), sk.nn.BinaryLinear(8, 4))
+        >>> [name for name, _ in sk.link(model, torch.randn(1, 8))]
+        ['2']
+        >>> model[2].activation is model[1]
+        True
     """
     turn_off_fast_paths(model, lambda module: isinstance(module, BinaryLayer))
     _check_reads(model, trace_parameter_use(model, example_inputs))

@@ -19,16 +19,25 @@ ORDERS = ("forward", "reverse", "global")
 
 
 def frozen_probability(shape: str, t: float) -> float:
-    """p(t): the fraction that a unit's masks head for at t of its window, t clipped to [0, 1]."""
+    """Returns p(t), the fraction that a unit's masks head for at t of its window; t is clipped to [0, 1].
+
+    Example:
+        >>> from stompp_kernels.progression.schedule import frozen_probability
+        >>> frozen_probability("cubic", 0.5)
+        0.125
+    """
     return SHAPES[shape](min(max(t, 0.0), 1.0))
 
 
 def order_units(names: Sequence[str], order: str | Sequence[str]) -> list[int]:
-    """The place of each unit's window: units share a place only in the order "global".
+    """Returns the place of each unit's window: units share a place only in the order "global".
 
     Args:
         names: the units in order of execution.
         order: "forward", "reverse", "global", or every name once in the order wanted.
+
+    Raises:
+        ValueError: the order is none of these, or does not name every unit once.
     """
     if isinstance(order, str):
         check_choice("order", order, ORDERS)
@@ -42,13 +51,18 @@ def order_units(names: Sequence[str], order: str | Sequence[str]) -> list[int]:
 
 
 def windows(places: Sequence[int], total_steps: int, warmup: float, cooldown: float, overlap: float) -> list[range]:
-    """Each unit's window of steps: it is partly frozen inside and committed from ``stop`` on.
+    """Returns each unit's window of steps: it is partly frozen inside and committed from ``stop`` on.
 
     Windows of equal length follow each other in the order of their places and fill the run between ``warmup`` and
     ``cooldown``, fractions of it. With an overlap each begins when the one before has ``overlap`` of its length left.
 
     Raises:
         ValueError: a value is out of range, or the run is too short to give every window a step.
+
+    Example:
+        >>> from stompp_kernels.progression.schedule import windows
+        >>> windows([0, 1], total_steps=100, warmup=0.1, cooldown=0.1, overlap=0.0)
+        [range(10, 50), range(50, 90)]
     """
     for name, value in (("warmup", warmup), ("cooldown", cooldown), ("overlap", overlap)):
         if not 0.0 <= value < 1.0:

@@ -32,7 +32,7 @@ _NOT_SAVED = ("self", "model", "freeze_prefix")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Tells where a run stands.
 
     Attributes:
         step: calls of :meth:`StoMPP.step` so far.
@@ -40,6 +40,11 @@ class Progress:
         units: units in all.
         active: names of the units in their windows.
         p: the frozen fraction that the first of them heads for; 0 when there is none.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32)), torch.randn(2, 1, 8, 8))
+        >>> sk.StoMPP(model, total_steps=10).progress()
+        Progress(step=0, frontier=0, units=1, active=(), p=0.0)
     """
 
     step: int
@@ -50,7 +55,7 @@ class Progress:
 
 
 class _Run:
-    """What the end-of-training warning needs; it outlives the controller."""
+    """Holds what the end-of-training warning needs; it outlives the controller."""
 
     def __init__(self, total_steps: int) -> None:
         self.total_steps, self.step, self.uncommitted = total_steps, 0, 0
@@ -128,6 +133,18 @@ class StoMPP:
         TypeError: total_steps is not an int.
         ValueError: an argument is out of range, a binary layer is not linked, or ``binarize`` is not what the model was
             prepared for.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> progression = sk.StoMPP(model, total_steps=4, regime="ste", surrogate="clip")
+        >>> for _ in range(4):
+        ...     optimizer.zero_grad()
+        ...     model(torch.randn(8, 1, 8, 8)).square().mean().backward()
+        ...     optimizer.step()
+        ...     progression.step()
+        >>> progression.progress()
+        Progress(step=4, frontier=2, units=2, active=(), p=0.0)
     """
 
     def __init__(
@@ -248,7 +265,7 @@ class StoMPP:
             dynamo.config.recompile_limit = max(limit, self._recompile_limit)
 
     def without_gradient(self) -> list[str]:
-        """Names of the parameters that can get no gradient any more, in the order of ``model.named_parameters()``.
+        """Names the parameters that can get no gradient any more, in the order of ``model.named_parameters()``.
 
         These are the committed weights of the STE-free regime and all whose paths to the model's output are cut by
         commitments, whether or not ``freeze_prefix`` is on; none in the other regimes. The paths are those that
@@ -292,12 +309,12 @@ class StoMPP:
 
     @property
     def frontier(self) -> int:
-        """Units committed so far."""
+        """The number of units committed so far."""
         return sum(unit.layer.stage is Stage.BINARY for unit in self.units)
 
     @property
     def fully_committed(self) -> bool:
-        """Every unit is binary: the model can be converted."""
+        """Whether every unit is binary, so that the model converts as a whole."""
         return self.frontier == len(self.units)
 
     def warn_if_uncommitted(self) -> None:
@@ -305,7 +322,7 @@ class StoMPP:
         self._run.warn()
 
     def progress(self) -> Progress:
-        """A snapshot for logs and progress bars."""
+        """Returns a snapshot for logs and progress bars."""
         active = [unit for unit in self.units if unit.window.start < self._step < unit.window.stop]
         if self.regime == "vanilla_ste":
             active = []
@@ -313,12 +330,12 @@ class StoMPP:
         return Progress(self._step, self.frontier, len(self.units), names, self._p(active[0]) if active else 0.0)
 
     def frozen_fraction(self) -> float:
-        """Frozen entries of all masks, weights and activations, over all entries."""
+        """Returns the share of frozen entries in all masks, weights and activations, in [0, 1]."""
         masks = [masked for unit in self.units for masked, _ in unit.masked()]
         return sum(masked.frozen() for masked in masks) / sum(masked.mask_numel for masked in masks)
 
     def state_dict(self) -> dict[str, Any]:
-        """Step and configuration. The masks are in the model's state dict: save both."""
+        """Returns step and configuration. The masks are in the model's state dict: save both."""
         return {"step": self._step, "config": dict(self._config)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

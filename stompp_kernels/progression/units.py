@@ -20,6 +20,11 @@ class Unit:
         activation: holds the activation mask; None for weights only, or where another unit owns it.
         window: steps in which the unit is partly frozen; committed from ``window.stop`` on.
         tensor_ids: of the random stream, for the weight mask and the activation mask.
+
+    Example:
+        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
+        >>> [(unit.name, unit.window) for unit in sk.StoMPP(model, total_steps=20).units]
+        [('4', range(0, 9)), ('7', range(9, 18))]
     """
 
     name: str
@@ -29,7 +34,7 @@ class Unit:
     tensor_ids: tuple[int, int]
 
     def masked(self) -> list[tuple[Masked, int]]:
-        """The unit's progressive tensors, each with its tensor id."""
+        """Returns the unit's progressive tensors, each with its tensor id."""
         pairs: list[tuple[Masked, int]] = [(self.layer, self.tensor_ids[0])]
         if self.activation is not None:
             pairs.append((self.activation, self.tensor_ids[1]))

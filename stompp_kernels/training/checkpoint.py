@@ -57,8 +57,21 @@ class _Hashing:
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes tensors and plain values, in the place of an older checkpoint.
 
+    Args:
+        path: of the file; a reader sees the older one or the new one, never a part.
+        content: nested dicts, lists, numbers, strings and dense tensors, no more than 32 levels deep.
+
     Raises:
         OSError: the file cannot be written; the older checkpoint stays.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from stompp_kernels.training.checkpoint import load_checkpoint, save_checkpoint
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_checkpoint(Path(folder) / "a.pt", {"step": 3, "weight": torch.zeros(2)})
+        ...     load_checkpoint(Path(folder) / "a.pt")["step"]
+        3
     """
     with replacing(path) as file:
         file.write(bytes(_HEADER_BYTES))
@@ -72,11 +85,18 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads what :func:`save_checkpoint` wrote, to the CPU.
 
-    Files of before there was a checksum are read with a warning.
+    Files that older versions wrote without a checksum are read with a warning.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, no checkpoint, of another version, or holds what no checkpoint does.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from stompp_kernels.training.checkpoint import load_checkpoint
+        >>> load_checkpoint(Path("missing.pt"))
+        Traceback (most recent call last):
+        FileNotFoundError: no checkpoint at 'missing.pt'
     """
     name = os.fspath(path)
     if not path.is_file():
@@ -100,7 +120,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _checksum(fields: bytes, payload_digest: bytes) -> bytes:
-    """SHA-256 over the header's fields and the digest of the payload: a file is written in one pass."""
+    """Returns SHA-256 over the header's fields and the digest of the payload: a file is written in one pass."""
     return hashlib.sha256(fields + payload_digest).digest()
 
 
@@ -126,7 +146,7 @@ def _check_bytes(file: BinaryIO, name: str) -> None:
 
 
 def _load_payload(file: BinaryIO, start: int, name: str) -> dict[str, Any]:
-    """The dict that torch.save wrote from ``start`` on; tensors are read, nothing is run."""
+    """Loads the dict that torch.save wrote from ``start`` on; tensors are read, nothing is run."""
     try:
         file.seek(start)
         _check_archive(file)
@@ -140,7 +160,7 @@ def _load_payload(file: BinaryIO, start: int, name: str) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    """What torch says first; advice on unsafe loading follows."""
+    """Returns what torch says first; advice on unsafe loading follows."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
@@ -177,7 +197,7 @@ def _check_plain(value: Any, name: str, key: str, depth: int) -> None:
 
 
 def _tensor_problem(tensor: Tensor) -> str:
-    """Why a tensor is none that a run saves; "" if it is."""
+    """Says why a tensor is none that a run saves; "" if it is one."""
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return f"a {'quantized' if tensor.is_quantized else 'sparse'} tensor, where a dense one is expected"
     if tensor.device.type != "cpu":

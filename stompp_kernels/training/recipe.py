@@ -42,7 +42,7 @@ _VALUES = 100_000  # in a file
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """What ``sk.models.create`` is given: ``options`` of the model, ``prepare`` of ``sk.prepare``."""
+    """Holds what ``sk.models.create`` is given: ``options`` of the model, ``prepare`` of ``sk.prepare``."""
 
     name: str
     binarize: str = "both"
@@ -52,7 +52,7 @@ class ModelRecipe:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """What ``training.data.load`` is given; in ``path`` and in strings of ``options``, $NAME is of the environment."""
+    """Holds what ``training.data.load`` is given; $NAME in ``path`` and in ``options`` is read from the environment."""
 
     name: str
     path: str | None = None
@@ -61,8 +61,9 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """``lr`` rises linearly over ``warmup``, a fraction of the run, and then follows ``schedule`` (down to 0).
+    """Holds the optimizer's settings.
 
+    ``lr`` rises linearly over ``warmup``, a fraction of the run, and then follows ``schedule`` (down to 0).
     ``momentum`` is SGD's; ``max_gradient_norm`` scales down a larger gradient of the whole model.
     """
 
@@ -92,7 +93,7 @@ class ProgressionRecipe(_options_of_progression()):  # type: ignore[misc]  # who
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """A figure of the paper that a run is to be read beside: its row, and top-1 accuracy in percent."""
+    """Holds a figure of the paper to read a run beside: its row, and top-1 accuracy in percent."""
 
     row: str
     top1: float
@@ -100,16 +101,29 @@ class PaperFigure:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training run; see :func:`read_recipe`.
+    """Describes a training run; :func:`read_recipe` makes one.
 
     Attributes:
+        name: of the run.
+        model, data, optimizer, progression: the sections of the file.
+        epochs: how often all training samples are seen.
         batch_size: of an optimizer step, over all processes.
         seed: of weights, masks, order of samples and augmentation.
-        amp: forward and loss under bfloat16 autocast.
-        compile: the model through torch.compile.
+        amp: forward and loss run under bfloat16 autocast.
+        channels_last: the model's weights and inputs have that memory format.
+        compile: the model runs through torch.compile.
         evaluate_every, checkpoint_every: epochs between evaluations and checkpoints; fractions are allowed.
         log_every, diagnostics_every: steps between records; 0: no diagnostics.
         paper: the figure that this run reproduces, or None.
+
+    Raises:
+        ValueError: a value is out of range; the message names its key.
+
+    Example:
+        >>> from stompp_kernels.training.recipe import read_recipe
+        >>> recipe = read_recipe(None, ["model.name=mlp", "data.name=digits", "optimizer.lr=0.05"])
+        >>> recipe.optimizer
+        OptimizerRecipe(name='sgd', lr=0.05, momentum=0.9, weight_decay=0.0, schedule='constant', warmup=0.0, ...)
     """
 
     name: str
@@ -145,7 +159,7 @@ class Recipe:
             raise ValueError(f"optimizer.warmup must be in [0, 1), got {self.optimizer.warmup}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain values, as :func:`recipe_from_dict` reads them."""
+        """Returns nested plain values, as :func:`recipe_from_dict` reads them."""
         return dataclasses.asdict(self)
 
 
@@ -160,6 +174,12 @@ def read_recipe(path: str | os.PathLike[str] | None, changes: Sequence[str] = ()
         FileNotFoundError: there is no such file.
         ValueError: a key is unknown or missing, a value is of another type or out of range, or a change is given twice
             or changes nothing of the run; the message names it.
+
+    Example:
+        >>> from stompp_kernels.training.recipe import read_recipe
+        >>> recipe = read_recipe(None, ["model.name=mlp", "data.name=digits", "epochs=3"])
+        >>> recipe.model.name, recipe.epochs
+        ('mlp', 3)
     """
     values = {"name": "run"} if path is None else read_values(path)
     keys = keys_of(changes)
@@ -171,7 +191,10 @@ def read_recipe(path: str | os.PathLike[str] | None, changes: Sequence[str] = ()
 
 
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The nested values of a recipe's file and of those it extends, not checked; ``name`` is by default the file's."""
+    """Reads the nested values of a recipe's file and of those it extends, not checked.
+
+    ``name`` is the file's, unless it has another.
+    """
     values = _read(Path(path))
     values.setdefault("name", Path(path).stem)
     return values
@@ -204,12 +227,12 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
-    """A recipe from nested plain values; errors as in :func:`read_recipe`."""
+    """Makes a recipe from nested plain values; errors as in :func:`read_recipe`."""
     return _build(Recipe, values, "")
 
 
 def expand(value: Any, where: str) -> Any:
-    """Strings in ``value`` with $NAME replaced from the environment.
+    """Replaces $NAME in the strings of ``value`` by the environment's.
 
     Raises:
         ValueError: a variable is not set; the message names it.
@@ -299,7 +322,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(kind: Any, values: Any, where: str) -> Any:
-    """A dataclass of this kind from a mapping; ``where`` is the key that holds it."""
+    """Makes a dataclass of this kind from a mapping; ``where`` is the key that holds it."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where or 'a recipe'} must hold keys and values, got {values!r}")
     fields = {f.name: f for f in dataclasses.fields(kind)}

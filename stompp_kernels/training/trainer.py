@@ -60,10 +60,12 @@ def train(
     throughout, a network's accuracy says little about the binary one's.
 
     Args:
+        recipe: what to train, on what, and how; see :func:`stompp_kernels.training.recipe.read_recipe`.
         folder: made if need be.
         device: "cpu", "cuda" or "auto". Processes that torchrun started share the batches.
         resume: go on from the last checkpoint, or from the start where there is none.
         tensorboard: log to TensorBoard too.
+        console: where progress is shown; None: the terminal, in the first process only.
 
     Returns:
         What result.json holds.
@@ -74,6 +76,20 @@ def train(
         OSError: a file or the console cannot be written. The last checkpoint stays; where it is the console, one of
             that step is written first.
         Stopped: SIGINT, SIGTERM or SIGHUP came; the last checkpoint is of that step.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from rich.console import Console
+        >>> from stompp_kernels.training.recipe import read_recipe
+        >>> from stompp_kernels.training.trainer import train
+        >>> changes = ["model.name=mlp", "model.options.widths=[16, 16]", "epochs=2", "batch_size=16"]
+        >>> limits = ["data.name=digits", "data.options.train_limit=32", "data.options.test_limit=32"]
+        >>> recipe = read_recipe(None, [*changes, *limits])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = train(recipe, Path(folder), device="cpu", console=Console(quiet=True))
+        >>> result["frontier"], result["units"]
+        (1, 1)
     """
     with ExitStack() as stack:
         stack.enter_context(default_dtype(torch.float32))  # of a recipe's weights and data, whatever the caller's is
@@ -93,14 +109,20 @@ def train(
 
 
 def load_data(recipe: Recipe, device: torch.device) -> Data:
-    """The data of a recipe, on a device."""
+    """Loads the data of a recipe onto a device."""
     path, options = expand(recipe.data.path, "data.path"), expand(recipe.data.options, "data.options")
     return datasets.load(recipe.data.name, path, **options).to(device)
 
 
 @default_dtype(torch.float32)
 def build_model(recipe: Recipe, data: Data, prepared: bool = True) -> nn.Module:
-    """The model of a recipe as it is before the first step, on the data's device; or the float one it is made from."""
+    """Makes the model of a recipe as it is before the first step, on the data's device.
+
+    Args:
+        recipe: has the model's name, options and seed.
+        data: decide on the model's input and its classes.
+        prepared: False: the float model that it is made from.
+    """
     torch.manual_seed(mixed_seed(recipe.seed, -1))
     options = {**_shape_options(recipe.model.name, data), **expand(recipe.model.options, "model.options")}
     preparation: dict[str, Any] = {}

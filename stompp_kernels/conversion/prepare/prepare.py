@@ -91,10 +91,10 @@ def prepare(
             u = weight / alpha and multiplies its output by alpha, a fixed scale, so that a pretrained layer's function
             is kept. alpha is chosen so that u has standard deviation ``latent_std``.
         latent_std: standard deviation of the latent weights; with scale None they are multiplied to have it (BatchNorm
-            absorbs the factor). None keeps the weights, and with a scale uses the mean of |weight| as alpha.
+            absorbs the factor). None keeps the weights, and with a scale uses the mean of ``abs(weight)`` as alpha.
         input_scale: None, or "tensor": a layer that binarizes its own input x computes with x / beta and multiplies its
             output by beta, a fixed scale, so that signs stand for values of the size that they replace (XNOR-Net,
-            Rastegari et al. 2016). beta is the mean of |x| over the example inputs, which must be real ones then.
+            Rastegari et al. 2016). beta is the mean of ``abs(x)`` over the example inputs: give real ones then.
         padding_value: 0, +1 or -1: what binary convolutions pad with.
         on_refusal: what becomes of layers that cannot be binarized as the model stands: "raise" an error that names
             all of them, or "keep" them in float, with the reason in the report.

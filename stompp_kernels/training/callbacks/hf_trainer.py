@@ -43,18 +43,25 @@ class StoMPPTrainerCallback(ProgressionOwner, TrainerCallback, ExportableState):
     Raises:
         ValueError: when training begins: the model is not prepared, an option is out of range, or the checkpoint that
             training goes on from holds no progression's state or one with other settings.
+
+    Example:
+        >>> from stompp_kernels.training.callbacks.hf_trainer import StoMPPTrainerCallback
+        >>> callback = StoMPPTrainerCallback(regime="ste", surrogate="clip")
+        >>> callback.progression is None  # until trainer.train() begins
+        True
     """
 
     def __init__(self, total_steps: int | None = None, **options: Any) -> None:
         super().__init__(total_steps, options)
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer writes into ``trainer_state.json``."""
+        """Returns what the Trainer writes into ``trainer_state.json``."""
         return {"args": {"total_steps": self.total_steps, **self.options}, "attributes": {"saved": self.state_dict()}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Builds the progression, and brings it to the step that training goes on from."""
         # The Trainer has loaded the checkpoint's weights and its trainer_state.json, but gives callbacks their state
         # back only under restore_callback_states_from_checkpoint.
         if state.global_step:
@@ -64,11 +71,13 @@ class StoMPPTrainerCallback(ProgressionOwner, TrainerCallback, ExportableState):
         self.begin(kwargs["model"], total_steps, state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Steps the progression, and ends training where nothing can learn on."""
         model: nn.Module = kwargs["model"]
         if not self.advance(model, model):
             control.should_training_stop = True
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Adds the progression's figures to the logs."""
         if self.progression is not None:
             figures = self.figures()
             kwargs["logs"].update(figures)
@@ -77,6 +86,7 @@ class StoMPPTrainerCallback(ProgressionOwner, TrainerCallback, ExportableState):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Warns where the network that training leaves is not fully binary."""
         assert self.progression is not None
         self.finish()
         if args.load_best_model_at_end and not self.progression.fully_committed:

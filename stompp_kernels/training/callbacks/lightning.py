@@ -42,6 +42,12 @@ class StoMPPCallback(ProgressionOwner, Callback):
         TypeError: when training starts: ``total_steps`` is None and the trainer's steps have no bound.
         ValueError: when training starts: there is no such module or it is not prepared, an option is out of range, or
             the checkpoint that training goes on from holds no progression's state or one with other settings.
+
+    Example:
+        >>> from stompp_kernels.training.callbacks.lightning import StoMPPCallback
+        >>> callback = StoMPPCallback(module="model", regime="ste", surrogate="clip")
+        >>> callback.progression is None  # until trainer.fit() begins
+        True
     """
 
     def __init__(self, total_steps: int | None = None, module: str = "", **options: Any) -> None:
@@ -64,10 +70,11 @@ class StoMPPCallback(ProgressionOwner, Callback):
             ) from error
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Notes the epochs that the trainer was given, before callbacks add some."""
         self._max_epochs = trainer.max_epochs  # before callbacks add epochs of their own, when fitting starts
 
     def _planned_steps(self, trainer: Trainer) -> Any:
-        """Optimizer steps of the whole run; infinite, a float, where it has no bound."""
+        """Returns the optimizer steps of the whole run; infinite, a float, where it has no bound."""
         estimated, added = trainer.estimated_stepping_batches, trainer.max_epochs
         batches, epochs = trainer.num_training_batches, self._max_epochs
         if epochs is None or epochs < 0 or math.isinf(batches):
@@ -83,11 +90,13 @@ class StoMPPCallback(ProgressionOwner, Callback):
         return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Builds the progression, and brings it to the step that training goes on from."""
         self._global_step = trainer.global_step
         total_steps = self._planned_steps(trainer) if self.total_steps is None else self.total_steps
         self.begin(self._model(pl_module), total_steps, trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Steps the progression if an optimizer stepped, and ends training where nothing can learn on."""
         if trainer.global_step == self._global_step:  # gradients are being accumulated
             return
         self._global_step = trainer.global_step
@@ -100,4 +109,5 @@ class StoMPPCallback(ProgressionOwner, Callback):
             pl_module.log_dict(self.figures())
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warns where units are not committed."""
         self.finish()

@@ -11,7 +11,7 @@ from stompp_kernels.progression import StoMPP
 
 
 class ProgressionOwner:
-    """Base of the callbacks.
+    """Base of the callbacks: builds a progression when training begins, and saves it with the trainer's checkpoints.
 
     Attributes:
         progression: None until training begins.
@@ -24,7 +24,7 @@ class ProgressionOwner:
         self._frontier = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The progression's state; empty before training."""
+        """Returns the progression's state; empty before training."""
         return dict(self._saved) if self.progression is None else self.progression.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ class ProgressionOwner:
         self.progression, self._frontier = progression, progression.frontier
 
     def advance(self, model: nn.Module, trained: nn.Module) -> bool:
-        """One step of the progression, after the optimizer's; whether anything that is trained can learn on.
+        """Steps the progression once, after the optimizer, and returns whether anything that is trained can learn on.
 
         Args:
             model: the progression's.
@@ -73,7 +73,7 @@ class ProgressionOwner:
             self.progression.warn_if_uncommitted()
 
     def figures(self) -> dict[str, float]:
-        """For logs: units committed, p of the first active unit, frozen fraction of all masks."""
+        """Returns figures for logs: units committed, p of the first active unit, frozen fraction of all masks."""
         assert self.progression is not None
         progress = self.progression.progress()
         return {

@@ -24,7 +24,7 @@ _LOADERS: dict[str, Callable[..., Data]] = {
 
 
 def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
-    """A data set, on the CPU; ``data.to(device)`` moves it.
+    """Loads a data set, on the CPU; ``data.to(device)`` moves it.
 
     ================  ============================================================================================
     name              path: what is expected there; options and their defaults
@@ -39,10 +39,21 @@ def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
     All take train_limit and test_limit: that many samples, as evenly from the classes as they allow, each class's first
     ones in the order of the files. None: all.
 
+    Returns:
+        Training and test samples. Images are float32 [B, C, H, W], tokens a dict of int64 [B, max_length], labels
+        int64 [B].
+
     Raises:
         ValueError: an unknown name or option, a value out of range, or damaged files.
         FileNotFoundError: files are missing.
-        ImportError: an optional library is.
+        ImportError: an optional library is missing.
+
+    Example:
+        >>> from stompp_kernels.training import data
+        >>> digits = data.load("digits", train_limit=100)
+        >>> images, labels = next(digits.train_batches(epoch=0, batch_size=20, seed=0))
+        >>> images.shape, labels.dtype
+        (torch.Size([20, 1, 8, 8]), torch.int64)
     """
     check_choice("name", name, tuple(_LOADERS))
     loader = _LOADERS[name]

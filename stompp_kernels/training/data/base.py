@@ -18,13 +18,19 @@ Inputs: TypeAlias = Tensor | dict[str, Tensor]
 
 
 class Data(ABC):
-    """Training and test samples; inputs are images, float32 [B, C, H, W], or tokens, a dict of int64 [B, max_length].
+    """Training and test samples: images, float32 [B, C, H, W], or tokens, a dict of int64 [B, max_length].
 
     Attributes:
         name: as :func:`stompp_kernels.training.data.load` takes it.
         num_classes: labels are int64 in [0, num_classes).
         train_size, test_size: samples.
         device: where batches come out.
+
+    Example:
+        >>> from stompp_kernels.training import data
+        >>> digits = data.load("digits")
+        >>> digits.num_classes, digits.steps_per_epoch(batch_size=100)
+        (10, 13)
     """
 
     def __init__(self, name: str, num_classes: int, train_size: int, test_size: int) -> None:
@@ -33,7 +39,7 @@ class Data(ABC):
         self.device = torch.device("cpu")
 
     def to(self, device: str | torch.device) -> Data:
-        """The same data with batches on ``device``, and there whatever of it is held as tensors."""
+        """Returns the same data with batches on ``device``, and there whatever of it is held as tensors."""
         moved = copy.copy(self)
         moved.device = torch.device(device)
         for name, value in vars(self).items():
@@ -44,7 +50,7 @@ class Data(ABC):
         return moved
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Whole batches in the training samples.
+        """Counts the whole batches in the training samples.
 
         Raises:
             ValueError: there is none.
@@ -55,7 +61,7 @@ class Data(ABC):
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[tuple[Inputs, Tensor]]:
-        """Inputs and labels of an epoch, shuffled and augmented; the last, smaller batch is dropped.
+        """Yields inputs and labels of an epoch, shuffled and augmented; the last, smaller batch is dropped.
 
         A pure function of its arguments: batch k has the same bits whatever ``start`` and ``world_size`` are, and the
         same samples and random crops and flips on every device. No global random state is read or changed.
@@ -63,6 +69,7 @@ class Data(ABC):
         Args:
             epoch: from 0.
             batch_size: of all processes together.
+            seed: of the order and the augmentation.
             start: the first batch to give; ``steps_per_epoch``, which gives none, is allowed.
             rank, world_size: this process and how many there are: each batch's rank-th part of equal size is given.
 
@@ -99,15 +106,15 @@ class Data(ABC):
 
     @abstractmethod
     def test_batches(self, batch_size: int) -> Iterator[tuple[Inputs, Tensor]]:
-        """Inputs and labels of all test samples in order; the last batch may be smaller."""
+        """Yields inputs and labels of all test samples in order; the last batch may be smaller."""
 
     @abstractmethod
     def example_inputs(self) -> Inputs:
-        """Inputs of one sample, B = 1."""
+        """Returns the inputs of one sample, B = 1."""
 
 
 def mixed_seed(*numbers: int) -> int:
-    """One 64-bit seed for a sequence of integers.
+    """Mixes a sequence of integers into one 64-bit seed.
 
     torch's CPU generator keeps the low 32 bits of its seed only: with ``seed << 32 | epoch`` all seeds would be one.
     And sums repeat: the epochs of seed + 1 would be those of seed, one later. A hash has every number in all its bits.
@@ -117,7 +124,7 @@ def mixed_seed(*numbers: int) -> int:
 
 
 def limited(name: str, labels: Tensor, limit: int | None) -> Tensor:
-    """Indices, ascending, of the first ``limit`` samples when classes take turns.
+    """Returns the indices, ascending, of the first ``limit`` samples when classes take turns.
 
     A class that has run out of samples is passed over.
 
@@ -145,10 +152,10 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
 
 
 def check_path(name: str, path: Path | None, layout: str) -> Path:
-    """The path of data set ``name``.
+    """Returns the path of data set ``name`` if it is a folder.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no path is given.
         FileNotFoundError: it is no folder.
     """
     if path is None:

@@ -4,7 +4,7 @@
 # make headers  compile the bindings against several releases of torch (HEADERS="2.10.0 2.14.1"), none installed
 # make build    set everything up, or recompile what changed in csrc
 # make docs     set everything up, then build the documentation in build/docs; a warning is an error
-# make lint     ruff, clang-format and mypy, changing nothing; `make format` rewrites
+# make lint     ruff, clang-format, mypy and the check of prose, changing nothing; `make format` rewrites
 # make clean    remove what was built; `make distclean` the environment too
 #
 # Everything happens in .venv, also when a virtual environment is active. It is made with PYTHON; a
@@ -67,6 +67,7 @@ docs: setup-dev
 lint: setup-dev
 	$(RUN) ruff check $(PYTHON_FILES)
 	$(RUN) ruff format --check $(PYTHON_FILES)
+	"$(VENV)/bin/python" scripts/check_prose.py
 	$(CXX_FILES) -exec $(CLANG_FORMAT) --dry-run --Werror {} +
 	$(RUN) mypy
 

@@ -173,7 +173,7 @@ def nvcc_version(nvcc: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Of a GPU: 80, or 90a with the instructions that 9.0 alone has; PTX too, for GPUs that are yet to come."""
+    """A GPU's architecture: 80, or 90a with what 9.0 alone has; PTX too, for GPUs that are yet to come."""
 
     number: int
     suffix: str = ""
@@ -390,7 +390,7 @@ def cuda_compile_command(nvcc: list[str], torch_dir: Path, defines: list[str]) -
         *shared,
         *to_host([*host, prefix_map(torch_dir), *user_flags("CXXFLAGS")]),
         "--expt-relaxed-constexpr",
-        # Of one file, as many architectures at once; ninja runs files side by side as well.
+        # One file is compiled for as many architectures at once; ninja runs files side by side as well.
         f"--threads={min(4, os.cpu_count() or 1)}",
         *defines,
         *include_flags(torch_dir),
@@ -412,8 +412,10 @@ def shell(command: list[str]) -> str:
 
 
 class NinjaFile:
-    """What is compiled and linked, with which commands. Paths are relative to ROOT: none of the build host's needs
-    escaping."""
+    """Collects what is compiled and linked, with which commands.
+
+    Paths are relative to ROOT: none of the build host's needs escaping.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -454,7 +456,7 @@ def native_sources() -> list[str]:
 
 
 def cuda_sources() -> list[str]:
-    # Of the core, what checks shapes.
+    # The core's file that checks shapes is theirs too.
     return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", "csrc/core/product/check_shapes.cpp")
 
 

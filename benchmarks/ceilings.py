@@ -71,8 +71,12 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ceilings", description=__doc__)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of each figure (default: {SECONDS})")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to measure (default: 1 2)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help=f"seconds to measure each figure (default: {SECONDS})"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     arguments = parser.parse_args()
     implementation = native.active_implementation()

@@ -62,9 +62,11 @@ SUITE = pytest.StashKey[Suite]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("suite")
-    group.addoption("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (default: 1 2)")
-    group.addoption("--seconds", type=float, default=0.5, help="of each case and number of threads (default: 0.5)")
-    group.addoption("--results", type=Path, metavar="FOLDER", help="gets suite_<implementation>.json")
+    group.addoption(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to measure (default: 1 2)"
+    )
+    group.addoption("--seconds", type=float, default=0.5, help="seconds to measure each case (default: 0.5)")
+    group.addoption("--results", type=Path, metavar="FOLDER", help="folder for suite_<implementation>.json")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -41,7 +41,7 @@ def key(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def quietest(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of several rounds of a row, a wrong one, or else the one in which the sides that are not ours took least time."""
+    """Keeps one round of each row: a wrong one, or else the one in which the other sides took least time."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         kept = best.get(key(row))
@@ -64,12 +64,14 @@ def replace_in(path: Path, name: str, rows: list[dict[str, Any]]) -> list[dict[s
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names of sk.models.list()")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads, in turn")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="samples a call")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, help="default: all")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile and AOTInductor out")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each network, batch and number of threads")
-    parser.add_argument("--rounds", type=int, default=1, help="of all; see quietest")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to measure, in turn")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="samples per call (default: 1)")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, help="forms to measure (default: all)")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile and AOTInductor")
+    parser.add_argument("--seconds", type=float, default=20.0, help="seconds to measure each case (default: 20)")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="rounds of all cases; the quietest of each counts (default: 1)"
+    )
     parser.add_argument("--add", action="store_true", help="keep the results file's other rows")
     parser.add_argument("--profile", action="store_true", help="show every layer, not only the kinds")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device to measure on (default: cpu)")

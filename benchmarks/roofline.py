@@ -25,7 +25,7 @@ class Bound:
     by: str
 
     def share(self, ms: float) -> float:
-        """Of the bound's speed that a call of so many milliseconds reaches."""
+        """Returns the share of the bound's speed that a call of so many milliseconds reaches."""
         return self.seconds / (ms / 1e3)
 
 
@@ -49,9 +49,10 @@ class Ceilings:
             points.sort()
 
     def bytes_per_second(self, name: str, threads: int, size: int) -> float | None:
-        """Of all threads together, which share ``size`` bytes evenly: working sets were measured by thread.
+        """Returns the bandwidth of all threads together, which share ``size`` bytes evenly.
 
-        It is on the line, in the logarithm of the size, between those measured, and the nearest one's outside of them.
+        Working sets were measured by thread. The result is on the line, in the logarithm of the size, between those
+        measured, and the nearest one's outside of them.
         None where nothing was measured.
         """
         points = self.bandwidth.get((name, threads))
@@ -65,7 +66,7 @@ class Ceilings:
         return slow + (fast - slow) * math.log(own / low) / math.log(high / low)
 
     def bound(self, row: Mapping[str, Any]) -> Bound | None:
-        """Of a row of the suite; None where a ceiling that it needs was not measured.
+        """Returns the bound of a row of the suite; None where a ceiling that it needs was not measured.
 
         A case without operations moves its bytes as a copy does. Of products all bytes count as if they were read,
         results too: writing is slower, so that the bound stays one.

@@ -39,7 +39,7 @@ class Conv:
 
     @property
     def pixels(self) -> int:
-        """Of the output, all images together."""
+        """The pixels of the output, all images together."""
         return self.batch * (-(-self.size // self.stride)) ** 2
 
     @property

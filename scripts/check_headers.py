@@ -39,7 +39,7 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Headers:
-    """Of one release of torch, and those of CUDA.
+    """The headers of one release of torch, and those of CUDA.
 
     Attributes:
         torch: a directory with torch's ``include``, as in an installed torch.
@@ -131,8 +131,12 @@ def compile_all(headers: Headers) -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("versions", nargs="*", metavar="VERSION", help=f"default: {' '.join(VERSIONS)}")
-    parser.add_argument("--fetch", action="store_true", help=f"only download headers; default: {OLDEST}, for the tests")
+    parser.add_argument(
+        "versions", nargs="*", metavar="VERSION", help=f"releases of torch (default: {' '.join(VERSIONS)})"
+    )
+    parser.add_argument(
+        "--fetch", action="store_true", help=f"only download the headers (default: {OLDEST}, for the tests)"
+    )
     arguments = parser.parse_args()
     failed = False
     for version in arguments.versions or ((OLDEST,) if arguments.fetch else VERSIONS):

@@ -20,16 +20,16 @@ from stompp_kernels.table import table
 # Flags of `train` and `ablate` that change a value of the recipe.
 _RECIPE_FLAGS = {
     "--model": ("model.name", "a registered model"),
-    "--binarize": ("model.binarize", "both or weights"),
-    "--dataset": ("data.name", "digits, cifar10, cifar100, imagenet or sst2"),
-    "--data": ("data.path", "where the data set lies"),
-    "--regime": ("progression.regime", "ste_free, ste or vanilla_ste"),
-    "--surrogate": ("progression.surrogate", "identity, clip or approx_sign"),
-    "--order": ("progression.order", "forward, reverse or global"),
-    "--epochs": ("epochs", ""),
-    "--batch-size": ("batch_size", ""),
+    "--binarize": ("model.binarize", "what is binarized: both or weights"),
+    "--dataset": ("data.name", "data set: digits, cifar10, cifar100, imagenet or sst2"),
+    "--data": ("data.path", "folder of the data set"),
+    "--regime": ("progression.regime", "gradient of frozen entries: ste_free, ste or vanilla_ste"),
+    "--surrogate": ("progression.surrogate", "surrogate gradient: identity, clip or approx_sign"),
+    "--order": ("progression.order", "order of the windows: forward, reverse or global"),
+    "--epochs": ("epochs", "number of epochs"),
+    "--batch-size": ("batch_size", "samples per optimizer step, over all processes"),
     "--lr": ("optimizer.lr", "learning rate"),
-    "--seed": ("seed", ""),
+    "--seed": ("seed", "seed of weights, masks, order of samples and augmentation"),
 }
 
 
@@ -121,36 +121,53 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     for flag, (key, text) in _RECIPE_FLAGS.items():
-        parser.add_argument(flag, help=f"{text} ({key})" if text else key)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any value of the recipe")
+        parser.add_argument(flag, help=f"{text} (recipe: {key})")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change any value of the recipe"
+    )
 
 
 def _add_device(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=default)
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default=default, help=f"device to run on (default: {default})"
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder that `stompp train` wrote")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    parser.add_argument("--data", help="where the data set lies, if not where the recipe says")
+    parser.add_argument(
+        "--checkpoint", choices=("last", "best"), default="last", help="checkpoint to load (default: last)"
+    )
+    parser.add_argument("--data", help="folder of the data set (default: as the recipe says)")
 
 
 def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a registered model, with random weights; a packed file; the folder of a run")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="samples a call (default: 1 64)")
-    parser.add_argument("--threads", type=int, nargs="+", help="numbers of threads, in turn (default: torch's)")
-    parser.add_argument("--forms", nargs="+", choices=("fp32", "bf16", "int8", "packed"), help="default: all")
+    parser.add_argument("model", help="a registered model (with random weights), a packed file, or the folder of a run")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 64], help="samples per call (default: 1 64)")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", help="numbers of threads to measure, in turn (default: torch's)"
+    )
+    parser.add_argument(
+        "--forms", nargs="+", choices=("fp32", "bf16", "int8", "packed"), help="forms to measure (default: all)"
+    )
     parser.add_argument(
         "--no-compile",
         dest="compile",
         action="store_false",
-        help="leave torch.compile and AOTInductor out, which take minutes",
+        help="leave out torch.compile and AOTInductor, which take minutes",
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each batch size and number of threads")
-    parser.add_argument("--shape", type=int, nargs="+", help="of one sample for a packed file, as 3 224 224")
-    parser.add_argument("--classes", dest="num_classes", type=int, help="outputs of a registered model (default: 1000)")
-    parser.add_argument("--checkpoint", choices=("last", "best"), help="of a run (default: last)")
-    parser.add_argument("--data", help="where a run's data set lies, if not where the recipe says")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="seconds to measure each combination of batch size and threads (default: 10)",
+    )
+    parser.add_argument("--shape", type=int, nargs="+", help="shape of one sample, for a packed file: 3 224 224, say")
+    parser.add_argument(
+        "--classes", dest="num_classes", type=int, help="number of outputs, for a registered model (default: 1000)"
+    )
+    parser.add_argument("--checkpoint", choices=("last", "best"), help="checkpoint to load, for a run (default: last)")
+    parser.add_argument("--data", help="folder of the data set, for a run (default: as its recipe says)")
     parser.add_argument("--output", type=Path, help="write what the tables show to this JSON file")
     _add_device(parser, "cpu")
 
@@ -173,15 +190,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="stompp", description="Train binary networks with StoMPP, run them on bits.")
+    parser = _Parser(prog="stompp", description="Train binary networks with StoMPP, and run them on packed bits.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="train, convert, check and time a binary network on handwritten digits")
     demo.add_argument("--regime", choices=REGIMES, default="ste", help="gradient of frozen entries (default: ste)")
-    demo.add_argument("--surrogate", choices=SURROGATES[1:], help="for the regimes that have one (default: clip)")
-    demo.add_argument("--seed", type=int, default=0)
-    demo.add_argument("--epochs", type=int, default=60)
+    demo.add_argument(
+        "--surrogate", choices=SURROGATES[1:], help="surrogate gradient, for the regimes that have one (default: clip)"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="seed of weights, masks and batches (default: 0)")
+    demo.add_argument("--epochs", type=int, default=60, help="number of epochs (default: 60)")
     demo.add_argument("--output", type=Path, help="keep the packed network in this file")
     demo.add_argument("--results", type=Path, help="write what the table shows to this JSON file")
     demo.set_defaults(run_command=_demo)
@@ -190,38 +209,49 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run_command=_info)
 
     train = commands.add_parser("train", help="train by a recipe, in a folder that can be resumed")
-    train.add_argument("recipe", type=Path, nargs="?", help="a .toml, .yaml or .json file; flags alone will do")
-    train.add_argument("--output", type=Path, help="the run's folder (default: runs/NAME_seedN)")
-    train.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
-    train.add_argument("--tensorboard", action="store_true", help="log to TensorBoard too")
+    train.add_argument(
+        "recipe", type=Path, nargs="?", help="a .toml, .yaml or .json file (default: the flags are the recipe)"
+    )
+    train.add_argument("--output", type=Path, help="folder of the run (default: runs/NAME_seedN)")
+    train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the folder")
+    train.add_argument("--tensorboard", action="store_true", help="also write a log for TensorBoard")
     _add_device(train, "auto")
     _add_recipe_flags(train)
     train.set_defaults(run_command=_train)
 
     ablate = commands.add_parser("ablate", help="run a recipe's variants over a grid and seeds, then report")
     ablate.add_argument("study", type=Path, help="a recipe with [grid], [variants] and seeds")
-    ablate.add_argument("--grid", action="append", default=[], metavar="KEY=[V1, V2]", type=lambda text: f"grid.{text}")
-    ablate.add_argument("--output", type=Path, required=True, help="gets a folder a run; those finished are kept")
-    ablate.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    ablate.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="KEY=[V1, V2]",
+        type=lambda text: f"grid.{text}",
+        help="run each of these values of the recipe",
+    )
+    ablate.add_argument(
+        "--output", type=Path, required=True, help="folder that gets one folder per run; finished runs are kept"
+    )
+    ablate.add_argument("--jobs", type=int, default=1, help="number of runs at a time (default: 1)")
     _add_device(ablate, "auto")
     _add_recipe_flags(ablate)
     ablate.set_defaults(run_command=_ablate)
 
-    report = commands.add_parser("report", help="one HTML page on runs, with figures as PNG")
+    report = commands.add_parser("report", help="write one HTML page on runs, with figures as PNG")
     report.add_argument("run", type=Path, nargs="+", help="folders that `stompp train` wrote")
-    report.add_argument("--output", type=Path, default=Path("report"), help="folder (default: report)")
-    report.add_argument("--title")
+    report.add_argument("--output", type=Path, default=Path("report"), help="folder to write to (default: report)")
+    report.add_argument("--title", help="title of the page")
     report.set_defaults(run_command=_report)
 
-    evaluate = commands.add_parser("eval", help="a trained network's accuracy on the test data")
+    evaluate = commands.add_parser("eval", help="measure the accuracy of a trained network on the test data")
     _add_run(evaluate)
-    evaluate.add_argument("--packed", action="store_true", help="of the packed network")
+    evaluate.add_argument("--packed", action="store_true", help="pack the network first")
     _add_device(evaluate, "cpu")
     evaluate.set_defaults(run_command=_eval)
 
     convert = commands.add_parser("convert", help="pack a trained network into a file")
     _add_run(convert)
-    convert.add_argument("--output", type=Path, required=True, help="by custom *.safetensors")
+    convert.add_argument("--output", type=Path, required=True, help="file to write, by convention *.safetensors")
     convert.set_defaults(run_command=_convert)
 
     bench = commands.add_parser("bench", help="time a network, packed, against torch's fp32, bf16 and int8")
@@ -231,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; see :mod:`stompp_kernels.exit_status` for how a command ends."""
+    """Runs the command line; see :mod:`stompp_kernels.exit_status` for how a command ends."""
 
     def command() -> int:
         arguments = _parser().parse_args(argv)

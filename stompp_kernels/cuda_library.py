@@ -103,7 +103,7 @@ def find(path: Path = PATH) -> tuple[CudaLibrary | None, str]:
 
 
 def no_gpu() -> str:
-    """Why torch has no NVIDIA GPU, or empty."""
+    """Says why torch has no NVIDIA GPU; empty where it has one."""
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
     return "" if torch.cuda.device_count() > 0 else "torch sees no NVIDIA GPU"
@@ -114,9 +114,9 @@ def _release(version: int) -> str:
 
 
 def _capabilities() -> list[int]:
-    """Of the GPUs, 10 * major + minor.
+    """Returns 10 * major + minor of each GPU.
 
-    Asked of NVML where it is: torch would initialize CUDA, which a process that imports this package and then forks
+    NVML answers where it is: torch would initialize CUDA, which a process that imports this package and then forks
     could not use in its children.
     """
     return _nvml_capabilities() or [
@@ -125,7 +125,7 @@ def _capabilities() -> list[int]:
 
 
 def _nvml_capabilities() -> list[int]:
-    """Of all GPUs, those too that CUDA_VISIBLE_DEVICES hides; empty where NVML does not answer."""
+    """Returns those of all GPUs, also hidden by CUDA_VISIBLE_DEVICES; empty where NVML does not answer."""
     try:
         nvml = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:

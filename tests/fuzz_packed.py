@@ -385,8 +385,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("count", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-memory-limit", action="store_true", help="under a sanitizer, which has its own")
-    parser.add_argument("--structure", action="store_true", help="hostile structures with checksums that fit")
+    parser.add_argument(
+        "--no-memory-limit", action="store_true", help="set no limit, for sanitizers, which have their own"
+    )
+    parser.add_argument("--structure", action="store_true", help="forge hostile structures whose checksums fit")
     options = parser.parse_args()
     faulthandler.enable()
     torch.set_num_threads(1)

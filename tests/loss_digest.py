@@ -33,7 +33,7 @@ NETS = {"linear": (linear, (64, 20)), "convolutional": (convolutional, (16, 3, 1
 
 
 def digest(regime, net):
-    """Of the losses and the final state of one run; a third of the latents start beyond the bounds."""
+    """Hashes the losses and the final state of one run; a third of the latents start beyond the bounds."""
     build, shape = NETS[net]
     torch.manual_seed(0)
     x, y = torch.randn(shape), torch.randint(5, shape[:1])

@@ -150,7 +150,7 @@ class Page(HTMLParser):
             self.into[-1] = f"{self.into[-1]} {data}".strip()
 
     def rows(self, header):
-        """Of the one table with such a column."""
+        """Returns the rows of the one table with such a column, each as {header: text}."""
         ((head, *body),) = (table for table in self.tables if header in table[0])
         return [dict(zip(head, row, strict=True)) for row in body]
 

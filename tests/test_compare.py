@@ -96,7 +96,7 @@ def test_the_interval_misses_the_median_as_seldom_as_it_says(error):
 
 
 def test_the_interval_is_as_narrow_as_the_binomial_allows():
-    # Of 6 values, all on one side of the median with probability 2 / 64.
+    # All of 6 values lie on one side of the median with probability 2 / 64.
     assert median_interval([3, 1, 2, 6, 5, 4], 2 / 64) == (1, 6)
     assert median_interval([3, 1, 2, 6, 5, 4], 1.99 / 64) == (-float("inf"), float("inf"))
     # Five of six on one side: 2 * (1 + 6) / 64.

@@ -13,7 +13,7 @@ from stompp_kernels.nn.gives_floats import GivesFloats, narrowed
 from stompp_kernels.nn.packed import PackedLayer
 
 CASTS = [torch.bfloat16, torch.float16, torch.float64]
-# Of outputs of order 1: what is left in float has 8 or 11 bits.
+# For outputs of order 1: what is left in float has 8 or 11 bits.
 TOLERANCES = {torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-4}
 
 

@@ -93,7 +93,7 @@ def test_the_emulation_notices(fault, whole, tmp_path):
     assert text.count(right) == 1, right
     kernel.write_text(text.replace(right, wrong))
     changed = [sources / "cuda" / "product" / f"product_{architecture}.cu"]
-    # Of two definitions the first counts.
+    # The first of two definitions counts.
     link = [whole, "-Wl,--allow-multiple-definition"]
     compile_program(compiler(), flags_for(sources), changed, tmp_path / "cuda_tests", link=link)
     assert run(tmp_path / "cuda_tests", "stop at the first failure").returncode != 0

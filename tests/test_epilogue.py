@@ -79,7 +79,7 @@ def test_affine_products_equal_the_reference(implementation, M, N, K, dtype, res
 @pytest.mark.parametrize("dtype", SHORT_FLOATS)
 @pytest.mark.parametrize("residual_dtype", [None, *SHORT_FLOATS])
 def test_affine_convolutions_equal_the_reference(implementation, dtype, residual_dtype, fused, g):
-    # Of 2 x 168 outputs, the second group's whole panels begin within a word.
+    # With 2 x 168 outputs the second group's whole panels begin within a word.
     for groups, outputs in [(1, 35), (2, 10), (2, 90), (2, 336), (37, 37)]:
         x = random_words((2, 5, 4), 37 * 2 if groups == 2 else 37, g)
         w = random_signs((outputs, 1 if groups == 37 else 37, 3, 3), g)

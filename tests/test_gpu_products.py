@@ -49,7 +49,7 @@ def test_the_library_for_gpus_runs():
 
 
 def epilogues(shape, K, g):
-    """Of every kind, for accumulators of this shape that are sums of K signs; on the CPU."""
+    """Makes epilogues of every kind, for accumulators of this shape that are sums of K signs; on the CPU."""
     N = shape[-1]
     scale, bias = random_floats((N,), g), random_floats((N,), g)
     limits = random_thresholds(2, N, K + 1, g)
@@ -210,7 +210,7 @@ def calls_of_layers(packed, x):
 
 
 def checksum(path):
-    """Of a packed network's structure and tensors."""
+    """Returns the checksum of a packed network's structure and tensors."""
     with safe_open(path, framework="pt") as file:
         return file.metadata()["sha256"]
 

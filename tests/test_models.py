@@ -80,7 +80,7 @@ def test_every_model_maps_images_to_logits_and_is_binarized_where_it_should(name
     assert kept == ["first layer", *["downsample layer"] * shortcuts, "last layer"]
 
 
-# Of the papers' authors' and torchvision's networks; ResNet-20 to 56 with projections for shortcuts.
+# Counts of the papers' authors' and torchvision's networks; ResNet-20 to 56 have projections for shortcuts.
 @pytest.mark.parametrize(
     ("name", "num_classes", "parameters"),
     [

@@ -92,7 +92,7 @@ class Page(HTMLParser):
             row[-1] = f"{row[-1]} {data}".strip()
 
     def rows(self, header):
-        """Of the one table with such a column: each row as {header: text}."""
+        """Returns the rows of the one table with such a column, each as {header: text}."""
         ((head, *body),) = (table for table in self.tables if header in table[0])
         return [dict(zip(head, row, strict=True)) for row in body]
 

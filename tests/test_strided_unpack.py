@@ -13,7 +13,7 @@ from stompp_kernels.nn import Stage, UnpackSigns
 
 @pytest.fixture(autouse=True)
 def torchs_convolutions():
-    """This package's read the bits as they are."""
+    """Torch's convolutions, which read unpacked signs: those of this package read the bits as they are."""
     with float_convs_of(torch_s=True):
         yield
 
@@ -42,7 +42,7 @@ def committed(net, x, binarized=("conv",)):
 
 
 def strides(packed):
-    """Of the unpacking, and of the float convolutions of the shortcuts."""
+    """Returns the strides of the unpacking, and of the float convolutions of the shortcuts."""
     convs = [m.stride for name, m in packed.named_modules() if isinstance(m, nn.Conv2d) and "downsample" in name]
     return [m.stride for m in packed.modules() if isinstance(m, UnpackSigns)], convs
 

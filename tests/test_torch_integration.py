@@ -50,7 +50,7 @@ def conv_arguments(g, groups=2):
 
 
 def binary_weight_arguments(g):
-    """Of the products of floats with binary weights; small integers, whose sums are exact in any order."""
+    """Makes operands of products of floats with binary weights: small integers, whose sums are exact in any order."""
 
     def integers(*shape):
         return torch.randint(-9, 10, shape, generator=g).float()

@@ -62,17 +62,19 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "head", metavar="HEAD", nargs="?", default=WORK_TREE, help="the same, or . for the work tree as it is (default)"
     )
-    found.add_argument("--cases", default="", metavar="PATTERN", help="only those whose name has this in it")
-    found.add_argument("--quick", action="store_true", help="one case of each group, a quarter of the time")
-    found.add_argument("--threads", type=count, default=1, help="of each side (default: 1)")
-    found.add_argument("--seconds", type=positive, help="of a case, checks aside (default: 2, quick 0.5)")
-    found.add_argument("--max-seconds", type=positive, help="of a case that is not decided (default: 8 times as long)")
-    found.add_argument("--no-instructions", action="store_true", help="times only")
-    found.add_argument("--cache", type=Path, default=ROOT / "build" / "compare", help="default: build/compare")
+    found.add_argument("--cases", default="", metavar="PATTERN", help="run only the cases whose name contains this")
+    found.add_argument("--quick", action="store_true", help="run one case of each group, in a quarter of the time")
+    found.add_argument("--threads", type=count, default=1, help="threads of each side (default: 1)")
+    found.add_argument("--seconds", type=positive, help="seconds for a case, checks aside (default: 2; quick: 0.5)")
     found.add_argument(
-        "--jobs", type=count, default=os.cpu_count() or 1, help="compilers at a time (default: all cores)"
+        "--max-seconds", type=positive, help="seconds for a case that is not decided (default: 8 times as many)"
     )
-    found.add_argument("--output", type=Path, metavar="FILE", help="gets everything as JSON")
+    found.add_argument("--no-instructions", action="store_true", help="measure times only")
+    found.add_argument("--cache", type=Path, default=ROOT / "build" / "compare", help="folder of builds")
+    found.add_argument(
+        "--jobs", type=count, default=os.cpu_count() or 1, help="number of compilers at a time (default: all cores)"
+    )
+    found.add_argument("--output", type=Path, metavar="FILE", help="write everything to this JSON file")
     return found
 
 

@@ -70,7 +70,7 @@ def program_of(tree: Tree, cache: Path) -> Path:
 
 
 def digest(tree: Path) -> str:
-    """Of all that the program is compiled from, and how."""
+    """Hashes all that the program is compiled from, and how."""
     found = hashlib.sha256(repr([*default_compiler(), *FLAGS]).encode())
     core = sorted(path for path in (tree / "csrc" / "core").rglob("*") if path.is_file())
     for path in (ROOT / "benchmarks" / "instructions.cpp", *core):

@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def error(self) -> float:
-        """Of one look at one case: those of all looks at all cases add up to at most ERROR."""
+        """The error of one look at one case; those of all looks at all cases add up to at most ERROR."""
         return ERROR / (self.cases * self.looks)
 
     @property

@@ -109,12 +109,20 @@ class Peers:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each case; a network takes ten times as long")
-    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="default: all")
-    parser.add_argument("--larq", type=Path, metavar="FOLDER", help="virtual environment, made if it is not there")
-    parser.add_argument("--larq-python", default=sys.executable, help="that makes it (default: this one)")
-    parser.add_argument("--rounds", type=int, default=5, help="of Larq's process and ours, at least 2 (default: 5)")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to measure (default: 1 2)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="seconds for each case; ten times as many for a network"
+    )
+    parser.add_argument(
+        "--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups to run (default: all)"
+    )
+    parser.add_argument("--larq", type=Path, metavar="FOLDER", help="virtual environment for Larq, made if missing")
+    parser.add_argument("--larq-python", default=sys.executable, help="Python that makes it (default: this one)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of Larq's process and ours, at least 2 (default: 5)"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
     arguments = parser.parse_args()
     if arguments.rounds < 2:

@@ -19,7 +19,7 @@ from benchmarks.peers.products import ZERO_POINT, Candidate, Product, as_bytes, 
 Sides = dict[str, list[Candidate]]
 Array = np.ndarray[Any, Any]
 
-# Of the file format and its operators: what any version of the last years reads.
+# Versions of the file format and of its operators that any release of the last years reads.
 IR_VERSION, OPSET = 8, 13
 OUTPUT_ZERO_POINT = 128
 

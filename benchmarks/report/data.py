@@ -164,7 +164,7 @@ def sides(row: Row) -> dict[str, float]:
 
 
 def pytorch_ms(row: Row) -> float:
-    """Of the faster of eager and compiled."""
+    """Returns the milliseconds of the faster of eager and compiled."""
     return min(row["ms"][side]["median"] for side in PLAIN if side in row["ms"])
 
 

@@ -33,7 +33,7 @@ INK = "0.25"
 
 
 def colour(side: str, place: int = 0) -> str:
-    """Of a side; others take spare ones by their place."""
+    """Returns the colour of a side; others take spare ones by their place."""
     return COLOURS.get(side, SPARE[place % len(SPARE)])
 
 

@@ -58,10 +58,12 @@ class Bound:
 
     @property
     def binary_ms(self) -> float:
+        """The milliseconds of the binary operations at bgemm's speed."""
         return self.binary_operations / self.bgemm_gops / 1e6
 
     @property
     def ms(self) -> float:
+        """The milliseconds of float layers and binary operations together."""
         return self.float_ms + self.binary_ms
 
 

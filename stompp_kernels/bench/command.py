@@ -31,7 +31,7 @@ _TOKENS = 128  # of a sequence, where neither file nor option says how many
 
 @dataclass(frozen=True)
 class Options:
-    """What `stompp bench` is asked for; see its help. An option that is no kind of network's is None."""
+    """The options of `stompp bench`; see its help. None stands for an option that was not given."""
 
     batch: Sequence[int] = (1, 64)
     threads: Sequence[int] | None = None
@@ -89,7 +89,7 @@ def measured(
 
 
 def find(name: str, options: Options) -> Subject:
-    """The network of a name; a registered model's comes first, a path with a slash is never one."""
+    """Finds the network of a name; a registered model's comes first, a path with a slash is never one."""
     device = choose_device(options.device)
     if name in list_models():
         _check_options(name, "a registered model", options, "num_classes")
@@ -113,7 +113,7 @@ def _check_options(name: str, kind: str, options: Options, *own: str) -> None:
 
 
 def _of_run(folder: Path, options: Options, device: str) -> Subject:
-    """A trained network, beside the float network that its recipe began with, at random."""
+    """Loads a trained network, beside the float network that its recipe began with, at random."""
     from stompp_kernels.training.trained import load_trained
     from stompp_kernels.training.trainer import build_model
 
@@ -139,7 +139,7 @@ def _of_file(path: Path, shape: Sequence[int] | None) -> Subject:
 
 
 def _tokens(encoder: Any, max_length: int | None, shape: Sequence[int] | None) -> dict[str, Tensor]:
-    """One sequence of as many tokens as given, or as many as the network was made for, or a usual number."""
+    """Makes one sequence of as many tokens as given, or as many as the network was made for, or a usual number."""
     positions = getattr(encoder.config, "max_position_embeddings", None) or _TOKENS
     length = [max_length or min(_TOKENS, positions)] if shape is None else shape
     if len(length) != 1 or not 0 < length[0] <= positions:
@@ -150,7 +150,7 @@ def _tokens(encoder: Any, max_length: int | None, shape: Sequence[int] | None) -
 
 
 def _shape_of(packed: nn.Module, shape: Sequence[int] | None) -> Sequence[int]:
-    """The shape of one sample: given, or that of a first layer which takes features."""
+    """Returns the shape of one sample: given, or that of a first layer which takes features."""
     if shape is not None:
         if not shape or min(shape) < 1:
             raise ValueError(f"shape must be sizes of at least 1, got {list(shape)}")

@@ -44,22 +44,25 @@ class Side:
 
     @property
     def name(self) -> str:
+        """The form and how it runs, as tables show it."""
         return f"{self.form} {self.how}"
 
 
 def folding() -> AbstractContextManager[Any]:
-    """Inside this ``with`` block :func:`compiled` and :func:`packaged` networks have their constants folded; outside
-    compiled ones compile again."""
+    """Folds the constants of networks that are :func:`compiled` or :func:`packaged` inside this ``with`` block.
+
+    Outside of it compiled ones compile again.
+    """
     import torch._inductor.config as inductor
 
     return inductor.patch(freezing=True)
 
 
 def compiled(network: nn.Module) -> Callable[..., Any]:
-    """``torch.compile``, to be called within :func:`folding`: BatchNorm goes into convolutions, weights into oneDNN's
-    own order.
+    """Compiles by ``torch.compile``, to be called within :func:`folding`.
 
-    It is held to AVX2 where torch is (``ATEN_CPU_CAPABILITY``).
+    BatchNorm goes into convolutions, weights into oneDNN's own order. The code is held to AVX2 where torch is
+    (``ATEN_CPU_CAPABILITY``).
     """
     return torch.compile(network, options=_inductor_options())
 
@@ -69,8 +72,9 @@ class NotPackagedError(ValueError):
 
 
 def packaged(network: nn.Module, inputs: Inputs) -> Callable[..., Any]:
-    """The network as AOTInductor compiles it for inputs of these shapes, ahead of time, and loaded again: a program in
-    C++, which takes no step in Python, as in examples/cpp. To be called within :func:`folding`.
+    """Compiles the network by AOTInductor for inputs of these shapes, and loads the result.
+
+    It is a program in C++, which takes no step in Python, as in examples/cpp. To be called within :func:`folding`.
 
     Its loops are for as many threads as torch has now.
 

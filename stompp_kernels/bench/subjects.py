@@ -65,17 +65,21 @@ def _noise(sample: Tensor, batch: int) -> Tensor:
 
 
 def device_of(inputs: Inputs) -> torch.device:
+    """Returns the device of inputs of either kind."""
     return (next(iter(inputs.values())) if isinstance(inputs, dict) else inputs).device
 
 
 def call(network: Any, inputs: Inputs) -> Any:
-    """What a network gives for inputs of either kind; of several results, as transformers' models have, the first."""
+    """Runs a network on inputs of either kind.
+
+    Of several results, as transformers' models have, the first is returned.
+    """
     result = network(**inputs) if isinstance(inputs, dict) else network(inputs)
     return result if isinstance(result, Tensor) else result[0]
 
 
 def untrained(name: str, num_classes: int = 1000, options: Mapping[str, Any] | None = None, seed: int = 0) -> Subject:
-    """A registered model with random weights: what it computes takes as long as after training.
+    """Makes a registered model with random weights: what it computes takes as long as after training.
 
     BatchNorms get factors and shifts at random and the statistics of a batch of noise, so that signs of both kinds come
     up everywhere, as in a trained network.

@@ -35,14 +35,14 @@ class Percentiles:
 
     @staticmethod
     def of(samples: Sequence[float]) -> Percentiles:
-        """Of at least two samples."""
+        """Computes the percentiles of at least two samples."""
         points = statistics.quantiles(samples, n=100, method="inclusive")
         return Percentiles(min(samples), points[19], points[49], points[89], points[98], len(samples))
 
 
 @contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """torch uses this many threads inside, and as many as before afterwards."""
+    """Lets torch use this many threads inside, and as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -122,6 +122,6 @@ def sample_on(
 
 
 def timing_of(samples: Sequence[float]) -> Timing:
-    """Of at least two samples."""
+    """Computes the median and the fifths of at least two samples."""
     fifths = statistics.quantiles(samples, n=5, method="inclusive")
     return Timing(statistics.median(samples), fifths[0], fifths[3], len(samples))

@@ -18,8 +18,8 @@ from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.reference import bits_from_words
 from stompp_kernels.progression.example_run import as_arguments, undisturbed
 
-# Of the largest value: float modules see the same values in another memory format, which may group sums differently,
-# and so do kernels with binary weights.
+# A share of the largest value: float modules see the same values in another memory format, which may group sums
+# differently, and so do kernels with binary weights.
 _TOLERANCE = 1e-4
 
 # Results beside tensors; of others, such as transformers' caches, nothing but the type is compared.

@@ -42,6 +42,11 @@ class Unit:
 
 
 def linked_layers(model: nn.Module) -> list[tuple[str, BinaryLayer]]:
+    """Returns a model's binary layers with their names, in order of execution.
+
+    Raises:
+        ValueError: there is none, or one did not run on the example inputs.
+    """
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BinaryLayer)]
     if not layers:
         raise ValueError("model has no BinaryLinear or BinaryConv2d: pass it through sk.prepare first")
@@ -59,6 +64,11 @@ def linked_layers(model: nn.Module) -> list[tuple[str, BinaryLayer]]:
 
 
 def check_binarize(layers: list[tuple[str, BinaryLayer]], binarize: str) -> None:
+    """Checks that ``binarize`` is what the model was prepared for.
+
+    Raises:
+        ValueError: it is not.
+    """
     fed = [name for name, layer in layers if layer.activation is not None]
     if binarize == "both" and not fed:
         raise ValueError(
@@ -73,7 +83,7 @@ def check_binarize(layers: list[tuple[str, BinaryLayer]], binarize: str) -> None
 
 
 def make_units(layers: list[tuple[str, BinaryLayer]], steps: list[range]) -> list[Unit]:
-    """Units in order of execution; an activation that feeds several layers belongs to the first."""
+    """Makes units in order of execution; an activation that feeds several layers belongs to the first."""
     units: list[Unit] = []
     owned: set[ProgressiveActivation] = set()
     for index, ((name, layer), window) in enumerate(zip(layers, steps, strict=True)):

@@ -47,7 +47,7 @@ def rounded(value: Any) -> Any:
 
 
 def digest(data: Any) -> str:
-    """Of anything that JSON can hold."""
+    """Hashes anything that JSON can hold."""
     return hashlib.sha256(json.dumps(rounded(data), sort_keys=True).encode()).hexdigest()
 
 

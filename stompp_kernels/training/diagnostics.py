@@ -37,7 +37,7 @@ class Diagnostics:
         self._signs = [self._pack(unit) for unit in units]
 
     def gradient_norms(self) -> list[float | None]:
-        """Of each unit's latent weights; None where no gradient arrives."""
+        """Returns the norms of the gradients of each unit's latent weights; None where no gradient arrives."""
         gradients = [unit.layer.weight.grad for unit in self._units]
         norms = iter(
             torch.stack(
@@ -47,7 +47,7 @@ class Diagnostics:
         return [None if g is None else next(norms) for g in gradients]
 
     def record(self, probe: Any) -> dict[str, list[float | None]]:
-        """Three values a unit.
+        """Measures three values of each unit.
 
         Args:
             probe: inputs of the model, some 32 samples.
@@ -65,7 +65,7 @@ class Diagnostics:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The signs at the last record."""
+        """Returns the signs at the last record."""
         return {"signs": self._signs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

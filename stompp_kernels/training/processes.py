@@ -20,7 +20,7 @@ __all__ = ["Processes", "Stopped", "start_processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's number and device, and the number of processes."""
+    """The number and device of this process, and the number of processes."""
 
     device: torch.device
     rank: int = 0

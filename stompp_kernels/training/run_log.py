@@ -65,6 +65,7 @@ class RunLog:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Closes the file, and TensorBoard's."""
         self._file.close()
         if self._board is not None:
             self._board.close()

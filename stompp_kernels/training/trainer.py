@@ -181,7 +181,7 @@ class Run:
         self.evaluated: Any = torch.compile(self.model) if recipe.compile else self.model
         self.forward = self._share_gradients(self.evaluated)
         self.log: RunLog | None = None
-        # Of the steps since the last record; on the device, so that no step waits for it.
+        # The steps since the last record, on the device, so that no step waits for it.
         self._losses: list[Tensor] = []
         self._accuracies: list[Tensor] = []
         self._since = time.perf_counter()

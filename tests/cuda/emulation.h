@@ -61,7 +61,7 @@ struct Meeting {
 
 struct Warp {
   Meeting meeting;
-  // Of two rounds: a lane may begin the next one before another has read the last.
+  // Operands of two rounds: a lane may begin the next one before another has read the last.
   unsigned char operands[2][kLanes][kOperandBytes];
   const char* operation[2] = {nullptr, nullptr};
 };

@@ -32,7 +32,7 @@ _REACHING_OUT = re.compile(
 _COUNT = re.compile(r"num|^n_|layer|depth")
 _LABELS = re.compile(r"num_.*labels|num_.*classes")
 _KEY = re.compile(r"[A-Za-z0-9 _./:+-]{1,256}")
-# Of labels and token lists that are keys too.
+# Bounds of labels, and of token lists that are keys too.
 _MOST_CHARACTERS, _DEEPEST = 4096, 16
 _COMMON_SIZE = 1 << 20  # of positions, say, which rotary embeddings need no tensor for
 _MOST_LABELS = 1 << 16  # transformers makes two dicts of them

@@ -34,7 +34,7 @@ def export_packed(
 
     Args:
         packed: made by ``sk.convert`` or ``sk.load_packed``; left as it is.
-        path: of the file, by custom ``*.pt2``. ``torch.export.load`` reads it too, after ``import stompp_kernels``.
+        path: of the file, by convention ``*.pt2``. ``torch.export.load`` reads it too, after ``import stompp_kernels``.
         example_inputs: a tensor, tuple or dict of inputs; their shapes and dtypes count, not their values.
         dynamic_batch: dimension 0 of every input is a batch of any size, the same for all; else sizes are fixed.
 

@@ -21,7 +21,7 @@ DTYPES = (
 MEMORY_FORMATS = ("contiguous_format", "channels_last", "channels_last_3d", "preserve_format")
 DEVICES = ("cpu", "cuda")
 _SHOWN = 80  # characters of a wrong value in a message
-# Of a message that an assertion shows. torch.fx looks for "# COUNTER" in the text that it makes.
+# The characters of a message that an assertion shows. torch.fx looks for "# COUNTER" in the text that it makes.
 _TEXT = re.compile(r"[A-Za-z0-9 _.,:;()\[\]{}<>=!?*/%'+-]{0,400}")
 
 
@@ -48,11 +48,13 @@ def shown(value: Any) -> str:
 
 
 def integer(low: int, high: int) -> Kind:
+    """Allows the integers of a range, and neither True nor False."""
     # type() and not isinstance(): True is no integer here.
     return Kind(f"an integer in [{low}, {high}]", lambda v: type(v) is int and low <= v <= high)
 
 
 def choice(*allowed: str | int) -> Kind:
+    """Allows the listed values, of their own types."""
     listed = ", ".join(map(repr, allowed))
     return Kind(f"one of {listed}", lambda v: any(type(v) is type(a) and v == a for a in allowed))
 
@@ -65,6 +67,7 @@ def wrapped(key: str, allowed: Sequence[Any]) -> Kind:
 
 
 def list_of(kind: Kind, at_least: int, at_most: int) -> Kind:
+    """Allows lists of so many values, each of a kind."""
     length = f"{at_least}" if at_least == at_most else f"{at_least} to {at_most}"
     return Kind(
         f"a list of {length} values, each {kind.says}",

@@ -151,7 +151,7 @@ def _classes() -> str:
 
 
 def _check_same_modules(packed: nn.Module, rebuilt: nn.Module) -> None:
-    """That both have modules of the same types and settings, as far as modules print them."""
+    """Checks that both have modules of the same types and settings, as far as modules print them."""
     found, expected = (
         {name: (type(m).__name__, m.extra_repr()) for name, m in model.named_modules()} for model in (rebuilt, packed)
     )

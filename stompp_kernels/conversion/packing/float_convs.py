@@ -109,7 +109,7 @@ def _what_follows(
 
 @torch.no_grad()
 def _limits(conv: nn.Conv2d, packer: PackBatchNorm | PackSigns) -> Limits:
-    """Of the sums, for what the packer says of sums and bias."""
+    """Returns the epilogue of the bare sums, for what the packer says of sums and bias."""
     low, high = (torch.full((conv.out_channels,), value, dtype=torch.float32) for value in (0.0, torch.inf))
     if isinstance(packer, PackBatchNorm):
         low, high = packer.low, packer.high

@@ -32,12 +32,14 @@ def keeps_signs(module: nn.Module | None) -> bool:
 
 
 def is_addition(node: fx.Node) -> bool:
+    """Returns whether a node adds two values and does nothing else."""
     function = node.op == "call_function" and node.target in _ADDITIONS
     method = node.op == "call_method" and node.target in ("add", "add_")
     return (function or method) and len(node.args) == 2 and not node.kwargs
 
 
 def is_max_pool(node: fx.Node, module: nn.Module | None) -> bool:
+    """Returns whether a node is two-dimensional max-pooling, as a module without hooks or as a function."""
     if isinstance(module, nn.MaxPool2d):
         return not has_hooks(module)
     return node.target in (F.max_pool2d, torch.max_pool2d)

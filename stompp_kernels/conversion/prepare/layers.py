@@ -26,6 +26,7 @@ def transposed_linear() -> tuple[type[nn.Module], ...]:
 
 
 def kind_of(module: nn.Module) -> str:
+    """Returns the name of a module's type."""
     return type(module).__name__
 
 

@@ -63,8 +63,10 @@ def name_functions(model: nn.Module, calls: Iterable[Call]) -> bool:
 
 
 def split_activations(model: nn.Module, calls: Iterable[Call], runs: Mapping[str, int], example_inputs: Any) -> bool:
-    """Gives every place its own activation in those modules whose forward feeds one of these calls from an activation
-    that runs several times, or from a functional one; see :func:`split_block`.
+    """Gives every place an activation of its own where a call's input comes from a shared or functional one.
+
+    It changes those modules whose forward feeds one of these calls from an activation that runs several times, or from
+    a functional one; see :func:`split_block`.
 
     Args:
         model: changed in place.

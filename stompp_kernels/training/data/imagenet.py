@@ -20,7 +20,7 @@ from stompp_kernels.training.data.base import Data, check_int, check_path, limit
 if TYPE_CHECKING:
     from PIL import Image
 
-# Of ImageNet's pixels in [0, 1], as most models of ImageNet use them.
+# Statistics of ImageNet's pixels in [0, 1], as most models of ImageNet use them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ENDINGS = (".jpeg", ".jpg", ".png")
 LAYOUT = "expected train/<class>/*.JPEG and val/<class>/*.JPEG, with the same classes"
@@ -38,7 +38,7 @@ def load(
     image_size: int = 224,
     workers: int = 4,
 ) -> Data:
-    """Images of a folder: `val` is the test split, labels number the classes in the order of their names.
+    """Loads the images of a folder: `val` is the test split, labels number the classes in the order of their names.
 
     Test images are resized to 8/7 of ``image_size`` on their short side and cropped at the centre.
 

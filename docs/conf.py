@@ -28,6 +28,8 @@ autodoc_typehints = "none"  # signatures and the Args sections say it
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autoclass_content = "class"
+autodoc_inherit_docstrings = False  # torch's docstrings of the methods that a layer overrides say nothing of it
+toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
@@ -44,7 +46,7 @@ class CommandHelp(Directive):
     """Shows what `stompp COMMAND --help` prints, so that the page cannot lag behind the program."""
 
     required_arguments = 1
-    width: ClassVar = "100"  # columns
+    width: ClassVar = "88"  # columns, which the page has
 
     def run(self) -> list[nodes.Node]:
         """Returns the help as a literal block."""

@@ -14,8 +14,10 @@ from stompp_kernels import native
 
 
 def clock_ms() -> float:
-    """Milliseconds that a chain of dependent additions takes now, the least of several: it tells a core that is slowed
-    down, by its clock or by others, from a kernel that got slow."""
+    """Measures the milliseconds that a chain of dependent additions takes now, the least of several.
+
+    It tells a core that is slowed down, by its clock or by others, from a kernel that got slow.
+    """
     chain = torch.ones(1 << 14)
     least = float("inf")
     for _ in range(10):

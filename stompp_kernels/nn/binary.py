@@ -82,7 +82,7 @@ class BinaryLayer(CommittedSigns):
 
     @property
     def activation(self) -> ProgressiveActivation | None:
-        """The activation that feeds this layer: its own, the one upstream, or None."""
+        """The activation that feeds this layer, its own or the one upstream, or None."""
         if self.input_activation is not None:
             return self.input_activation
         return self._sources[0] if self._sources else None
@@ -365,7 +365,7 @@ class BinaryConv2d(BinaryLayer):
 
     @property
     def padding_mode(self) -> str:
-        """The mode in nn.Conv2d's terms: "zeros", or "constant" where the layer pads with a sign."""
+        """The mode in the terms of nn.Conv2d, "zeros", or "constant" where the layer pads with a sign."""
         return "zeros" if self.padding_value == 0 else "constant"
 
     @property

@@ -197,8 +197,12 @@ def trace_calls(
     Example:
         >>> from stompp_kernels.progression import trace_calls
         >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-        >>> is_linear, is_relu = (lambda m: isinstance(m, nn.Linear)), (lambda m: isinstance(m, nn.ReLU))
-        >>> calls, runs = trace_calls(model, torch.randn(1, 8), is_linear, is_relu)
+        >>> calls, runs = trace_calls(
+        ...     model,
+        ...     torch.randn(1, 8),
+        ...     is_layer=lambda module: isinstance(module, nn.Linear),
+        ...     is_producer=lambda module: isinstance(module, nn.ReLU),
+        ... )
         >>> [(call.name, call.producer) for call in calls]
         [('0', ''), ('2', '1')]
     """

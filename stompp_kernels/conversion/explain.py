@@ -138,66 +138,87 @@ def _does_something(module: nn.Module) -> bool:
     return not list(module.children()) and not isinstance(module, (nn.Identity, nn.Dropout))
 
 
-def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplanation:
-    def row(op: str, epilogue: str, nbytes: int, float_nbytes: int, reason: str) -> LayerExplanation:
-        in_file = nbytes
-        if isinstance(module, PackedLayer):
-            in_file += module.weight.portable_nbytes - module.weight.nbytes
-        implementation = implementation_of(op, device)
-        return LayerExplanation(name, op + epilogue, implementation, nbytes, in_file, float_nbytes, reason)
+@dataclass(frozen=True)
+class _Kernel:
+    """The op of this package that a module runs, and what a row tells of it."""
 
+    op: str
+    epilogue: str
+    nbytes: int
+    float_nbytes: int
+    reason: str
+
+
+def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplanation:
+    kernel = _kernel_of(module)
+    if kernel is None:
+        return _float_module(name, module)
+    in_file = kernel.nbytes
+    if isinstance(module, PackedLayer):
+        in_file += module.weight.portable_nbytes - module.weight.nbytes
+    shown, implementation = kernel.op + kernel.epilogue, implementation_of(kernel.op, device)
+    return LayerExplanation(name, shown, implementation, kernel.nbytes, in_file, kernel.float_nbytes, kernel.reason)
+
+
+def _kernel_of(module: nn.Module) -> _Kernel | None:
+    """Returns the kernel of a packed or prepacked module; None for any other."""
     if isinstance(module, BinaryWeightLayer):
         op = "conv2d_binary_weight" if isinstance(module, BinaryWeightConv2d) else "linear_binary_weight"
-        return row(op, "", module.nbytes, _float_nbytes(module), "binary weights, float inputs")
-    if isinstance(module, PackedLayer):
-        op = "bconv2d" if isinstance(module, PackedConv2d) else "bgemm"
-        assert isinstance(module, (PackedConv2d, PackedLinear))
-        if module.has_thresholds:
-            residual = module.thresholds.shape[0] == 2
-            epilogue = " + threshold"
-            with_shortcut = ", with a +-1 shortcut," if residual else ""
-            reason = f"all up to the next signs{with_shortcut} folded to integer thresholds"
-        else:
-            epilogue = " + affine" + ("" if module.writes == "floats" else " signs")
-            reason = {
-                "floats": module.why_floats or "what comes next needs floats",
-                "bits": "BatchNorm and float shortcut folded, of which only the signs are read",
-                "both": "BatchNorm and float shortcut folded, read as signs and as floats",
-            }[module.writes]
-        return row(op, epilogue, module.nbytes, _float_nbytes(module), reason)
+        return _Kernel(op, "", module.nbytes, _float_nbytes(module), "binary weights, float inputs")
+    if isinstance(module, (PackedConv2d, PackedLinear)):
+        return _product(module)
     if isinstance(module, FloatConv2d):
-        reason = "kept in float by prepare; torch's convolution to the last bit"
-        if module.writes == "bits":
-            reason += ", BatchNorm and sign folded to one comparison"
-        elif module.writes == "affine":
-            reason += ", BatchNorm or bias folded"
-        op = "conv2d_float_signs" if module.writes == "bits" else "conv2d_float"
-        epilogue = " + affine" if module.writes == "affine" else ""
-        K = module.panels.shape[1]
-        constants = module.nbytes - module.weight.nbytes
-        return row(op, epilogue, module.nbytes, 4 * module.out_channels * K + 2 * constants, reason)
+        return _float_conv(module)
     if isinstance(module, MaxPoolSigns):
-        return row("max_pool2d_signs", "", 0, 0, "the largest of signs is their AND")
+        return _Kernel("max_pool2d_signs", "", 0, 0, "the largest of signs is their AND")
     if isinstance(module, PackSigns):
-        return row("pack_signs", "", 0, 0, "float input of a binary layer")
+        return _Kernel("pack_signs", "", 0, 0, "float input of a binary layer")
     if isinstance(module, PackBatchNorm):
         nbytes = sum(t.numel() * t.element_size() for t in module.buffers())
-        return row(
-            "pack_outside", "", nbytes, 2 * nbytes, "BatchNorm and sign of a float input folded to one comparison"
-        )
+        reason = "BatchNorm and sign of a float input folded to one comparison"
+        return _Kernel("pack_outside", "", nbytes, 2 * nbytes, reason)
     if isinstance(module, UnpackSigns):
-        return row("unpack_signs", "", 0, 0, "a float module reads these signs")
+        return _Kernel("unpack_signs", "", 0, 0, "a float module reads these signs")
+    return None
+
+
+def _product(layer: PackedConv2d | PackedLinear) -> _Kernel:
+    op = "bconv2d" if isinstance(layer, PackedConv2d) else "bgemm"
+    if layer.has_thresholds:
+        with_shortcut = ", with a +-1 shortcut," if layer.thresholds.shape[0] == 2 else ""
+        epilogue, reason = " + threshold", f"all up to the next signs{with_shortcut} folded to integer thresholds"
+    else:
+        epilogue = " + affine" + ("" if layer.writes == "floats" else " signs")
+        reason = {
+            "floats": layer.why_floats or "what comes next needs floats",
+            "bits": "BatchNorm and float shortcut folded, of which only the signs are read",
+            "both": "BatchNorm and float shortcut folded, read as signs and as floats",
+        }[layer.writes]
+    return _Kernel(op, epilogue, layer.nbytes, _float_nbytes(layer), reason)
+
+
+def _float_conv(conv: FloatConv2d) -> _Kernel:
+    reason = "kept in float by prepare; torch's convolution to the last bit"
+    if conv.writes == "bits":
+        reason += ", BatchNorm and sign folded to one comparison"
+    elif conv.writes == "affine":
+        reason += ", BatchNorm or bias folded"
+    op = "conv2d_float_signs" if conv.writes == "bits" else "conv2d_float"
+    constants = conv.nbytes - conv.weight.nbytes
+    float_nbytes = 4 * conv.out_channels * conv.panels.shape[1] + 2 * constants
+    return _Kernel(op, " + affine" if conv.writes == "affine" else "", conv.nbytes, float_nbytes, reason)
+
+
+def _float_module(name: str, module: nn.Module) -> LayerExplanation:
     nbytes = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    reason = "stands next to a float layer"
     if isinstance(module, BinaryLayer):
-        reason = "not committed yet"
-        if module.committed:
-            reason = (
-                "its input is not committed yet" if module.activation else "its input is float, its padding is not 0"
-            )
+        float_input = (
+            "its input is not committed yet" if module.activation else "its input is float, its padding is not 0"
+        )
+        reason = float_input if module.committed else "not committed yet"
     elif isinstance(module, (nn.Conv2d, nn.Linear)):
         reason = "kept in float by prepare"
-    else:
-        reason = "stands next to a float layer"
     in_memory = nbytes + (module.reordered_nbytes if isinstance(module, PrepackedConv2d) else 0)
     return LayerExplanation(name, type(module).__name__, "torch", in_memory, nbytes, nbytes, reason)
 

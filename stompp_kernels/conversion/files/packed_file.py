@@ -2,9 +2,9 @@
 
 The tensors are the network's state dict, packed weights in the portable word order. The metadata hold the structure as
 JSON: which module stands where and how the graph calls them (graph.py), or, of a model that keeps its own forward, its
-class and config (modules.py). Nothing in a file is executed or unpickled: modules, functions
-and their arguments come from closed lists, and a SHA-256 over structure and tensors refuses a file that was damaged;
-it does not tell who wrote a file. docs/file-format.md describes the format.
+class and config (modules.py). Nothing in a file is executed or unpickled: modules, functions and their arguments come
+from closed lists, and a SHA-256 over structure and tensors refuses a file that was damaged; it does not tell who wrote
+a file. docs/file-format.md describes the format.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import os
 from torch import fx, nn
 
 from stompp_kernels.conversion.files import container
-from stompp_kernels.conversion.files.graph import check_graph, graph_from_json, graph_to_json, upgraded
+from stompp_kernels.conversion.files.graph import graph_from_json, graph_to_json
+from stompp_kernels.conversion.files.graph_checks import check_graph
 from stompp_kernels.conversion.files.modules import is_packed_by_layer, modules_from_json, modules_to_json
+from stompp_kernels.conversion.files.older_versions import upgraded
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.gives_floats import GivesFloats, cast_like_parameters, type_of_parameters
 

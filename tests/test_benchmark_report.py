@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_page import Page
 
 from benchmarks import keep
 from benchmarks.report import readme, tables
@@ -123,38 +123,6 @@ def folder(tmp_path):
     return put(tmp_path / "results", MADE_UP)
 
 
-class Page(HTMLParser):
-    """The page's tables as rows of cells, the items of its lists, and its pictures."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tables, self.items, self.pictures, self.into = [], [], [], None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th", "li"):
-            self.into = self.items if tag == "li" else self.tables[-1][-1]
-            self.into.append("")
-        elif tag == "img":
-            self.pictures.append(dict(attrs)["src"])
-
-    def handle_endtag(self, tag):
-        self.into = None if tag in ("td", "th", "li") else self.into
-
-    def handle_data(self, data):
-        if self.into is not None:
-            self.into[-1] = f"{self.into[-1]} {data}".strip()
-
-    def rows(self, header):
-        """Returns the rows of the one table with such a column, each as {header: text}."""
-        ((head, *body),) = (table for table in self.tables if header in table[0])
-        return [dict(zip(head, row, strict=True)) for row in body]
-
-
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     """The report on the made-up files."""
@@ -264,7 +232,7 @@ def test_the_page_has_groups_peers_networks_ceilings_and_studies(page):
 
 
 def test_the_page_holds_its_pictures(page, output):
-    pictures = [base64.b64decode(picture.removeprefix("data:image/png;base64,")) for picture in page.pictures]
+    pictures = [base64.b64decode(picture.removeprefix("data:image/png;base64,")) for picture in page.references]
     assert pictures == [(output / "figures" / plot.file).read_bytes() for plot in PLOTS]
 
 
@@ -282,7 +250,7 @@ def test_a_page_is_made_from_nothing(tmp_path):
     write(Results(tmp_path / "results"), tmp_path)
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.items) == len(FILES) + len(STUDIES) + 1, "one for those of a GPU"
-    assert page.pictures == []
+    assert page.references == []
 
 
 CHANGES = [  # file, change, figures that show it

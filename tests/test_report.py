@@ -3,9 +3,10 @@
 import json
 import re
 import sys
-from html.parser import HTMLParser
 
 import pytest
+from helpers import run_python
+from report_page import Page
 
 from stompp_kernels.training.report import group_runs, read_run, summary, write_report
 from stompp_kernels.training.report.logs import DIAGNOSTICS
@@ -62,39 +63,6 @@ def write_run(folder, log, cut=0):
     text = "".join(json.dumps(record) + "\n" for record in log).encode()
     (folder / "log.jsonl").write_bytes(text[: len(text) - cut])
     return folder
-
-
-class Page(HTMLParser):
-    """The page's tables, as rows of cells' texts, its tags, and what attributes refer to."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tables, self.references, self.tags, self.in_cell = [], [], set(), False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.references += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-            self.in_cell = True
-
-    def handle_endtag(self, tag):
-        self.in_cell = self.in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self.in_cell:
-            row = self.tables[-1][-1]
-            row[-1] = f"{row[-1]} {data}".strip()
-
-    def rows(self, header):
-        """Returns the rows of the one table with such a column, each as {header: text}."""
-        ((head, *body),) = (table for table in self.tables if header in table[0])
-        return [dict(zip(head, row, strict=True)) for row in body]
 
 
 @pytest.fixture(scope="module")
@@ -262,3 +230,17 @@ def test_wrong_arguments_are_errors_before_anything_is_written(tmp_path, monkeyp
     with pytest.raises(ImportError, match=r"stompp_kernels\[report\]"):
         write_report([run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_kit_knows_no_report_and_the_package_neither_kit_nor_benchmarks():
+    code = """
+import sys
+import stompp_kernels
+above = ("report", "bench", "training", "cli")
+assert not [name for name in sys.modules if name.startswith("stompp_kernels.") and name.split(".")[1] in above]
+from stompp_kernels.report import figures, folder, html, png
+assert not [name for name in sys.modules if name.startswith(("stompp_kernels.training", "stompp_kernels.bench"))]
+assert "matplotlib" not in sys.modules
+"""
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr

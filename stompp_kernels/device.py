@@ -8,7 +8,7 @@ from stompp_kernels.ops.checks import check_choice
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of "cpu", "cuda" or "auto", which is "cuda" where torch sees a GPU.
+    """Returns the device of "cpu", "cuda" or "auto", which is "cuda" where torch sees a GPU.
 
     Raises:
         ValueError: the name is none of these, or torch sees no GPU.

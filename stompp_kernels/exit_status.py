@@ -50,7 +50,7 @@ def _end(line: str, status: int) -> int:
 
 
 def _line(error: Exception) -> str:
-    """An error's message as one line; a system's error begins with the path."""
+    """Makes one line of an error's message; a system's error begins with the path."""
     if isinstance(error, OSError) and error.strerror:
         where = "standard output" if error.filename is None and not _can_flush() else error.filename
         return error.strerror if where is None else f"{where}: {error.strerror}"
@@ -67,7 +67,7 @@ def _can_flush() -> bool:
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output is a pipe whose other end is closed."""
+    """Returns whether standard output is a pipe whose other end is closed."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), 0)

@@ -18,7 +18,7 @@ _TOKEN_BYTES = 8  # in the name of an unfinished file
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write ``path``'s new content to; at the end of the block it takes the place of the old one.
+    """Gives a file for ``path``'s new content; at the end of the block it takes the place of the old one.
 
     If the block raises, or the process is killed in it, ``path`` stays as it was.
 
@@ -80,7 +80,7 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def read_text(path: Path, limit: int = 1 << 24) -> str:
-    """The text of a small file in UTF-8.
+    """Reads the text of a small file in UTF-8.
 
     Raises:
         ValueError: it has more than ``limit`` bytes, or is not in UTF-8; names the file.
@@ -97,7 +97,7 @@ def read_text(path: Path, limit: int = 1 << 24) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Reads what a JSON file holds.
 
     Raises:
         ValueError: it is no JSON, or as by :func:`read_text`; names the file.
@@ -118,7 +118,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:
-    """Indented JSON, in the place of what was there; its folder is made where there is none."""
+    """Writes indented JSON, in the place of what was there; its folder is made where there is none."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2) + "\n"
     with replacing(path) as file:

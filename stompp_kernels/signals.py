@@ -50,7 +50,7 @@ def noting_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def raising_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise :class:`Terminated` in the block: temporary files are removed on the way out."""
+    """Lets SIGTERM and SIGHUP raise :class:`Terminated` inside: temporary files are removed on the way out."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise Terminated(number)

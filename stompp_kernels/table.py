@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns padded to their widest cell; columns that hold only numbers are set to the right."""
+    """Pads columns to their widest cell; columns that hold only numbers are set to the right."""
     body = [tuple(row) for row in rows]
     cells = [tuple(header), *(tuple(str(cell) for cell in row) for row in body)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]

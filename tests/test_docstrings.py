@@ -99,7 +99,9 @@ def test_the_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))  # an example registers a model
     torch.manual_seed(0)
-    names = {"sk": sk, "torch": torch, "nn": nn}  # docs/api/index.md says so
+    names = {"sk": sk, "torch": torch, "nn": nn}  # docs/api/index.md says so, and ops.md the rest
+    if PUBLIC[name].__module__.startswith("stompp_kernels.ops"):
+        names |= {key: getattr(sk.ops, key) for key in sk.ops.__all__}
     examples = doctest.DocTestParser().get_doctest(PUBLIC[name].__doc__, names, name, None, 0)
     report: list[str] = []
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

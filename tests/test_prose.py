@@ -1,9 +1,12 @@
 """The check of prose that `make lint` runs: the repository passes it, and what it is for does not."""
 
+import argparse
 import importlib.util
 from pathlib import Path
 
 import pytest
+
+from stompp_kernels.cli import _parser
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("check_prose", ROOT / "scripts" / "check_prose.py")
@@ -58,3 +61,11 @@ def test_the_command_ends_with_1_where_it_finds_something(tmp_path, monkeypatch,
     monkeypatch.setattr("sys.argv", ["check_prose.py", str(path)])
     assert check_prose.main() == 1
     assert "help.py:1" in capsys.readouterr().out
+
+
+def test_every_argument_of_every_command_has_a_help_text():
+    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert len(commands.choices) >= 8
+    for name, parser in commands.choices.items():
+        assert [action.dest for action in parser._actions if not action.help] == [], name
+    assert all(choice.help for choice in commands._choices_actions)

@@ -11,7 +11,7 @@ PROBE_SECONDS = 3.0  # transformers itself tries for most of a minute
 
 
 def from_hub(kind: Any, name: str | os.PathLike[str], argument: str) -> Any:
-    """``kind.from_pretrained(name)``, which fails at once where it would need a hub that does not answer.
+    """Calls ``kind.from_pretrained(name)``, and fails at once where it would need a hub that does not answer.
 
     A name is looked for in the cache first, so that nothing is asked of the hub for what is there. No code that comes
     with a model is run.

@@ -54,7 +54,7 @@ def _conv_bn_relu6(in_channels: int, out_channels: int, kernel: int, stride: int
 
 
 def _scaled(channels: int, width: float) -> int:
-    """The multiple of 8 that is nearest to channels * width, at least 8, and not below it by more than a tenth."""
+    """Returns the multiple of 8 nearest to channels * width, at least 8, and not below it by more than a tenth."""
     wanted = channels * width
     nearest = max(8, int(wanted / 8 + 0.5) * 8)
     return nearest if nearest >= 0.9 * wanted else nearest + 8

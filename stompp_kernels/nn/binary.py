@@ -144,7 +144,7 @@ class BinaryLayer(CommittedSigns):
         return self.input_scale if self.alpha is None else self.alpha * self.input_scale
 
     def _activated(self, x: Tensor) -> Tensor:
-        """The input as the product takes it."""
+        """Returns the input as the product takes it."""
         if self.input_activation is None:
             return x
         return self.input_activation(x if self.input_scale is None else x / self.input_scale.to(x.dtype))
@@ -163,7 +163,7 @@ class BinaryLayer(CommittedSigns):
         return values.reshape(-1, *(1,) * (dims - 1))
 
     def _finish(self, y: Tensor, dims: int) -> Tensor:
-        """scale and bias of a product y whose outputs lie `dims` dimensions from the end."""
+        """Applies scale and bias to a product y whose outputs lie `dims` dimensions from the end."""
         scale = self.output_scale()
         if scale is not None:
             y = y * self._per_output(scale.to(y.dtype), dims)
@@ -204,7 +204,7 @@ class BinaryLayer(CommittedSigns):
         raise NotImplementedError
 
     def _product(self, x: Tensor) -> Tensor:
-        """The product with u' on the path of the present stage: soft and partial in float, binary on bits."""
+        """Multiplies by u' on the path of the present stage: soft and partial in float, binary on bits."""
         exact = not (self._dropout_between and self.training)
         packed = self.committed and self.input_is_binary and exact and packed_path_allowed(x)
         weight_learns = self.surrogate != "none" and self.weight.requires_grad
@@ -233,7 +233,7 @@ def tie_weights(layers: Sequence[BinaryLayer]) -> None:
 
 
 def _operand_of(weight: Tensor, values: Tensor) -> Tensor:
-    """``values`` for an operation with ``weight``: where that is a DTensor, one too, the same on every rank."""
+    """Returns ``values`` for an operation with ``weight``: where that is a DTensor, one too, the same on every rank."""
     distributed = sys.modules.get("torch.distributed.tensor")
     if distributed is None or not isinstance(weight, distributed.DTensor):
         return values

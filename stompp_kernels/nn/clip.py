@@ -19,7 +19,7 @@ from stompp_kernels.ops.schemas import kernels_for
 
 
 def clip(u: Tensor) -> Tensor:
-    """clip(u, -1, 1); its gradient, given g, is ``g * (|u| <= 1)``: 1 at the bounds, 0 at NaN.
+    """Computes clip(u, -1, 1), whose gradient, given g, is ``g * (|u| <= 1)``: 1 at the bounds, 0 at NaN.
 
     Args:
         u: any floating-point dtype, shape and strides.

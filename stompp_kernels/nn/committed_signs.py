@@ -33,7 +33,7 @@ class CommittedSigns(Masked):
         self._checked: Any = None
 
     def _in_units_of_scale(self, values: Tensor | None = None) -> Tensor:
-        """The latent weights, or values of their shape, divided by the layer's scale."""
+        """Returns the latent weights, or values of their shape, divided by the layer's scale."""
         raise NotImplementedError
 
     def hold_signs(self) -> None:
@@ -49,7 +49,7 @@ class CommittedSigns(Masked):
         self.committed_words = self._checked = None
 
     def committed_signs(self) -> Tensor | None:
-        """The signs that are held, +-1 of the weight's type and strides; None where none are."""
+        """Returns the signs that are held, +-1 of the weight's type and strides; None where none are."""
         if self.committed_words is None or not self.cuts_gradient:
             return None
         signs = unpack_signs(self.committed_words, self.weight.numel(), self.weight.dtype).view(self.weight.shape)
@@ -58,7 +58,7 @@ class CommittedSigns(Masked):
         return torch.empty_like(self.weight, requires_grad=False).copy_(signs)
 
     def restore_signs_(self, thorough: bool = True) -> int:
-        """Gives latent weights whose sign changed the one that is held; how many there were.
+        """Gives latent weights whose sign changed the one that is held, and returns how many there were.
 
         Args:
             thorough: compare all signs. False: only if the parameter's memory or version changed; writes through
@@ -84,7 +84,7 @@ class CommittedSigns(Masked):
         return pack_signs(u if u.dtype in SHORT_FLOATS else u.sign().float())
 
     def _trace(self) -> tuple[int, int, int] | None:
-        """What a write to the parameter usually changes."""
+        """Returns what a write to the parameter usually changes."""
         if self.weight.is_inference():
             return None
         return id(self.weight), self.weight._version, self.weight.data_ptr()

@@ -68,14 +68,14 @@ def _this_thread_simulates() -> bool:
 
 
 def packed_path_allowed(x: Tensor) -> bool:
-    """Whether a product of +-1 values may leave the float path."""
+    """Returns whether a product of +-1 values may leave the float path."""
     if _someone_simulates and (torch.compiler.is_compiling() or _this_thread_simulates()):
         return False
     return x.dtype in SHORT_FLOATS
 
 
 def pad2d(x: Tensor, padding: tuple[int, int], value: int) -> Tensor:
-    """NCHW padded by (height, width) on both sides."""
+    """Pads NCHW by (height, width) on both sides."""
     return F.pad(x, (padding[1], padding[1], padding[0], padding[0]), value=float(value))
 
 
@@ -88,7 +88,7 @@ def conv2d(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
 
 
 def _autocast(x: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The operands as autocast gives them to a float product, so that result and gradients have the same types."""
+    """Returns the operands as autocast gives them to a float product; result and gradients have the same types then."""
     device = x.device.type
     if x.is_meta or not torch.is_autocast_enabled(device):  # autocast does not know the device "meta"
         return x, w
@@ -97,7 +97,7 @@ def _autocast(x: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def identity_affine(N: int, dtype: torch.dtype, device: torch.device) -> Affine:
-    """The accumulator itself as a float."""
+    """Makes the epilogue that gives the accumulator itself as a float."""
     scale, bias = (torch.full((N,), value, dtype=torch.float32, device=device) for value in (1.0, 0.0))
     return Affine(scale, bias, None, dtype)
 
@@ -181,7 +181,7 @@ class _PackedLinear(torch.autograd.Function):
 
 
 def _weight_operands(w: Tensor | None, packed: PackedWeight | None) -> tuple[Tensor | None, tuple[int, ...]]:
-    """A packed weight's bytes, which autograd has to see as a tensor of their own, and the weight's shape."""
+    """Returns a packed weight's bytes, a tensor of their own for autograd to see, and the weight's shape."""
     if packed is not None:
         return packed.data, packed.shape
     assert w is not None
@@ -198,5 +198,5 @@ def packed_conv2d(x: Tensor, w: Tensor | None, packed: PackedWeight | None, geom
 
 
 def packed_linear(x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
-    """``x @ w.T`` of +-1 tensors, from bits; ``w`` and ``packed`` as in :func:`packed_conv2d`."""
+    """Computes ``x @ w.T`` of +-1 tensors from bits; ``w`` and ``packed`` as in :func:`packed_conv2d`."""
     return _PackedLinear.apply(*_autocast(x, w), *_weight_operands(w, packed))[0]

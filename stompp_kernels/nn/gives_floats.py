@@ -34,12 +34,12 @@ class GivesFloats(nn.Module):
         return self
 
     def _cast(self, y: Tensor) -> Tensor:
-        """Floats in the type that the network has."""
+        """Returns floats in the type that the network has."""
         return y if y.dtype is self.dtype else y.to(self.dtype)
 
 
 def narrowed(x: Tensor) -> Tensor:
-    """Floats of a type that the kernels read: float64 is rounded to float32, but for its sign."""
+    """Returns floats of a type that the kernels read: float64 is rounded to float32, but for its sign."""
     if x.dtype is not torch.float64:
         return x
     y = x.to(torch.float32)
@@ -48,7 +48,7 @@ def narrowed(x: Tensor) -> Tensor:
 
 
 def type_of_parameters(network: nn.Module) -> torch.dtype:
-    """The type of a network's float parameters, which is what it was cast to; float32 if there are none, or several."""
+    """Returns the type of a network's float parameters, to which it was cast; float32 for none or several."""
     found = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
     return found.pop() if len(found) == 1 else torch.float32
 

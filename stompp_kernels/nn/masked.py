@@ -190,6 +190,6 @@ def copy_masks(source: nn.Module, target: nn.Module) -> None:
 
 
 def _own_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that a state dict of this module alone holds."""
+    """Returns the buffers that a state dict of this module alone holds."""
     kept = module._non_persistent_buffers_set
     return {name: buffer for name, buffer in module.named_buffers(recurse=False) if name not in kept}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def refused_casts(state_dict: Mapping[str, Any], prefix: str, dtypes: Mapping[str, Sequence[torch.dtype]]) -> list[str]:
-    """What is wrong with the types of a module's saved tensors; empty if nothing is.
+    """Says what is wrong with the types of a module's saved tensors; empty if nothing is.
 
     Bits, integers and the constants that signs are decided by do not survive a cast: copied back they would be other
     ones, without a word.

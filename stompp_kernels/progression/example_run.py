@@ -14,7 +14,7 @@ from torch import nn
 
 
 def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments from a tensor, a tuple of positional or a dict of keyword arguments."""
+    """Makes positional and keyword arguments of a tensor, a tuple of positional or a dict of keyword arguments."""
     if isinstance(example_inputs, dict):
         return (), example_inputs
     return (example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)), {}
@@ -22,7 +22,7 @@ def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient inside; afterwards training flags, buffers and random states are as before.
+    """Sets eval mode without gradients inside; afterwards training flags, buffers and random states are as before.
 
     The random states are Python's and torch's, of the CPU and of the CUDA devices that hold the model.
     """
@@ -50,7 +50,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def forwards(model: nn.Module, wrap: Callable[[str, nn.Module, Callable[..., Any]], Any]) -> Iterator[None]:
-    """Inside, every module runs ``wrap(name, module, forward)`` in place of its forward; None leaves it as it is.
+    """Lets every module run ``wrap(name, module, forward)`` inside in place of its forward; None leaves it as it is.
 
     Hooks would not do: modules of torch take other paths where there are hooks, and a call of ``module.forward`` runs
     none.
@@ -76,6 +76,6 @@ def forwards(model: nn.Module, wrap: Callable[[str, nn.Module, Callable[..., Any
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether the module runs something else than its class's forward, set on the object itself."""
+    """Returns whether the module runs something else than its class's forward, set on the object itself."""
     forward = vars(module).get("forward")
     return forward is not None and getattr(forward, "__func__", None) is not type(module).forward

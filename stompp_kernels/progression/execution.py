@@ -53,7 +53,7 @@ _PRESERVING = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where the values of a tensor come from.
+    """Tells where the values of a tensor come from.
 
     Attributes:
         producer: the name of the producer module whose output they are, or "".
@@ -169,7 +169,7 @@ class _Dropouts(TorchFunctionMode):
 
 
 def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The first argument of a call, by position or by keyword; None where there is none."""
+    """Returns the first argument of a call, by position or by keyword; None where there is none."""
     return next(iter((*args, *kwargs.values())), None)
 
 
@@ -284,13 +284,13 @@ def _check_reads(model: nn.Module, use: ParameterUse) -> None:
 
 
 def place(model: nn.Module, name: str) -> str:
-    """A module in words: its name and type."""
+    """Names a module in words, by its name and type."""
     kind = type(model.get_submodule(name)).__name__
     return f"the forward of {name!r} of type {kind}" if name else f"the model's own forward ({kind})"
 
 
 def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]:
-    """What :func:`link` does after its checks."""
+    """Does what :func:`link` does after its checks."""
     # First, so that what the model keeps of its last run holds no graph: such a tensor cannot be copied or pickled.
     gates, failure = _gates_or_failure(model, example_inputs)
     calls, runs, shapes = _trace_progressive(model, example_inputs)
@@ -336,7 +336,7 @@ def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLaye
 def _trace_progressive(
     model: nn.Module, example_inputs: Any
 ) -> tuple[list[Call], dict[str, int], dict[str, tuple[int, ...]]]:
-    """The calls and runs of a model of progressive layers, and the shape of a sample at each activation."""
+    """Finds the calls and runs of a model of progressive layers, and the shape of a sample at each activation."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def observe(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -360,7 +360,7 @@ def _trace_progressive(
 
 
 def _gates_or_failure(model: nn.Module, example_inputs: Any) -> tuple[dict[str, Gate], Exception | None]:
-    """The model's gates, or none and why: a model may need more than example inputs to run in training mode."""
+    """Finds the gates, or none and why: a model may need more than example inputs to run in training mode."""
     try:
         return find_gates(model, example_inputs), None
     except Exception as failure:

@@ -21,7 +21,7 @@ _SWITCHES: tuple[tuple[type[nn.Module], str, int], ...] = (
 
 
 def turn_off_fast_paths(model: nn.Module, is_layer: Callable[[nn.Module], bool]) -> list[str]:
-    """Makes the modules that hold such a layer run it, in every mode; the names of those that were changed.
+    """Makes the modules that hold such a layer run it, in every mode; returns the names of those changed.
 
     What they compute stays the same but for rounding.
     """
@@ -30,7 +30,7 @@ def turn_off_fast_paths(model: nn.Module, is_layer: Callable[[nn.Module], bool])
 
 @contextmanager
 def fast_paths_off(model: nn.Module) -> Iterator[None]:
-    """Inside, no module of the model takes a fused kernel that stands for its layers."""
+    """Keeps modules of the model from fused kernels that stand for their layers, inside this block."""
     changed = _turn_off(model, lambda _: True)
     try:
         yield

@@ -49,11 +49,11 @@ class GradientPaths:
     frozen: set[str] = field(default_factory=set)
 
     def parameters(self) -> set[str]:
-        """Names of the parameters that lie behind gates only."""
+        """Returns the names of the parameters that lie behind gates only."""
         return set().union(*(gate.parameters for gate in self.gates.values()))
 
     def cut_off(self, closed: Callable[[str], bool]) -> set[str]:
-        """Names of the parameters that no gradient reaches while these gates are closed."""
+        """Returns the names of the parameters that no gradient reaches while these gates are closed."""
         open_gates: set[str] = set()
         waiting = [name for name, gate in self.gates.items() if gate.reaches_output]
         while waiting:
@@ -65,7 +65,7 @@ class GradientPaths:
 
 
 def find_gates(model: nn.Module, example_inputs: Any) -> dict[str, Gate]:
-    """Runs the model with gradient and every progressive tensor soft, in eval and in training mode; its gates.
+    """Finds a model's gates: runs it with gradient, all progressive tensors soft, in eval and in training mode.
 
     Both runs count: auxiliary heads and random branches are there in training only. BatchNorm stays in eval mode, for
     in training it refuses a single value per channel. The runs leave no trace.
@@ -106,7 +106,7 @@ def _soft(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _learning(model: nn.Module) -> Iterator[None]:
-    """Every parameter requires grad inside."""
+    """Lets every parameter require grad inside."""
     others = [p for p in model.parameters() if not p.requires_grad and (p.is_floating_point() or p.is_complex())]
     try:
         for parameter in others:
@@ -123,7 +123,7 @@ _Reach = tuple[set[str], set[str]]
 
 @torch.enable_grad()
 def _trace(model: nn.Module, args: Any, kwargs: Any) -> dict[str | None, _Reach]:
-    """What lies directly behind each gate, and behind the output under the key None."""
+    """Finds what lies directly behind each gate, and behind the output under the key None."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -180,7 +180,7 @@ def _nodes(output: Any) -> list[Node]:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested containers, and in the attributes of objects that torch knows no containers of."""
+    """Yields the tensors in nested containers, and in the attributes of objects that torch cannot look into."""
     return _tensors(value, set())
 
 
@@ -215,12 +215,12 @@ def set_gates(model: nn.Module, gates: dict[str, Gate]) -> None:
 
 
 def _linked(model: nn.Module) -> list[tuple[nn.Module, GradientPaths]]:
-    """The modules that were run, each with its paths. A wrapper may show its module's attributes as its own."""
+    """Yields the modules that were run, each with its paths. A wrapper may show its module's attributes as its own."""
     return [(module, module.__dict__[_ATTRIBUTE]) for module in model.modules() if _ATTRIBUTE in module.__dict__]
 
 
 def _owner(root: nn.Module, parameter: str) -> tuple[nn.Module, str] | None:
-    """The module that holds the parameter of this name, and its name there; None where there is none now."""
+    """Finds the module that holds the parameter of this name, and its name there; None where there is none now."""
     path, _, name = parameter.rpartition(".")
     module = _submodule(root, path)
     return None if module is None or name not in module._parameters else (module, name)
@@ -234,7 +234,7 @@ def _submodule(root: nn.Module, path: str) -> nn.Module | None:
 
 
 def without_gradient(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that can get no gradient any more, by name.
+    """Returns the parameters that can get no gradient any more, by name.
 
     A parameter in several places is one of them if it is cut off in each. A gate that is not there any more is open.
     """

@@ -76,7 +76,7 @@ class Guard:
     # --- calls of StoMPP ---
 
     def before_step(self, step: int, loaded: bool) -> None:
-        """At the beginning of StoMPP.step, which has made ``step`` steps; ``loaded``: its state was loaded since."""
+        """Runs at the beginning of StoMPP.step, after ``step`` steps; ``loaded``: its state was loaded since."""
         self._calls += 1
         self._check_optimizer()
         if self._calls_since_step and self._optimizers and self._gradients_are_unchanged():
@@ -94,7 +94,7 @@ class Guard:
         self._gradients = [(weakref.ref(gradient), gradient._version) for gradient in self._some_gradients()]
 
     def after_step(self, masked: Iterable[tuple[str, Masked]], committed: bool) -> None:
-        """At the end of StoMPP.step, and of its construction; ``committed``: a unit was."""
+        """Runs at the end of StoMPP.step and of its construction; ``committed``: a unit was."""
         self._stages = [(name, m, m.stage) for name, m in masked]
         self._values = [] if self._optimizers else [_sample(p) for p in self._learning()]
         for layer in self._layers.values():
@@ -109,7 +109,7 @@ class Guard:
         self._ahead = list(ahead)
 
     def loaded(self) -> None:
-        """The progression's state was loaded."""
+        """Notes that the progression's state was loaded."""
         self._ahead, self._stages = [], []
 
     # --- what is checked ---
@@ -174,7 +174,7 @@ class Guard:
     # --- optimizers ---
 
     def note(self, optimizer: Optimizer) -> None:
-        """Called after each step of any optimizer."""
+        """Notes a step of any optimizer, after which it is called."""
         if optimizer not in self._optimizers:
             mine = {id(p) for p in self._model.parameters()}
             if mine.isdisjoint(map(id, _parameters(optimizer))):
@@ -193,7 +193,7 @@ class Guard:
             self._warn_of_order("ran before optimizer.step()")
 
     def _gradients_are_unchanged(self) -> bool:
-        """Whether no backward followed the last call."""
+        """Returns whether no backward followed the last call."""
         now = self._some_gradients()
         if not now or len(now) != len(self._gradients):
             return False

@@ -44,7 +44,7 @@ class Read:
 
 @dataclass
 class ParameterUse:
-    """What a model's runs did with its parameters.
+    """Tells what a model's runs did with its parameters.
 
     Attributes:
         called: for each mode in which the model could run, the names of the modules whose forward ran.
@@ -58,11 +58,11 @@ class ParameterUse:
     products: dict[str, str] = field(default_factory=dict)
 
     def ran(self) -> set[str]:
-        """Names of the modules that ran in some mode."""
+        """Returns the names of the modules that ran in some mode."""
         return set().union(*self.called.values())
 
     def read_elsewhere(self, layer: str) -> tuple[str, Read] | None:
-        """The parameter of a layer that others read, and its reader; None where there is none."""
+        """Finds a parameter of a layer that others read, and its reader; None where there is none."""
         for parameter in ("weight", "bias"):
             if (read := self.reads.get(f"{layer}.{parameter}")) is not None:
                 return parameter, read
@@ -125,7 +125,7 @@ def _attributes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def extent(tensor: Tensor) -> tuple[int, int, int] | None:
-    """The memory that a tensor's entries span: its storage, the first byte and the byte after the last."""
+    """Returns the memory that a tensor's entries span: its storage, the first byte and the byte after the last."""
     if tensor.layout is not torch.strided or tensor.is_nested or not tensor.numel():
         return None
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -134,7 +134,7 @@ def extent(tensor: Tensor) -> tuple[int, int, int] | None:
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    """(module, name, tensor) of each module's own parameters and buffers; a module of two names once."""
+    """Yields (module, name, tensor) of each module's own parameters and buffers; a module of two names once."""
     for name, module in model.named_modules():
         for own in (module._parameters, module._buffers):
             yield from ((name, key, tensor) for key, tensor in own.items() if tensor is not None)
@@ -208,7 +208,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _leaves_values_unread(func: Any, name: str, outputs: list[frozenset[tuple[str, str]]]) -> bool:
-    """Whether an op of a parameter takes no more than its shape, type and place, or gives a view of it."""
+    """Returns whether an op of a parameter takes its shape, type and place only, or gives a view of it."""
     if name.startswith("new_") or name.endswith("_like"):
         return True
     return bool(outputs) and all(outputs) and not func._schema.is_mutable

@@ -14,7 +14,7 @@ from stompp_kernels.training.processes import Processes
 
 
 def logits_of(model: Callable[..., Any], inputs: Inputs) -> Tensor:
-    """What a model says of a batch, float32 [B, num_classes]; a dict holds keyword arguments."""
+    """Returns what a model says of a batch, float32 [B, num_classes]; a dict holds keyword arguments."""
     output = model(**inputs) if isinstance(inputs, dict) else model(inputs)
     return getattr(output, "logits", output).float()
 
@@ -23,7 +23,7 @@ def logits_of(model: Callable[..., Any], inputs: Inputs) -> Tensor:
 def evaluate(
     model: nn.Module, forward: Callable[..., Any], data: Data, batch_size: int, processes: Processes
 ) -> tuple[float, float]:
-    """Top-1 accuracy in percent and mean cross-entropy on the test data; each process takes every n-th batch.
+    """Measures top-1 accuracy in percent and mean cross-entropy on the test data, each process on its batches.
 
     Args:
         model: set to eval mode, and back to what it was.
@@ -45,12 +45,12 @@ def evaluate(
 
 @torch.no_grad()
 def predict(model: nn.Module, data: Data, batch_size: int = 256) -> tuple[Tensor, Tensor]:
-    """Logits [N, num_classes] in eval mode, and labels [N], of all test samples."""
+    """Returns logits [N, num_classes] in eval mode, and labels [N], of all test samples."""
     model.eval()
     logits, labels = zip(*((logits_of(model, x), y) for x, y in data.test_batches(batch_size)), strict=True)
     return torch.cat(logits), torch.cat(labels)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy in percent."""
+    """Returns top-1 accuracy in percent."""
     return 100 * float((logits.argmax(1) == labels).float().mean())

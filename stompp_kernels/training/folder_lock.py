@@ -54,7 +54,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _acquire(folder: Path) -> int:
-    """A descriptor that holds the lock of a folder."""
+    """Returns a descriptor that holds the lock of a folder."""
     path = folder / NAME
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -32,7 +32,7 @@ class Processes:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes of values on this device, in place."""
+        """Sums values on this device over all processes, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values

@@ -54,12 +54,12 @@ class ProgressBar:
             self.error = self.error or error
 
     def show(self, step: int, loss: float, accuracy: float, frontier: int, units: int, p: float) -> None:
-        """Values of the last steps; accuracy in percent."""
+        """Shows values of the last steps; accuracy in percent."""
         self._status = f"loss {loss:.3f}  batch {accuracy:4.1f} %  frontier {frontier}/{units}  p {p:.2f}"
         self._progress.update(self._task, completed=step, status=f"{self._status}{self._test}")
 
     def show_test(self, step: int, accuracy: float) -> None:
-        """An evaluation's accuracy in percent."""
+        """Shows an evaluation's accuracy in percent."""
         self._test = f"  test {accuracy:4.1f} %"
         self._progress.update(self._task, completed=step, status=f"{self._status}{self._test}")
         if not self._console.is_terminal and self.error is None:

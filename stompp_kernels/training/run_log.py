@@ -50,7 +50,7 @@ class RunLog:
         self._board = _summary_writer(folder / "tensorboard", step) if tensorboard else None
 
     def write(self, event: str, step: int, **values: Any) -> None:
-        """One record; it reaches the file at once."""
+        """Writes one record; it reaches the file at once."""
         rest = memoryview((json.dumps({"event": event, "step": step, **values}) + "\n").encode())
         with naming(self._path):
             while rest:
@@ -72,7 +72,7 @@ class RunLog:
 
 
 def records(path: Path) -> Iterator[tuple[int, bytes, dict[str, Any] | None]]:
-    """Number, bytes and record of each line of a log; None for a last line that a killed process left unfinished.
+    """Yields number, bytes and record of each line of a log; None for a last line left unfinished by a kill.
 
     Raises:
         ValueError: another line is no record; names file and line.
@@ -106,7 +106,7 @@ def _is_step(value: Any) -> bool:
 
 
 def _kept(path: Path, step: int) -> Iterator[bytes]:
-    """The whole lines of a log up to a step, but for its end."""
+    """Returns the whole lines of a log up to a step, but for its end."""
     if not path.exists():
         return
     for number, line, record in records(path):
@@ -117,7 +117,7 @@ def _kept(path: Path, step: int) -> Iterator[bytes]:
 
 
 def _scalars(event: str, values: dict[str, Any]) -> dict[str, float]:
-    """A record's numbers by TensorBoard's tags."""
+    """Returns a record's numbers by TensorBoard's tags."""
     scalars = {key: value for key, value in values.items() if isinstance(value, (int, float))}
     if event == "step":
         scalars["loss"] = sum(values["losses"]) / len(values["losses"])

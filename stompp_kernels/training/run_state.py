@@ -41,7 +41,7 @@ class RunState:
                 self.get(key, dict)
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of a key, of a type; ``default`` if there is none."""
+        """Returns the value of a key, of a type; ``default`` if there is none."""
         value = self.content.get(key, default)
         if value is None:
             raise self._error(key, "is missing")
@@ -50,7 +50,7 @@ class RunState:
         return value
 
     def step(self, total_steps: int) -> int:
-        """The step after which it was written."""
+        """The step after which the checkpoint was written."""
         step = self.get("step", int)
         if not 0 <= step <= total_steps:
             raise self._error("step", f"must be in [0, {total_steps}], got {step}")
@@ -70,7 +70,7 @@ class RunState:
         return seconds, self.get("accuracy", float), (best[0], best[1])
 
     def model(self, model: nn.Module) -> dict[str, Any]:
-        """The state dict, which fits ``model`` in names, shapes and types."""
+        """Returns the state dict, which fits ``model`` in names, shapes and types."""
         saved, own = self.get("model", dict), model.state_dict()
         for key in own.keys() - saved.keys():
             raise self._error(f"model.{key}", "is missing")
@@ -85,7 +85,7 @@ class RunState:
         return saved
 
     def optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state dict, which fits ``optimizer``."""
+        """Returns the state dict, which fits ``optimizer``."""
         saved, own = self.content["optimizer"], optimizer.state_dict()
         groups, states = saved.get("param_groups"), saved.get("state")
         if not isinstance(groups, list) or not isinstance(states, dict):
@@ -109,7 +109,7 @@ class RunState:
         return saved
 
     def signs(self, own: list[Tensor]) -> dict[str, Any]:
-        """The state of the diagnostics, which fits their signs ``own``."""
+        """Returns the state of the diagnostics, which fits their signs ``own``."""
         saved = self.content["diagnostics"]
         signs = saved.get("signs")
         if not isinstance(signs, list) or len(signs) != len(own):
@@ -137,7 +137,7 @@ class RunState:
 
 
 def _same_settings(given: Any, own: dict[str, Any]) -> bool:
-    """Whether groups of parameters agree, but for the learning rate, which is set at each step.
+    """Returns whether groups of parameters agree, but for the learning rate, which is set at each step.
 
     Optimizers of another torch may have further settings.
     """
@@ -147,5 +147,5 @@ def _same_settings(given: Any, own: dict[str, Any]) -> bool:
 
 
 def _said(value: Any) -> str:
-    """A value in a message: a tensor or a container by its kind, for it may be large."""
+    """Shows a value in a message: a tensor or a container by its kind, for it may be large."""
     return repr(value) if isinstance(value, (int, float)) else f"a {type(value).__name__}"

@@ -64,7 +64,7 @@ def load(
     augment: bool = True,
     image_size: int = 32,
 ) -> Data:
-    """CIFAR at 32x32, or shrunk by averaging pixels; CIFAR-100 with its 100 fine labels.
+    """Loads CIFAR at 32x32, or shrunk by averaging pixels; CIFAR-100 with its 100 fine labels.
 
     Files may hold fewer images than the originals. The python version is read without running its pickles.
 
@@ -100,7 +100,7 @@ def load(
 
 
 def _find(root: Path, name: str, layout: str) -> tuple[_Version, Path]:
-    """The version that is there, and its folder: inside ``root`` or ``root`` itself."""
+    """Finds the version that is there, and its folder: inside ``root`` or ``root`` itself."""
     for version in _VERSIONS[name]:
         if (root / version.folder).is_dir():
             return version, root / version.folder
@@ -111,7 +111,7 @@ def _find(root: Path, name: str, layout: str) -> tuple[_Version, Path]:
 
 
 def _read(path: Path, version: _Version, classes: int, layout: str) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 3, 32, 32] and labels int64 [N] of a file."""
+    """Reads images uint8 [N, 3, 32, 32] and labels int64 [N] of a file."""
     most = _TEST_IMAGES if path.name == version.test else version.images
     try:
         if version.label_bytes:
@@ -127,7 +127,7 @@ def _read(path: Path, version: _Version, classes: int, layout: str) -> tuple[Ten
 
 
 def _read_records(path: Path, label_bytes: int, most: int) -> tuple[np.ndarray, list[int]]:
-    """Pixels uint8 [N, PIXELS] and N labels."""
+    """Reads pixels uint8 [N, PIXELS] and N labels."""
     size, found = label_bytes + PIXELS, path.stat().st_size  # before anything is read: a file may be sparse and huge
     if found == 0 or found % size or found > most * size:
         raise ValueError(f"its size must be a multiple of {size} bytes, at most {most * size}, got {found}")

@@ -59,7 +59,7 @@ class _Reader(pickle.Unpickler):
 
 
 def read_pickled_batch(path: Path, label_key: str, pixels: int, most: int) -> tuple[np.ndarray, list[int]]:
-    """The images and labels of a batch of CIFAR's python version.
+    """Reads the images and labels of a batch of CIFAR's python version.
 
     Args:
         label_key: of the labels in the pickled dict: "labels" or "fine_labels".

@@ -44,7 +44,7 @@ def load(
     test_limit: int | None = None,
     augment: bool = True,
 ) -> Data:
-    """1347 training and 450 test images of 1x8x8, split by class.
+    """Loads 1347 training and 450 test images of 1x8x8, split by class.
 
     Args:
         path: None.

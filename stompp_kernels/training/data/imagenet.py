@@ -143,7 +143,7 @@ def _collate(batch: list[tuple[Tensor, int]] | ValueError) -> Any:
 
 
 def _decode(path: str) -> Image.Image:
-    """An image in RGB.
+    """Decodes an image into RGB.
 
     Raises:
         ValueError: it is damaged, neither JPEG nor PNG, or has more pixels than Pillow takes for an image; names it.
@@ -188,7 +188,7 @@ def _centre(image: Image.Image, size: int, path: str) -> np.ndarray:
 
 
 def random_box(width: int, height: int, generator: torch.Generator) -> Box:
-    """A crop of 8 % to all of an image's area, its sides as 3:4 to 4:3 (Szegedy et al., 2015, arXiv 1409.4842).
+    """Draws a crop of 8 % to all of an image's area, sides as 3:4 to 4:3 (Szegedy et al., 2015, arXiv 1409.4842).
 
     Ten tries; for an image so long that none fits, the largest crop of such sides at the centre.
     """

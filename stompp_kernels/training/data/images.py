@@ -62,7 +62,7 @@ class ImageData(Data):
 
 
 def first_images(name: str, images: Tensor, labels: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
-    """As many images and labels as :func:`limited` keeps."""
+    """Returns as many images and labels as :func:`limited` keeps."""
     if limit is None:
         return images, labels
     chosen = limited(name, labels, limit)
@@ -70,7 +70,7 @@ def first_images(name: str, images: Tensor, labels: Tensor, limit: int | None) -
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of uint8 [N, C, H, W], both float32 [C, 1, 1].
+    """Returns mean and standard deviation of each channel of uint8 [N, C, H, W], both float32 [C, 1, 1].
 
     From counts of the 256 values, which are exact: sums of floats would depend on the number of threads.
 
@@ -88,7 +88,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def shrink(images: Tensor, size: int) -> Tensor:
-    """Square uint8 images [N, C, H, H] at [N, C, size, size]: means over blocks of pixels, rounded half to even.
+    """Shrinks square uint8 images [N, C, H, H] to [N, C, size, size] by means over blocks, rounded half to even.
 
     Args:
         size: a divisor of H.

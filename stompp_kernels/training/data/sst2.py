@@ -26,7 +26,7 @@ def load(
     tokenizer: str = "bert-base-uncased",
     max_length: int = 64,
 ) -> Data:
-    """Sentences as tokens, all padded or cut to ``max_length``.
+    """Loads sentences as tokens, all padded or cut to ``max_length``.
 
     The test split is dev.tsv, on which SST-2 figures are reported: GLUE keeps the labels of its test.tsv to itself.
 
@@ -86,7 +86,7 @@ def _select(tokens: dict[str, Tensor], indices: Tensor) -> dict[str, Tensor]:
 
 
 def _read(path: Path, limit_name: str, limit: int | None) -> tuple[list[str], Tensor]:
-    """Sentences and labels int64 [N] of a file, the first of each class if there is a limit."""
+    """Reads sentences and labels int64 [N] of a file, the first of each class if there is a limit."""
     check_file(path, LAYOUT)
     try:
         with open(path, "rb") as file:

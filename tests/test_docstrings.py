@@ -17,19 +17,6 @@ from stompp_kernels.models import registry
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("stompp_kernels", *(f"stompp_kernels.{name}" for name in ("ops", "nn", "models", "progression")))
 
-# Names without an example for now. Those of the ops and of conversion are being written.
-WITHOUT_EXAMPLE_YET = set(importlib.import_module("stompp_kernels.ops").__all__) | {
-    "PreparationReport",
-    "convert",
-    "explain",
-    "export_packed",
-    "load_exported",
-    "load_packed",
-    "load_prepared",
-    "package_packed",
-    "prepare",
-    "save_packed",
-}
 # Methods that torch calls and documents: what each layer makes of them is not for readers of the API.
 HOOKS = {"extra_repr", "get_extra_state", "set_extra_state", "__init__"}
 
@@ -69,14 +56,9 @@ def _public() -> dict[str, object]:
 
 
 PUBLIC = _public()
-FINISHED = [
-    name
-    for name, thing in PUBLIC.items()
-    if name.rpartition(".")[2] not in WITHOUT_EXAMPLE_YET or ">>> " in (thing.__doc__ or "")
-]
 
 
-@pytest.mark.parametrize("name", FINISHED)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_a_docstring_begins_with_a_sentence_and_has_an_example(name):
     text = inspect.cleandoc(PUBLIC[name].__doc__ or "")
     summary = text.partition("\n\n")[0]
@@ -86,7 +68,7 @@ def test_a_docstring_begins_with_a_sentence_and_has_an_example(name):
     assert ">>> " in text
 
 
-@pytest.mark.parametrize("name", [name for name in FINISHED if inspect.isclass(PUBLIC[name])])
+@pytest.mark.parametrize("name", [name for name, thing in PUBLIC.items() if inspect.isclass(thing)])
 def test_every_public_method_has_a_docstring(name):
     for key, member in vars(PUBLIC[name]).items():
         documented = member if isinstance(member, property) else getattr(member, "__func__", member)
@@ -94,7 +76,7 @@ def test_every_public_method_has_a_docstring(name):
             assert (documented.__doc__ or "").partition("\n")[0].endswith("."), f"{name}.{key}"
 
 
-@pytest.mark.parametrize("name", FINISHED)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_the_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))  # an example registers a model

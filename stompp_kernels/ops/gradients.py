@@ -296,6 +296,8 @@ class _AffineProduct(torch.autograd.Function):
 
 
 class BgemmAffine(_AffineProduct):
+    """The product of :func:`stompp_kernels.ops.bgemm` with an affine epilogue."""
+
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
         return _ops.bgemm_affine.default(*arguments)
@@ -306,6 +308,8 @@ class BgemmAffine(_AffineProduct):
 
 
 class Bconv2dAffine(_AffineProduct):
+    """The convolution of :func:`stompp_kernels.ops.bconv2d` with an affine epilogue."""
+
     @staticmethod
     def forward(*arguments: Any) -> Tensor:
         return _ops.bconv2d_affine.default(*arguments)

@@ -54,8 +54,11 @@ def progressive(u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shar
 def progressive_gated(
     u: Tensor, mask_words: Tensor | None, surrogate: str, batch_shared: bool
 ) -> tuple[Tensor, Tensor]:
-    """The gate's bits stand in the order in which the elements of the result lie in memory: a row of words for each
-    element of a batch that shares a mask, else one row."""
+    """Computes the same, and the gate of the gradient.
+
+    Its bits stand in the order in which the elements of the result lie in memory: a row of words for each element of a
+    batch that shares a mask, else one row.
+    """
     frozen = _frozen(u, mask_words, batch_shared)
     out = _commit(u, frozen, batch_shared)
     return out, _gate(u, frozen, surrogate, out, batch_shared)
@@ -69,8 +72,10 @@ def _gate(u: Tensor, frozen: Tensor, surrogate: str, out: Tensor, batch_shared: 
 
 
 def progressive_drawn(u: Tensor, draw: Tensor, surrogate: str) -> tuple[Tensor, Tensor]:
-    """Entry i of the mask, in the order of the result's memory, is 1 where random word i is below draw[3]. The bits are
-    the gate's, or for approx_sign the mask's."""
+    """Computes the same under a mask that is drawn, and the gate of the gradient; for approx_sign the mask instead.
+
+    Entry i of the mask, in the order of the result's memory, is 1 where random word i is below draw[3].
+    """
     seed, tensor_id, step, one_below = draw.tolist()
     frozen = torch.empty_like(u, memory_format=result_format(u, False), dtype=torch.bool)
     drawn = _random_words(u.numel(), seed, tensor_id, step, u.device) < one_below

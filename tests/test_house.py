@@ -21,6 +21,7 @@ LEVELS = (
     ("bench",),
     ("training",),
     ("training.callbacks", "training.data"),
+    ("bench.machine", "bench.turns"),  # what training measures with too
     ("report",),
     ("conversion",),
     ("conversion.explain", "conversion.files"),
@@ -30,7 +31,6 @@ LEVELS = (
     ("progression", "models"),
     ("device", "nn"),
     ("ops", "ops.triton"),
-    ("measure",),
     ("native", "table", "terminal", "files", "default_dtype", "exit_status"),
     ("cuda_library", "missing_library", "signals"),
 )
@@ -46,7 +46,7 @@ NEVER = {("conversion", "models")}
 ROOMS = {
     "": {"bench", "conversion", "models", "nn", "ops", "progression", "report", "training"},
     "conversion": {"files", "packing", "prepare"},
-    "ops": {"triton"},
+    "ops": {"reference", "triton"},
     "training": {"callbacks", "data", "report"},
 }
 

@@ -66,9 +66,11 @@ def _are_rows(value: Any) -> bool:
 
 
 def in_columns(rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """The names of all columns, then a list of values for each row; None where it has none."""
+    """The names of all columns, then a list of values for each row: None where it has none, up to its last."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    return [columns, *([row.get(column) for column in columns] for row in rows)]
+    filled = ([column for column in columns if row.get(column) is not None] for row in rows)
+    ends = [columns.index(names[-1]) + 1 if names else 0 for names in filled]
+    return [columns, *([row.get(column) for column in columns[:end]] for row, end in zip(rows, ends, strict=True))]
 
 
 def text_of(files: Mapping[str, Mapping[str, Any]]) -> str:

@@ -123,7 +123,7 @@ def _kept(path: Path) -> dict[str, dict[str, Any]]:
         for key, value in file.items():
             if isinstance(value, list) and value and isinstance(value[0], list):
                 columns, *rows = value
-                file[key] = [_row(dict(zip(columns, row, strict=True))) for row in rows]
+                file[key] = [_row(dict(zip(columns, row, strict=False))) for row in rows]
     return found
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("stompp_kernels", "tests", "benchmarks", "scripts", "examples", "csrc")
-LEFT_OUT = ("csrc",)
+LEFT_OUT: tuple[str, ...] = ()
 PYTHON, CPP = (".py",), (".h", ".cpp", ".cuh", ".cu")
 
 _FRAGMENT = re.compile(r"(Of|That)\b(?! (is|said)\b)")

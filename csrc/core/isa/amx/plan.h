@@ -52,7 +52,7 @@ struct Plan {
   int64_t part_steps(int64_t part) const { return part_begin(part + 1) - part_begin(part); }
   int64_t most_part_steps() const;
 
-  // Of the expanded image, with its padding.
+  // The size of the expanded image, with its padding.
   int64_t padded_height() const { return source.image.height + 2 * source.image.padding_h; }
   int64_t padded_width() const { return source.image.width + 2 * source.image.padding_w; }
   int64_t line_bytes() const { return padded_width() * weight.shape.in_channels; }

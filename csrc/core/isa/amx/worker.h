@@ -120,7 +120,7 @@ class Worker {
   std::unique_ptr<uint8_t[]> memory_;
   GatheredRows<Expand> gathered_;
   ExpandedImage<Expand> image_;
-  // Of this pass, the next and the one before, whose last sums may not be finished yet.
+  // The rows of this pass, the next and the one before, whose last sums may not be finished yet.
   PairRows rows_[3];
   int8_t* weights_ = nullptr;
   int32_t* sums_ = nullptr;     // [pair][panel][kSums], between parts of K

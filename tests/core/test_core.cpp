@@ -177,6 +177,8 @@ struct Convolution {
     shape.channels = weight_shape.in_channels * weight_shape.groups;
   }
 
+  Convolution(const Conv2dShape& shape, const WeightShape& weight_shape) : shape(shape), weight_shape(weight_shape) {}
+
   bool valid() const { return check_conv2d(shape, weight_shape).is_ok(); }
   int64_t out_height() const { return shape.out_height(weight_shape); }
   int64_t out_width() const { return shape.out_width(weight_shape); }
@@ -280,6 +282,25 @@ TEST(bconv2d_and_its_epilogues_equal_plain_loops) {
         }
         CHECK(bit(bits.get() + m * words_for(O), n) == wanted, name + " threshold");
       }
+  }
+}
+
+TEST(every_image_of_a_batch_is_its_own) {
+  Random random(7);
+  for (int64_t width : {7, 20, 33}) {
+    const Convolution conv({4, 6, width, 64, 1, 1, 1, 1, 1, 1, 0}, {40, 64, 3, 3, 1});
+    Buffer<float> x(4 * 6 * width * 64), w(40 * conv.weight_shape.K());
+    fill_signs(x, random);
+    fill_signs(w, random);
+    Buffer<uint32_t> x_words = pack(x, 64), w_words = pack(w, 64);
+    Buffer<uint8_t> packed = pack_weight(w_words, conv.weight_shape);
+    Buffer<int32_t> out(conv.rows() * 40);
+    Epilogue epilogue;
+    epilogue.N = 40;
+    epilogue.out = out.get();
+    CHECK(bconv2d(x_words.get(), conv.shape, view(packed, conv.weight_shape), epilogue, pool(1)).is_ok(), "bconv2d");
+    const std::vector<int32_t> expected = conv.sums(x, w);
+    CHECK(std::equal(expected.begin(), expected.end(), out.get()), "width " + std::to_string(width));
   }
 }
 

@@ -45,7 +45,7 @@ Plan::Plan(const AnyRows& source, int64_t M, const PackedWeight& weight, const E
   const int64_t panels = shape.panels_per_group(), panel_bytes = most_part_steps() * kTileStep;
   // Sums that are kept want a part of the cache too.
   const int64_t weight_bytes = parts == 1 ? limits.weight_bytes : limits.weight_bytes / 2;
-  group_blocks = ceil_div(panels, at_least_one(weight_bytes / panel_bytes - 1));
+  group_blocks = ceil_div(panels, at_least_one(weight_bytes / panel_bytes));
   const int64_t kept_pairs = at_least_one(limits.sum_bytes / kSumBytes / ceil_div(panels, group_blocks));
   ranges = parts == 1 ? 1 : ceil_div(pairs, kept_pairs);
   if (items() % threads != 0 && items() < 8 * static_cast<int64_t>(threads)) {

@@ -107,12 +107,8 @@ class Worker {
     return left < kPanelOutputs ? left : kPanelOutputs;
   }
   bool is_half(int64_t panel) const { return outputs(panel) <= kPanelOutputs / 2; }
-  // Where a panel's weights lie expanded. There is room for one panel more than a block has, so that a part's first
-  // panel is expanded while the part before it is still read.
-  int8_t* expanded_weights(int64_t part, int64_t panel) const {
-    const int64_t slot = (panel + part * panels_) % (panels_ + 1);
-    return weights_ + slot * plan_.most_part_steps() * kTileStep;
-  }
+  // Where a panel's weights lie expanded. A step of the next part of K may replace one that is read no more.
+  int8_t* expanded_weights(int64_t panel) const { return weights_ + panel * plan_.most_part_steps() * kTileStep; }
 
   const Plan& plan_;
   const ProductKernels& kernels_;
@@ -149,7 +145,7 @@ Worker<Machine>::Worker(const Product<Machine>& product)
   const int64_t row_bytes = plan.from_image ? 0 : part_bytes;
   const int64_t run_bytes = plan.from_image ? 0 : kBlockRows * plan.source.runs_per_row * kPointer;
   const int64_t copy_bytes = plan.from_image ? 0 : plan.source.memory_bytes;
-  const int64_t sizes[] = {(plan.block_panels + 1) * part_bytes,
+  const int64_t sizes[] = {plan.block_panels * part_bytes,
                            kept * of_sums,
                            of_sums,
                            plan.steps * kStepBytes,
@@ -244,7 +240,7 @@ void Worker<Machine>::multiply_panel(int64_t pass, int64_t panel) {
   else
     Block::load(kept);
   const PairRows& rows = rows_[pass % 3];
-  const int8_t* weights = expanded_weights(part, panel);
+  const int8_t* weights = expanded_weights(panel);
   const int64_t* offsets = plan_.from_image ? image_.offsets() : nullptr;
   const bool half = is_half(panel);
   for (int64_t step = 0; step < steps; ++step, weights += kTileStep) {
@@ -325,7 +321,7 @@ void Worker<Machine>::start_weights(int64_t part, int64_t panel) {
   const int64_t steps = plan_.part_steps(part);
   half_weights_ = is_half(panel);
   weight_bits_ = plan_.weight.panel(group_, first_panel_ + panel) + plan_.part_begin(part) * kStepBytes * kPanelOutputs;
-  weight_out_ = expanded_weights(part, panel);
+  weight_out_ = expanded_weights(panel);
   weight_share_.start(steps, steps);
 }
 

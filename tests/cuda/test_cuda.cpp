@@ -46,11 +46,12 @@ struct Problem {
         x(c.conv.batch * c.conv.height * c.conv.width * words_for(c.conv.channels)),
         weight_words(c.weight.out_channels * c.weight.taps() * words_for(c.weight.in_channels)),
         device(WeightLayout::of(c.weight).words()),
-        host(packed_bytes(c.weight, layout_for(c.weight, active_implementation()->layout))) {
+        host(packed_bytes(c.weight, layout_for(c.weight, active_implementation()->product->layout))) {
     fill(x, c.conv.channels, random);
     fill(weight_words, c.weight.in_channels, random);
     CHECK(
-        pack_weight_words(weight_words.get(), c.weight, active_implementation()->layout, host.get(), serial()).is_ok(),
+        pack_weight_words(weight_words.get(), c.weight, active_implementation()->product->layout, host.get(), serial())
+            .is_ok(),
         "host weight");
     for (int64_t i = 0; i < device.size; ++i) device[i] = 0xCDCDCDCDu;
     CHECK(pack_weight(weight_words.get(), c.weight, device.get(), nullptr).is_ok(), "device weight");

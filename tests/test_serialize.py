@@ -138,14 +138,20 @@ def test_functions_and_methods_keep_their_arguments(tmp_path):
 
 def test_a_network_of_another_precision_keeps_it(tmp_path):
     model, x = committed("mlp", 5)
-    packed = sk.convert(model)
-    for layer in (packed.fc1, packed.fc4):
-        layer.double()
+    packed = sk.convert(model).double()
     with torch.no_grad():
-        expected = packed.fc4(packed.fc1(x.double())[:, :40])
         sk.save_packed(packed, tmp_path / "net.safetensors")
         loaded = sk.load_packed(tmp_path / "net.safetensors")
-        assert torch.equal(loaded.fc4(loaded.fc1(x.double())[:, :40]), expected)
+        assert loaded(x.double()).dtype is torch.float64
+        assert torch.equal(loaded(x.double()), packed(x.double()))
+
+
+def test_a_network_of_two_precisions_is_refused(tmp_path):
+    packed = sk.convert(committed("mlp", 5)[0])
+    packed.fc1.double(), packed.fc4.double()  # all parameters, and not the packed layers
+    with pytest.raises(ValueError, match=r"packed must have the type of its parameters, .*, throughout"):
+        sk.save_packed(packed, tmp_path / "net.safetensors")
+    assert not (tmp_path / "net.safetensors").exists()
 
 
 def test_binarized_layers_of_a_wide_net_are_20_times_smaller(tmp_path):

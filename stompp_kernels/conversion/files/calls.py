@@ -23,8 +23,10 @@ from stompp_kernels.conversion.files.kinds import (
     NODE,
     NONE,
     NUMBER,
+    PATH,
     SLICE,
     TEXT,
+    WORD,
     Kind,
     Parameter,
     choice,
@@ -46,7 +48,7 @@ _SIZE = integer(-1, 1 << 31) | NODE
 _MADE = integer(-1, 1 << 20) | NODE
 _EXPANDED = integer(-1, 1 << 16) | NODE
 _LISTED = Kind('{"list": [...]}', lambda v: type(v) is dict and v.keys() == {"list"} and type(v["list"]) is list)
-_POSITION = NODE | INDEX | SLICE | ELLIPSIS | NONE | BOOLEAN | TEXT
+_POSITION = NODE | INDEX | SLICE | ELLIPSIS | NONE | BOOLEAN | WORD
 _POSITIONS = _POSITION | Kind(
     '{"list": [...]} of positions',
     lambda v: _LISTED.holds(v) and len(v["list"]) <= 1 << 16 and all(map(INDEX.holds, v["list"])),
@@ -109,9 +111,9 @@ _KINDS: dict[str, Kind] = {
     "memory_format": wrapped("memory_format", MEMORY_FORMATS),
     "attribute": choice("shape", "dtype", "device", "ndim", "T", "mT", "is_cuda", "requires_grad"),
     "text": TEXT | NODE,
-    "name": TEXT,
-    "constant": NONE | BOOLEAN | NUMBER | TEXT,
-    "keys": integer(0, 4096) | list_of(TEXT, 0, 4096),
+    "name": PATH,
+    "constant": NONE | BOOLEAN | NUMBER | WORD,
+    "keys": integer(0, 4096) | list_of(WORD, 0, 4096),
 }
 
 _TENSOR = "input:tensor"

@@ -23,6 +23,8 @@ DEVICES = ("cpu", "cuda")
 _SHOWN = 80  # characters of a wrong value in a message
 # The characters of a message that an assertion shows. torch.fx looks for "# COUNTER" in the text that it makes.
 _TEXT = re.compile(r"[A-Za-z0-9 _.,:;()\[\]{}<>=!?*/%'+-]{0,400}")
+_WORD = re.compile(r"[A-Za-z0-9 _.,:/-]{0,400}")
+_PATH = re.compile(r"[A-Za-z0-9 _.,:/\[\]'-]{0,400}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,9 @@ NON_FINITE = wrapped("float", ("inf", "-inf", "nan"))
 NUMBER = Kind("a number", _is_number)
 ELLIPSIS = Kind('{"ellipsis": true}', lambda v: type(v) is dict and v == {"ellipsis": True} and v["ellipsis"] is True)
 DTYPE = wrapped("dtype", DTYPES)
+# Values and names of arguments, which checks compare and name.
+WORD = Kind("a text of letters, digits and  _.,:/-", lambda v: type(v) is str and _WORD.fullmatch(v) is not None)
+PATH = Kind("the name of an argument", lambda v: type(v) is str and _PATH.fullmatch(v) is not None)
 TEXT = Kind("a short text", lambda v: type(v) is str and _TEXT.fullmatch(v) is not None)
 INDEX = integer(-(1 << 31), (1 << 63) - 1) | NODE  # a slice's stop may be sys.maxsize
 SLICE = Kind('{"slice": [start, stop, step]}', _is_slice)

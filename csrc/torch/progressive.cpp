@@ -88,7 +88,9 @@ struct Arguments {
     values.surrogate = surrogate_named(surrogate);
     if (!mask_words.has_value()) return;
     mask = words_of("progressive", "mask_words", *mask_words);
-    check_shape("progressive", "mask_words", *mask, {words_for(values.n)});
+    int64_t entries = batch_shared ? 1 : u.numel();  // of one sample, also where the batch is empty
+    for (int64_t d = 1; batch_shared && d < u.dim(); ++d) entries *= u.size(d);
+    check_shape("progressive", "mask_words", *mask, {words_for(entries)});
     if (u.numel() == 0) return;
     values.mask = word_pointer(*mask);
     if (!order.has_value() || std::is_sorted(order->begin(), order->end())) return;

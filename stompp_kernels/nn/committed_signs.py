@@ -25,11 +25,11 @@ class CommittedSigns(Masked):
     """
 
     weight: nn.Parameter
-    committed_words: Tensor | None
 
     def __init__(self, mask_shape: Any, device: Any = None) -> None:
         super().__init__(mask_shape, device)
-        self.register_buffer("committed_words", None, persistent=False)
+        # No buffer: averages of a model pair its buffers with those of a copy, which may hold no signs.
+        self.committed_words: Tensor | None = None
         self._checked: Any = None
 
     def _in_units_of_scale(self, values: Tensor | None = None) -> Tensor:
@@ -88,6 +88,12 @@ class CommittedSigns(Masked):
         if self.weight.is_inference():
             return None
         return id(self.weight), self.weight._version, self.weight.data_ptr()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> CommittedSigns:
+        super()._apply(fn, recurse)
+        if self.committed_words is not None:
+            self.committed_words = self.committed_words.to(self.weight.device)
+        return self
 
     def commit(self) -> None:
         super().commit()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -68,3 +69,9 @@ def implementation(request, restore_threads):
 @pytest.fixture
 def g():
     return generator(0)
+
+
+def pytest_configure() -> None:
+    """Lets commands that tests start receive the signals that nohup, or a background shell, has this process ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)

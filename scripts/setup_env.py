@@ -35,7 +35,9 @@ DEFAULT_TORCH = "2.13.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 PROBE_PYTHON = "import sys, pip; print('%d.%d' % sys.version_info[:2])"
+# The version that pip knows: PyPI's torch 2.14.1 calls itself 2.14.1+cu130, which pip would not find.
 PROBE_TORCH = """
+from importlib import metadata
 try:
     import torch
 except ModuleNotFoundError as error:
@@ -43,7 +45,10 @@ except ModuleNotFoundError as error:
         raise
     print("none")
 else:
-    print(torch.__version__)
+    try:
+        print(metadata.version("torch"))
+    except metadata.PackageNotFoundError:
+        print(torch.__version__)
 """
 
 

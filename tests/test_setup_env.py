@@ -74,6 +74,14 @@ def test_the_torch_of_another_release_in_the_parent_python_is_not_shared(setup_e
     assert ["--system-site-packages" in command for command in commands] == [True, False]
 
 
+def test_the_version_of_torch_is_the_one_that_pip_knows(setup_env, monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text('__version__ = "2.14.1+cu130"\n')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "torch-2.14.1.dist-info").mkdir()
+    (tmp_path / "torch-2.14.1.dist-info" / "METADATA").write_text("Name: torch\nVersion: 2.14.1\n")
+    assert setup_env.probe(Path(sys.executable), setup_env.PROBE_TORCH) == ("2.14.1", "")
+
+
 @pytest.mark.parametrize("release", ["2.9.1", "latest", "2.10", ">=2.10.0", "2.10.0+cpu"])
 def test_nonsense_as_a_release_is_refused(release):
     done = subprocess.run([sys.executable, SCRIPT, "--torch", release], capture_output=True, text=True)

@@ -26,7 +26,7 @@ RUN = "$(VENV)/bin/python" -m
 # Not bin/clang-format: the package may be in the Python that the environment was made from.
 CLANG_FORMAT = "$(VENV)/bin/python" -c "import clang_format as c; c.clang_format()"
 SETUP_ENV = "$(PYTHON)" scripts/setup_env.py --venv "$(VENV)" $(if $(TORCH),--torch "$(TORCH)")
-PYTHON_FILES = stompp_kernels tests scripts setup.py $(wildcard benchmarks)
+PYTHON_FILES = stompp_kernels tests examples scripts setup.py $(wildcard benchmarks)
 CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 

@@ -1,10 +1,9 @@
-"""Compiles stompp_kernels/_C and, where nvcc is, stompp_kernels/_cuda; the metadata is in pyproject.toml.
+"""Compiles stompp_kernels/libstompp_kernels.so and, where nvcc is, _cuda.so; the metadata is in pyproject.toml.
 
-_C is one extension module that holds the torch-free core, the operators (libtorch stable ABI) and
-a pybind11 module; libstompp_kernels.so is the same without the latter, for C++ programs. _cuda is a plain shared
-library with the kernels for NVIDIA GPUs: there is no Python in it, it has its own CUDA runtime, and it builds against a
-torch for CPUs too. Ninja runs the compilers directly: the flags are exactly those written here, and a second build
-compiles only what changed, also under `pip install -e`, whose temporary directories would defeat that.
+The first holds the torch-free core and the operators (libtorch stable ABI), the second the kernels for NVIDIA GPUs with
+a CUDA runtime of its own; it builds against a torch for CPUs too. There is no Python in either: one build serves every
+Python, and every torch from 2.10 on. Ninja runs the compilers directly: the flags are exactly those written here, and
+a second build compiles only what changed, also under `pip install -e`, whose temporary directories would defeat that.
 
 Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual, flags that name a processor or loosen arithmetic (-march=native,
 -ffast-math) being left out; CFLAGS, CPPFLAGS and ARCHFLAGS are not read. STOMPP_BUILD_NATIVE=0 leaves both out,
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import setuptools
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.dist_info import dist_info
 from setuptools.errors import CompileError, PlatformError
@@ -46,7 +46,6 @@ MIN_SETUPTOOLS = Version("77.0.3")  # the first release that reads pyproject's `
 TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 
 CPP_LIBRARY, CUDA_LIBRARY = "stompp_kernels.libstompp_kernels", "stompp_kernels._cuda"
-PYTHON_MODULE = "csrc/torch/module.cpp"  # the one source of _C that needs Python
 
 WITHOUT_NATIVE = "STOMPP_BUILD_NATIVE=0 installs stompp_kernels without its compiled kernels."
 WITHOUT_CUDA = "STOMPP_CUDA=0 leaves out the kernels for NVIDIA GPUs."
@@ -275,17 +274,6 @@ def find_ninja() -> str:
     )
 
 
-def find_python_headers() -> Path:
-    include = Path(sysconfig.get_path("include"))
-    if not (include / "Python.h").is_file():
-        raise PlatformError(
-            f"stompp_kernels needs the headers of Python {sysconfig.get_python_version()}, and "
-            f"{include / 'Python.h'} does not exist. Install the package that has them "
-            f"(python3-dev on Debian and Ubuntu, python3-devel on Fedora). {WITHOUT_NATIVE}"
-        )
-    return include
-
-
 def user_flags(variable: str) -> list[str]:
     """The flags of an environment variable that leave the kernels' results and instruction sets as they are."""
     return kept_flags(variable, shlex.split(os.environ.get(variable, "")))
@@ -342,9 +330,9 @@ def check_nvcc_flags() -> None:
             )
 
 
-def include_flags(torch_dir: Path, *system: Path) -> list[str]:
-    # System directories, so that warnings are about our own code only.
-    return ["-Icsrc", *(word for path in (torch_dir / "include", *system) for word in ("-isystem", str(path)))]
+def include_flags(torch_dir: Path) -> list[str]:
+    # A system directory, so that warnings are about our own code only.
+    return ["-Icsrc", "-isystem", str(torch_dir / "include")]
 
 
 def prefix_map(torch_dir: Path) -> str:
@@ -352,10 +340,8 @@ def prefix_map(torch_dir: Path) -> str:
     return f"-ffile-prefix-map={torch_dir.parent}=."
 
 
-def compile_command(compiler: list[str], torch_dir: Path, python_include: Path) -> list[str]:
-    # torch ships the pybind11 that supports every Python it supports.
-    includes = include_flags(torch_dir, python_include)
-    return [*compiler, *CXX_FLAGS, prefix_map(torch_dir), *includes, *user_flags("CXXFLAGS")]
+def compile_command(compiler: list[str], torch_dir: Path) -> list[str]:
+    return [*compiler, *CXX_FLAGS, prefix_map(torch_dir), *include_flags(torch_dir), *user_flags("CXXFLAGS")]
 
 
 def link_command(compiler: list[str], torch_dir: Path) -> list[str]:
@@ -460,23 +446,23 @@ def cuda_sources() -> list[str]:
     return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", "csrc/core/product/check_shapes.cpp")
 
 
-def check_requirements() -> tuple[Path, list[str], str, Path]:
+def check_requirements() -> tuple[Path, list[str], str]:
     if os.name != "posix":
         raise PlatformError(f"The compiled kernels build on Linux and macOS, not on {os.name}. {WITHOUT_NATIVE}")
-    return find_torch(), find_compiler(), find_ninja(), find_python_headers()
+    return find_torch(), find_compiler(), find_ninja()
 
 
 class BuildNative(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
         *package, name = fullname.split(".")
-        # Any Python loads these, or none: their files do not bear its name. setuptools asks with and without package.
+        # Any Python loads these, and their files do not bear its name. setuptools asks with and without package.
         plain = any(library.endswith(f".{name}") for library in (CPP_LIBRARY, CUDA_LIBRARY))
         return os.path.join(*package, f"{name}.so") if plain else super().get_ext_filename(fullname)
 
     def build_extensions(self) -> None:
-        torch_dir, compiler, ninja, python_include = check_requirements()
-        file = NinjaFile(f"build/native/{sysconfig.get_config_var('SOABI')}")
-        file.rule("cxx", compile_command(compiler, torch_dir, python_include))
+        torch_dir, compiler, ninja = check_requirements()
+        file = NinjaFile(f"build/native/{sysconfig.get_platform()}")
+        file.rule("cxx", compile_command(compiler, torch_dir))
         file.rule("link", link_command(compiler, torch_dir), compiles=False)
         targets = {}
         for ext in self.extensions:
@@ -526,6 +512,14 @@ class BuildNative(build_ext):
             raise CompileError(f"the kernels did not compile; the compiler's output is above.{hint}")
 
 
+class Wheel(bdist_wheel):
+    """A wheel for any Python 3 of a platform: its libraries have no symbol of Python's."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        interpreter, abi, platform = super().get_tag()
+        return ("py3", "none", platform) if self.distribution.ext_modules else (interpreter, abi, platform)
+
+
 class DistInfo(dist_info):
     """pip asks for the metadata first: refuse here, before it downloads another torch."""
 
@@ -540,11 +534,7 @@ def extensions() -> list[Extension]:
         if switch("STOMPP_CUDA", "") == "1":
             raise PlatformError("STOMPP_BUILD_NATIVE=0 and STOMPP_CUDA=1 contradict each other.")
         return []
-    sources = native_sources()
-    found = [
-        Extension("stompp_kernels._C", sources),
-        Extension(CPP_LIBRARY, [source for source in sources if source != PYTHON_MODULE]),
-    ]
+    found = [Extension(CPP_LIBRARY, native_sources())]
     if find_nvcc() is not None:
         found.append(Extension(CUDA_LIBRARY, cuda_sources()))
     return found
@@ -562,7 +552,7 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from None
     setup(
         ext_modules=libraries,
-        cmdclass={"build_ext": BuildNative, "dist_info": DistInfo},
+        cmdclass={"bdist_wheel": Wheel, "build_ext": BuildNative, "dist_info": DistInfo},
     )
 
 

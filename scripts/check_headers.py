@@ -111,7 +111,7 @@ def sources() -> list[str]:
 def command(source: str, headers: Headers) -> list[str]:
     """The build's own command, without code generation."""
     setup = load_setup()
-    build = setup.compile_command(setup.find_compiler(), headers.torch, setup.find_python_headers())
+    build = setup.compile_command(setup.find_compiler(), headers.torch)
     if source.startswith("examples/"):  # C++ programs use torch's whole interface and its standard
         build = [word for word in build if not word.startswith("-DTORCH_TARGET_VERSION")]
         build.append(f"-std=c++{headers.standard}")

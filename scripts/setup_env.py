@@ -26,6 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "stompp_kernels"
+CPU_LIBRARY = PACKAGE / "libstompp_kernels.so"
 CUDA_LIBRARY = PACKAGE / "_cuda.so"  # built where nvcc is found
 STATE_FILE = "stompp-setup.json"
 MIN_PYTHON = (3, 10)
@@ -210,12 +211,6 @@ def install(venv, extras, release):
     call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]", f"torch=={torch_version}"], cwd=ROOT)
 
 
-def library_exists(python):
-    code = "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"
-    suffix, _ = probe(python, code)
-    return (PACKAGE / f"_C{suffix}").exists()
-
-
 def release_of_torch(text):
     if re.fullmatch(r"\d+\.\d+\.\d+", text) is None or numbers(text) < MIN_TORCH:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: name a release from 2.10.0 on, such as 2.13.0.")
@@ -252,13 +247,13 @@ def main():
         install(venv, extras, arguments.torch)
     elif native and (
         state.get("build") != build
-        or not library_exists(python)
+        or not CPU_LIBRARY.exists()
         or (state.get("cuda", False) and not CUDA_LIBRARY.exists())
     ):
         call([python, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=ROOT)
     else:
         return
-    unwanted = [] if native else [*PACKAGE.glob("_C*.so"), *PACKAGE.glob("libstompp_kernels.so")]
+    unwanted = [] if native else [CPU_LIBRARY]
     if not native or os.environ.get("STOMPP_CUDA") == "0":
         unwanted.append(CUDA_LIBRARY)
     for library in unwanted:

@@ -6,19 +6,17 @@ Without them the package works on the plain-PyTorch reference path: right, and s
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import torch  # before the libraries, which resolve their symbols against it
+import torch
 
-from stompp_kernels import cuda_library, missing_library
+from stompp_kernels import cpu_library, cuda_library, missing_library
+from stompp_kernels.cpu_library import CpuLibrary
 
 
 @dataclass(frozen=True)
@@ -46,30 +44,23 @@ class Implementation:
     device: str = "cpu"
 
 
-CPP_LIBRARY = Path(__file__).with_name("libstompp_kernels.so")
-"""The ops and their CPU kernels without Python, for C++ programs; not to be loaded into a process that imports this."""
+CPP_LIBRARY = cpu_library.PATH
+"""The ops and their CPU kernels, which this module loads and C++ programs may open: there is no Python in it."""
 
 
-def _import() -> ModuleType:
-    """Imports the library of this copy of the package.
+def _load() -> tuple[CpuLibrary | None, str]:
+    """Returns the library and "", or None and the reason, of which a warning says more.
 
     Raises:
-        ImportError: there is none, it does not load, or an editable installation offers that of another copy, which
-            other Python code goes with.
+        ImportError: another copy of this package has defined the ops in this process.
+        ValueError: STOMPP_CPU names an implementation that cannot run.
     """
-    found = importlib.util.find_spec("stompp_kernels._C")
-    if found is not None and found.origin is not None:
-        folder = Path(found.origin).parent
-        if not folder.samefile(missing_library.PACKAGE):
-            raise ImportError(f"{found.origin} is of another copy of this package")
-    return importlib.import_module("stompp_kernels._C")
-
-
-def _load() -> tuple[Any, str]:
-    """Returns the library and "", or None and the reason, of which a warning says more."""
+    other = cpu_library.other_copy()
+    if other is not None:
+        raise ImportError(missing_library.two_copies(other))
     try:
-        library = _import()
-    except ImportError as error:
+        library = CpuLibrary(CPP_LIBRARY)
+    except (OSError, AttributeError) as error:
         reason, remedy = f"the compiled library did not load ({error})", missing_library.remedy(error)
         forced = os.environ.get("STOMPP_CPU", "")
         if forced not in ("", "reference"):
@@ -151,7 +142,7 @@ def _cpu_implementations() -> list[Implementation]:
 
 def active_implementation() -> str:
     """Returns the name of the implementation that runs CPU ops now."""
-    return "reference" if library is None else library.active_implementation()
+    return "reference" if library is None else library.active_implementation() or ""
 
 
 def implementation_of(op: str, device: torch.device) -> str:

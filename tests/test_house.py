@@ -32,7 +32,7 @@ LEVELS = (
     ("device", "nn"),
     ("ops", "ops.triton"),
     ("native", "table", "terminal", "files", "default_dtype", "exit_status"),
-    ("cuda_library", "missing_library", "signals"),
+    ("cpu_library", "cuda_library", "missing_library", "signals"),
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
@@ -83,7 +83,7 @@ def imports(source, known):
         else:
             continue
         for name in names:
-            if name.split(".")[0] == NAME and name != f"{NAME}._C":  # the compiled library, which native.py loads
+            if name.split(".")[0] == NAME:
                 yield name.removeprefix(NAME).removeprefix(".")
 
 

@@ -37,7 +37,7 @@ def instructions(path):
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="reads instructions of x86-64")
 def test_only_kernels_for_newer_processors_have_newer_instructions():
     kernels, misplaced = set(), set()
-    for function, name, operands in instructions(native.library.__file__):
+    for function, name, operands in instructions(native.library.path):
         kernel = KERNELS.search(function)
         if kernel is None and NEWER.match(name):
             misplaced.add((function, name))

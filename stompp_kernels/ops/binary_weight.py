@@ -178,7 +178,7 @@ def _packed_bytes(device: torch.device, shape: Sequence[int], groups: int) -> in
     if native.library is None or device.type not in ("cpu", "meta"):
         return O * math.prod(kernel) * words_for(I) * 4
     kh, kw = kernel or (1, 1)
-    return native.library.packed_binary_weight_bytes(O, I, kh, kw, groups)
+    return native.library.packed_bytes(O, I, kh, kw, groups, for_floats=True)
 
 
 @register_fake("pack_binary_weight_words")

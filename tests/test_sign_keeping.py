@@ -1,14 +1,17 @@
 """The sign of an activation that a layer binarizes is that of its input, wherever it is computed."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from models_for_tests import randomize_norms, set_stage
 from torch import nn
 
 import stompp_kernels as sk
-from stompp_kernels.nn.sign_keeping import SIGN_KEEPING, keep_negative
+from stompp_kernels.conversion.files import container
+from stompp_kernels.nn.sign_keeping import SIGN_KEEPING, SignKeeping, keep_negative
 
 KINDS = {
     "gelu": nn.GELU,
@@ -167,3 +170,118 @@ def test_a_layer_sees_the_sign_of_the_activation_s_input(kind, training):
     model(x)
     assert torch.equal(seen["signs"] < 0, seen["before"] < 0)
     assert bool((seen["after"] == -1e-30).any()), "some of them round to zero"
+
+
+class Swish(nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
+def of_transformers(name):
+    return pytest.importorskip("transformers.activations").ACT2FN[name]
+
+
+@pytest.mark.parametrize(
+    ("activation", "keeps"),
+    [
+        (Swish, True),
+        (nn.Tanhshrink, True),
+        *((lambda name=name: of_transformers(name), True) for name in ("gelu", "gelu_new", "gelu_fast", "quick_gelu")),
+        (nn.ELU, False),  # computed so that it does not round to zero
+        (nn.Hardswish, False),  # zero below -3
+        (nn.Hardshrink, False),
+        (nn.LeakyReLU, False),
+        (nn.LogSigmoid, False),  # negative where its input is positive
+        (lambda: nn.PReLU(8), False),
+    ],
+)
+def test_activations_of_any_class_are_tried(activation, keeps, tmp_path):
+    net = nn.Sequential(nn.Linear(8, 8), activation(), nn.Linear(8, 8), nn.Linear(8, 5))
+    kind = type(net[1])
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model, report = sk.prepare(net, x)
+    assert isinstance(model[1], SignKeeping) == keeps
+    assert type(net[1]) is kind, "the original stays"
+    assert [row.kind for row in report.rows if row.action == "keeps signs"] == [kind.__name__] * keeps
+    set_stage(model, sk.nn.Stage.BINARY).eval()
+    with torch.no_grad():
+        model[0].weight.mul_(300)
+    if keeps:
+        y = model[0](x)
+        assert torch.equal(model[1](y.clone()) < 0, y < 0)
+        assert bool((kind.forward(model[1], y) == 0).any()), "some of them round to zero"
+        again = pickle.loads(pickle.dumps(model[1]))
+        assert type(again) is type(model[1])
+    packed = sk.convert(model, verify=x)
+    sk.save_packed(packed, tmp_path / "net.safetensors")
+    assert torch.equal(sk.load_packed(tmp_path / "net.safetensors")(x), packed(x))
+
+
+class Functional(nn.Module):
+    def __init__(self, branches=False):
+        super().__init__()
+        self.a, self.b, self.c, self.head = (nn.Linear(8, 8) for _ in range(4))
+        self.branches = branches
+
+    def forward(self, x):
+        x = self.a(x)
+        if self.branches and x.sum() > 1e9:
+            return x
+        x = F.gelu(x, approximate="tanh")
+        return self.head(F.mish(self.c(F.silu(self.b(x)))))
+
+
+def test_functions_become_modules_that_keep_signs():
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model, report = sk.prepare(Functional(), x)
+    assert [row.name for row in report.rows if row.action == "keeps signs"] == ["gelu_1", "silu_1"]
+    assert model.gelu_1.approximate == "tanh"
+    set_stage(model, sk.nn.Stage.BINARY).eval()
+    with torch.no_grad():
+        model.a.weight.mul_(300)
+    seen = {}
+    model.b.input_activation.register_forward_hook(lambda module, args, y: seen.update(signs=y))
+    model(x)
+    assert torch.equal(seen["signs"] < 0, model.a(x) < 0)
+    sk.convert(model, verify=x)
+
+
+def test_functions_that_modules_keep_become_modules():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, activation="gelu", batch_first=True)
+    net = nn.Sequential(nn.Linear(16, 16), layer, nn.Linear(16, 4))
+    _, report = sk.prepare(net, torch.randn(2, 5, 16))
+    assert [row.name for row in report.rows if row.action == "keeps signs"] == ["1.activation"]
+
+
+def test_functions_in_a_forward_that_cannot_be_read_are_warned_of():
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=r"layers \['b', 'c'\] binarize what a function rounds to zero"):
+        model, report = sk.prepare(Functional(branches=True), x)
+    assert [row.name for row in report.rows if row.action == "loses signs"] == ["b", "c"]
+    assert not any(isinstance(module, nn.GELU) for module in model.modules())
+    assert type(model) is Functional
+
+
+def test_files_of_models_converted_layer_by_layer_name_what_keeps_signs(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    torch.manual_seed(0)
+    net = transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=50, **sizes))
+    inputs = {"input_ids": torch.randint(50, (2, 8))}
+    model, _ = sk.prepare(net, inputs, keep=("intermediate",))
+    set_stage(model, sk.nn.Stage.BINARY).eval()
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.weight.mul_(1e4)
+    packed = sk.convert(model, verify=inputs)
+    path = tmp_path / "net.safetensors"
+    sk.save_packed(packed, path)
+    loaded = sk.load_packed(path)
+    assert isinstance(loaded.bert.encoder.layer[0].intermediate.intermediate_act_fn, SignKeeping)
+    assert torch.equal(loaded(**inputs).logits, packed(**inputs).logits)
+    structure, tensors, _ = container.read(path)
+    structure["keeps_signs"] = ["bert.encoder.layer.0.output.dropout"]
+    path.write_bytes(container.to_bytes(structure, tensors))
+    with pytest.raises(ValueError, match="is no activation that rounds to zero"):
+        sk.load_packed(path)

@@ -6,9 +6,9 @@ Both are found by running the model on sample input, not by the order of registr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,19 @@ _PRESERVING = {
     _aten.pixel_shuffle,
     _aten.pixel_unshuffle,
     _aten.channel_shuffle,
+}
+
+RELU_LIKE_OPS = {
+    _aten.relu: "relu",
+    _aten.relu_: "relu_",
+    _aten.hardtanh: "hardtanh",
+    _aten.hardtanh_: "hardtanh_",
+    _aten.clamp: "clamp",
+    _aten.clamp_: "clamp_",
+    _aten.clamp_min: "clamp_min",
+    _aten.clamp_min_: "clamp_min_",
+    _aten.threshold: "threshold",
+    _aten.threshold_: "threshold_",
 }
 
 
@@ -90,24 +103,12 @@ class _Provenance(TorchDispatchMode):
 
     Args:
         running: names of the modules whose forward runs now, the innermost last.
+        functions: ops whose results are followed too, with their names.
     """
 
-    _RELU_LIKE: ClassVar = {
-        _aten.relu: "relu",
-        _aten.relu_: "relu_",
-        _aten.hardtanh: "hardtanh",
-        _aten.hardtanh_: "hardtanh_",
-        _aten.clamp: "clamp",
-        _aten.clamp_: "clamp_",
-        _aten.clamp_min: "clamp_min",
-        _aten.clamp_min_: "clamp_min_",
-        _aten.threshold: "threshold",
-        _aten.threshold_: "threshold_",
-    }
-
-    def __init__(self, running: list[str]) -> None:
+    def __init__(self, running: list[str], functions: Mapping[Any, str]) -> None:
         super().__init__()
-        self._running = running
+        self._running, self._functions = running, functions
         self._marks: dict[int, Source] = {}
         self._alive: list[Tensor] = []  # an id names a tensor only while the tensor lives
 
@@ -127,8 +128,8 @@ class _Provenance(TorchDispatchMode):
         operand = args[0] if args else None
         packet = func.overloadpacket
         outputs = result if isinstance(result, (tuple, list)) else [result]
-        if packet in self._RELU_LIKE:
-            self.mark(outputs[0], Source(functional=self._RELU_LIKE[packet], place=self.place()))
+        if packet in self._functions:
+            self.mark(outputs[0], Source(functional=self._functions[packet], place=self.place()))
         elif packet in _PRESERVING:
             source = self.source(operand)
             if source is not _UNKNOWN:
@@ -182,6 +183,7 @@ def trace_calls(
     example_inputs: Any,
     is_layer: Callable[[nn.Module], bool],
     is_producer: Callable[[nn.Module], bool],
+    functions: Mapping[Any, str] = RELU_LIKE_OPS,
 ) -> tuple[list[Call], dict[str, int]]:
     """Runs the model in eval mode, and returns its layers' calls in order and how often each of its modules ran.
 
@@ -190,6 +192,7 @@ def trace_calls(
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments for the model.
         is_layer: modules whose calls are recorded.
         is_producer: modules whose output is followed to the layers.
+        functions: ops of ``torch.ops.aten`` whose output is followed too, outside such modules, with their names.
 
     Returns:
         One :class:`Call` for each call of a layer, and the number of runs by qualified name.
@@ -210,7 +213,7 @@ def trace_calls(
     calls: list[Call] = []
     runs: dict[str, int] = {}
     running: list[str] = []
-    provenance = _Provenance(running)
+    provenance = _Provenance(running, functions)
 
     def observe(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         layer, producer = is_layer(module), is_producer(module)

@@ -39,6 +39,7 @@ from stompp_kernels.conversion.files.kinds import (
     wrapped,
 )
 from stompp_kernels.conversion.packing import checks
+from stompp_kernels.nn import sign_keeping
 
 _VALUE = (
     NODE | Kind("a number", lambda v: NUMBER.holds(v) and not (type(v) is int and abs(v) > 1 << 24)) | BOOLEAN
@@ -360,6 +361,7 @@ _OPERATORS = {
     **dict.fromkeys(("neg", "pos", "invert", "not_", "abs"), "a:tensor"),
     "getitem": "a:tensor b:position",
 }
+_OWN = {"keep_negative": "y:tensor negative:tensor"}  # see nn/sign_keeping.py
 _CHECKS = {  # of arguments, see checks.py
     "require_constant": "value:tensor name:name constant:constant",
     **dict.fromkeys(("require_given", "require_left_out"), "value:tensor name:name"),
@@ -376,6 +378,7 @@ def _listed() -> tuple[dict[str, Callable[..., Any]], dict[str, tuple[Parameter,
         ("torch.", torch, {**_BOTH, **_CALLS_OF_TORCH}),
         ("F.", F, _CALLS_OF_FUNCTIONAL),
         ("", checks, _CHECKS),
+        ("", sign_keeping, _OWN),
     ):
         for name, text in listed.items():
             # A torch that lacks a function reads all files but those that call it.

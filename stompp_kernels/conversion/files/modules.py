@@ -34,6 +34,7 @@ from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation, SignActivation
 from stompp_kernels.nn.file_classes import file_classes
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.nn.sign_keeping import SignKeeping, loses_signs, sign_keeping_class
 from stompp_kernels.ops.checks import FLOATS
 
 _CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
@@ -50,7 +51,7 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
     Raises:
         ValueError: class and config do not give this model; the message names the first difference.
     """
-    structure: dict[str, Any] = {"model": _model_to_json(packed), "layers": {}, "signs": []}
+    structure: dict[str, Any] = {"model": _model_to_json(packed), "layers": {}, "signs": [], "keeps_signs": []}
     wrapped = {module.layer for module in packed.modules() if isinstance(module, PackedOnFloats)}
     for name, module in packed.named_modules():
         if isinstance(module, (BinaryLayer, ProgressiveActivation)):
@@ -61,6 +62,8 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
             structure["layers"][name] = packed_to_json(module)
         elif isinstance(module, SignActivation):
             structure["signs"].append(name)
+        elif isinstance(module, SignKeeping):
+            structure["keeps_signs"].append(name)
     words = {f"{key}.weight": m.weight.words() for key, m in packed.named_modules() if isinstance(m, PackedLayer)}
     # Buffers may be views of each other, which a file cannot tell.
     buffers = {name: buffer.clone() for name, buffer in packed.named_buffers()}
@@ -84,10 +87,12 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
     _check_structure(structure, tensors)
     model = _build_on_meta(structure["model"], tensors)
     unused = dict(tensors)
-    layers, signs = structure["layers"], structure.get("signs", [])
+    layers, signs, keeping = structure["layers"], structure.get("signs", []), structure.get("keeps_signs", [])
     modules = dict(model.named_modules())  # of these names no other can be: no property, no attribute of Python's
-    if unknown := {*layers, *signs} - modules.keys():
+    if unknown := {*layers, *signs, *keeping} - modules.keys():
         raise ValueError(f"the model has no module {shown(sorted(unknown)[0])}")
+    for name in keeping:
+        _keep_signs(name, modules[name].eval())
     chains = _folded_chains(model, layers)
     bare = {chain.reader for chain in chains}
     twins = {
@@ -105,9 +110,9 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
 
 def _check_structure(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raises ValueError unless everything in a structure is what a file may hold."""
-    if not {"model", "layers"} <= structure.keys() <= {"model", "layers", "signs"}:
+    if not {"model", "layers"} <= structure.keys() <= {"model", "layers", "signs", "keeps_signs"}:
         raise ValueError(f"a structure must have a model, layers and signs, got {shown(sorted(structure))}")
-    spec, layers, signs = structure["model"], structure["layers"], structure.get("signs", [])
+    spec, layers = structure["model"], structure["layers"]
     required = {"class", "arguments", "config"}
     if type(spec) is not dict or not required <= spec.keys() <= {*required, "generation"}:
         raise ValueError(f"a model must have a class, arguments and a config, got {shown(spec)}")
@@ -119,8 +124,12 @@ def _check_structure(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]
     if set(arguments) != set(registered.arguments if registered else ()):
         raise ValueError(f"class {spec['class']!r} has arguments {shown(sorted(arguments))}")
     check_settings({"arguments": arguments, "config": config}, spec.get("generation"), tensors)
-    if type(layers) is not dict or type(signs) is not list or not all(type(name) is str for name in signs):
-        raise ValueError("layers must be an object, and signs a list of names")
+    if type(layers) is not dict:
+        raise ValueError("layers must be an object")
+    for key in ("signs", "keeps_signs"):
+        names = structure.get(key, [])
+        if type(names) is not list or not all(type(name) is str for name in names):
+            raise ValueError(f"{key} must be a list of names, got {shown(names)}")
     for name, layer in layers.items():
         check_packed(name, layer)
 
@@ -219,6 +228,15 @@ def _folded_chains(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) ->
 def _check_is_relu_like(name: str, module: nn.Module) -> None:
     if not isinstance(module, RELU_LIKE):
         raise ValueError(f"{name!r} of type {type(module).__name__} has no signs in its place")
+
+
+def _keep_signs(name: str, module: Any) -> None:
+    if isinstance(module, SignKeeping):
+        return  # listed twice
+    if not loses_signs(module):
+        raise ValueError(f"{name!r} of type {type(module).__name__} is no activation that rounds to zero")
+    kind: Any = type(module)
+    module.__class__ = sign_keeping_class(kind)
 
 
 def _twin_from_json(

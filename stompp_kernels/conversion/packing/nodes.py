@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from stompp_kernels.nn.sign_keeping import SIGN_KEEPING
+from stompp_kernels.nn.sign_keeping import SignKeeping, keep_negative
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -26,9 +26,16 @@ def is_fixed_norm(module: nn.Module | None) -> TypeGuard[nn.BatchNorm1d | nn.Bat
     return isinstance(module, BATCH_NORMS) and module.running_mean is not None and not has_hooks(module)
 
 
-def keeps_signs(module: nn.Module | None) -> bool:
-    """Whether an activation's signs are its input's, so that who reads signs alone can read those."""
-    return isinstance(module, tuple(SIGN_KEEPING.values())) and not has_hooks(module)
+def with_the_same_signs(node: fx.Node, module: nn.Module | None) -> fx.Node | None:
+    """The input of an activation whose signs are its input's, so that who reads signs alone can read those."""
+    source: Any = None
+    if isinstance(module, SignKeeping) and not has_hooks(module):
+        source = node.args[0]
+    elif node.target is keep_negative:
+        negative = node.args[1]
+        if isinstance(negative, fx.Node) and negative.target is operator.lt and negative.args[1] == 0:
+            source = negative.args[0]
+    return source if isinstance(source, fx.Node) else None
 
 
 def is_addition(node: fx.Node) -> bool:

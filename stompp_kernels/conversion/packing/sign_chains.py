@@ -12,13 +12,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import fx, nn
 
 from stompp_kernels.conversion.packing.nodes import has_hooks
 from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.nn import ProgressiveActivation
+from stompp_kernels.nn.pointwise import is_pointwise
 
 
 @dataclass(frozen=True)
@@ -124,27 +123,7 @@ def _only_user(node: fx.Node | None) -> fx.Node | None:
 
 
 def _is_function_of_each_value(module: nn.Module) -> bool:
-    """Whether a module has no state, and gives for each value what depends on that value alone."""
+    """Whether a module, in eval mode, gives for each value what depends on that value alone."""
     if isinstance(module, ProgressiveActivation):
         return module.committed
-    if module.training or any(True for _ in (*module.children(), *module.parameters(), *module.buffers())):
-        return False
-    operations, x = _Operations(), torch.ones(2, 3, dtype=torch.float32, device="cpu")
-    try:
-        with torch.no_grad(), operations:
-            result = module(x)
-    except Exception:  # it takes no single tensor, or one of another shape
-        return False
-    return isinstance(result, Tensor) and result.shape == (2, 3) and operations.pointwise
-
-
-class _Operations(TorchDispatchMode):
-    """Notes whether all operations that run give for each entry what depends on that entry alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pointwise = True
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.pointwise &= torch.Tag.pointwise in func.tags
-        return func(*args, **(kwargs or {}))
+    return not module.training and is_pointwise(module)

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from stompp_kernels.conversion.packing.chains import Chain, arithmetic_of, chain_to_signs, replaced_modules
 from stompp_kernels.conversion.packing.folding import fold_limits, fold_threshold
 from stompp_kernels.conversion.packing.graph_state import GraphState, Signs
-from stompp_kernels.conversion.packing.nodes import flat_name, is_fixed_norm, keeps_signs, pool_settings
+from stompp_kernels.conversion.packing.nodes import flat_name, is_fixed_norm, pool_settings, with_the_same_signs
 from stompp_kernels.conversion.packing.twins import packed_twin
 from stompp_kernels.conversion.sign_notes import note_signs
 from stompp_kernels.nn import (
@@ -26,8 +26,8 @@ from stompp_kernels.ops.reference import max_pool2d_out_size
 
 def bits_of(state: GraphState, value: fx.Node, user: fx.Node, images: bool) -> fx.Node:
     """The sign bits of a float node, packed before ``user`` unless they exist already."""
-    while keeps_signs(state.module_of(value)) and isinstance(value.args[0], fx.Node):
-        value = value.args[0]
+    while (source := with_the_same_signs(value, state.module_of(value))) is not None:
+        value = source
     if (value, images) not in state.bits:
         state.bits[value, images] = state.add(user, f"{flat_name(user)}_pack", PackSigns(images), value)
     return state.bits[value, images]

@@ -223,14 +223,14 @@ def _attempt(
     fused = turn_off_fast_paths(model, lambda module: isinstance(module, BinaryLayer))
     check_reads(model, example_inputs, [call.name for call in binarized])
     connect(model, example_inputs)
-    kinds = {name: kind_of(module) for name, module in modules.items()}
     keeping = keep_signs(model, example_inputs)
     if both:
         check_inputs(model, example_inputs, binarized)
     reason = "its fused kernel for eval mode would read the latent weights of its layers"
     slowed = [LayerReport(name, kind_of(modules[name]), "fused kernel off", reason) for name in fused]
     why = "a layer binarizes it: where it rounds to zero it keeps the sign of its input"
-    signed = [LayerReport(name, kinds[name], "keeps signs", why) for name in keeping]
+    signed = [LayerReport(name, kind, "keeps signs", why) for name, kind in keeping.kinds.items()]
+    signed += [LayerReport(name, kind_of(modules[name]), "loses signs", why) for name, why in keeping.left.items()]
     return model, PreparationReport((*rows.values(), *plan.others, *activations, *signed, *slowed))
 
 

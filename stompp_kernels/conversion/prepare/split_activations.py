@@ -41,10 +41,13 @@ def unshare_activations(model: nn.Module, calls: Iterable[Call]) -> bool:
     return bool(further)
 
 
-def name_functions(model: nn.Module, calls: Iterable[Call]) -> bool:
+def name_functions(model: nn.Module, calls: Iterable[Call], functions: Mapping[Any, Any] | None = None) -> bool:
     """Makes modules of the functions that modules keep as an attribute and feed these calls from.
 
     So does ``activation`` of ``nn.TransformerEncoderLayer``, whose forward torch.fx cannot follow.
+
+    Args:
+        functions: as of :func:`split_block`.
 
     Returns:
         Whether there was such a function.
@@ -55,7 +58,7 @@ def name_functions(model: nn.Module, calls: Iterable[Call]) -> bool:
         for name, value in list(vars(block).items()):
             partial = isinstance(value, functools.partial) and not value.args
             function, keywords = (value.func, value.keywords) if partial else (value, {})
-            module = module_of_function(function, (), keywords)
+            module = module_of_function(function, (), keywords, functions)
             if module is not None:
                 setattr(block, name, module.train(block.training))
                 changed = True
@@ -86,7 +89,7 @@ def split_activations(model: nn.Module, calls: Iterable[Call], runs: Mapping[str
             blocks.setdefault(call.place, []).append(call)
     if not blocks:
         return False
-    before, constants = _example_run(model, blocks, example_inputs)
+    before, constants = example_run(model, blocks, example_inputs)
     refused: dict[str, str] = {}
     for place, fed in blocks.items():
         try:
@@ -104,16 +107,16 @@ def split_activations(model: nn.Module, calls: Iterable[Call], runs: Mapping[str
                 )
     if refused:
         raise RefusedLayers(refused)
-    _check_outputs(model, blocks, before, example_inputs)
+    check_outputs(model, blocks, before, example_inputs)
     return True
 
 
-def _check_outputs(
+def check_outputs(
     model: nn.Module, blocks: Mapping[str, list[Call]], before: list[Tensor], example_inputs: Any
 ) -> None:
     """Checks that the model still returns this, for torch.fx does not see all that Python does."""
     try:
-        after, _ = _example_run(model, (), example_inputs)
+        after, _ = example_run(model, (), example_inputs)
         if len(before) != len(after) or not all(map(_equal, before, after)):
             raise ValueError("the outputs differ")
     except Exception as error:
@@ -124,7 +127,7 @@ def _check_outputs(
         raise RefusedLayers({call.name: reason for fed in blocks.values() for call in fed}) from error
 
 
-def _example_run(
+def example_run(
     model: nn.Module, places: Iterable[str], example_inputs: Any
 ) -> tuple[list[Tensor], dict[str, dict[str, Any]]]:
     """The tensors that the model returns in eval mode, and by place those arguments there that are None, bool or str.

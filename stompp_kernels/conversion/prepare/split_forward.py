@@ -28,7 +28,11 @@ def is_relu_like(module: nn.Module) -> bool:
     return isinstance(module, RELU_LIKE) and type(module).forward in forwards and not has_own_forward(module)
 
 
-def split_block(block: nn.Module, constants: Mapping[str, Any]) -> None:
+def split_block(
+    block: nn.Module,
+    constants: Mapping[str, Any],
+    functions: Mapping[Any, Callable[..., nn.Module | None]] | None = None,
+) -> None:
     """Rewrites a module's forward so that each place in it that applies a ReLU-like activation calls another module.
 
     Of a module that is called at several places the first keeps it and the others get copies, ``relu_1``, ``relu_2``,
@@ -39,16 +43,18 @@ def split_block(block: nn.Module, constants: Mapping[str, Any]) -> None:
 
     Args:
         constants: arguments of the forward that it may branch on, with their values; other values are then refused.
+        functions: other functions to become modules, in the place of the ReLU-like ones, each with what makes its
+            module of the arguments after the input.
 
     Raises:
         ValueError: torch.fx cannot follow the forward, or not all that it does; the message says why.
     """
     if isinstance(block, fx.GraphModule):
-        _split_graph(block, block.graph)
+        _split_graph(block, block.graph, functions)
         block.recompile()
         return
     graph = _read_forward(block, constants)
-    _split_graph(block, graph)
+    _split_graph(block, graph, functions)
     source, scope = _source_of(graph)
     names = tuple(item for item in scope.items() if item[0] not in _names_of_fx())
     original: Any = type(block)
@@ -160,15 +166,15 @@ def _random_states() -> tuple[Any, ...]:
     return random.getstate(), torch.get_rng_state().tolist(), numpy_state
 
 
-def _split_graph(block: nn.Module, graph: fx.Graph) -> None:
+def _split_graph(block: nn.Module, graph: fx.Graph, functions: Mapping[Any, Any] | None) -> None:
     seen: set[nn.Module] = set()
     for node in list(graph.nodes):
-        if node.op == "call_module":
+        if node.op == "call_module" and functions is None:
             module = block.get_submodule(node.target)
             if is_relu_like(module) and module in seen:
                 node.target = _add(block, node.target.replace(".", "_"), copy.deepcopy(module))
             seen.add(module)
-        elif (found := _as_module(node)) is not None:
+        elif (found := _as_module(node, _MODULES if functions is None else functions)) is not None:
             x, module = found
             with graph.inserting_before(node):
                 called = graph.call_module(_add(block, type(module).__name__.lower(), module), (x,))
@@ -231,28 +237,30 @@ _MODULES: dict[Any, Callable[..., nn.Module | None]] = {
 _METHODS = ("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_")
 
 
-def module_of_function(function: Any, args: Sequence[Any], keywords: Mapping[str, Any]) -> nn.Module | None:
+def module_of_function(
+    function: Any, args: Sequence[Any], keywords: Mapping[str, Any], functions: Mapping[Any, Any] | None = None
+) -> nn.Module | None:
     """The module that computes what a functional activation does with these arguments after its input, if any does."""
     try:
-        make = _MODULES.get(function)
+        make = (_MODULES if functions is None else functions).get(function)
     except TypeError:  # not hashable, so not one of them
         return None
     return None if make is None else make(*args, **keywords)
 
 
-def _as_module(node: fx.Node) -> tuple[Any, nn.Module] | None:
+def _as_module(node: fx.Node, functions: Mapping[Any, Any]) -> tuple[Any, nn.Module] | None:
     """What a functional activation is applied to, and a module that computes the same."""
     function = node.target
     if node.op == "call_method":
         function = getattr(torch, str(function)) if function in _METHODS else None
-    if function not in _MODULES:
+    if function not in functions:
         return None
     keywords = dict(node.kwargs)
     args: list[Any] = [*node.args]
     x, *others = [keywords.pop("input"), *args] if "input" in keywords else args
     if any(isinstance(value, fx.Node) for value in (*others, *keywords.values())):
         return None
-    module = module_of_function(function, others, keywords)
+    module = module_of_function(function, others, keywords, functions)
     return None if module is None else (x, module)
 
 

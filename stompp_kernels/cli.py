@@ -12,7 +12,7 @@ from typing import Any
 from stompp_kernels import __version__, native
 from stompp_kernels.exit_status import run
 from stompp_kernels.ops.checks import SURROGATES
-from stompp_kernels.progression.stompp import REGIMES
+from stompp_kernels.progression.settings import REGIMES
 from stompp_kernels.table import table
 
 # Each command imports what it runs: `stompp info` must not wait for the training libraries.
@@ -24,7 +24,7 @@ _RECIPE_FLAGS = {
     "--dataset": ("data.name", "data set: digits, cifar10, cifar100, imagenet or sst2"),
     "--data": ("data.path", "folder of the data set"),
     "--regime": ("progression.regime", "gradient of frozen entries: ste_free, ste or vanilla_ste"),
-    "--surrogate": ("progression.surrogate", "surrogate gradient: identity, clip or approx_sign"),
+    "--surrogate": ("progression.surrogate", "surrogate gradient: clip, identity or approx_sign"),
     "--order": ("progression.order", "order of the windows: forward, reverse or global"),
     "--epochs": ("epochs", "number of epochs"),
     "--batch-size": ("batch_size", "samples per optimizer step, over all processes"),

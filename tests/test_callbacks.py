@@ -141,6 +141,9 @@ def assert_logged(records):
     p = [float(record["stompp/p"]) for record in records]
     assert p[0] == pytest.approx((2 / 11) ** 3, rel=1e-6)
     assert p[10:] == [0, 0]
+    reached = [float(record["stompp/frozen"]) for record in records]
+    assert reached[10:] == [0, 0]
+    assert all(0 < value < 1 for value in reached[1:5])
     frozen = [float(record["stompp/frozen_fraction"]) for record in records]
     assert 0 <= frozen[0] < 0.1
     assert 0.4 < frozen[5] < 0.6

@@ -130,6 +130,8 @@ def test_loading_into_a_live_run_goes_back_in_time(unbroken, tmp_path_factory):
         ("refresh", 3),
         ("regime", "vanilla_ste"),
         ("surrogate", "approx_sign"),
+        ("surrogate_weights", "identity"),
+        ("surrogate_activations", "identity"),
         ("binarize", "weights"),
         ("overlap", 0.25),
         ("warmup", 0.0),
@@ -147,6 +149,46 @@ def test_another_configuration_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=f"^{key} must be what the state was saved with"):
         progression.load_state_dict(state)
     assert progression.progress().step == 0
+
+
+def older(progression):
+    """The state as versions wrote it whose defaults were refresh 100 and surrogate identity."""
+    state = progression.state_dict()
+    del state["config"]["surrogate_weights"], state["config"]["surrogate_activations"]
+    return state
+
+
+@pytest.mark.parametrize("regime", ["ste_free", "ste"])
+def test_a_state_of_former_defaults_goes_on_with_them_and_says_so(regime):
+    former = sk.StoMPP(make("mlp")[0], 40, regime=regime, refresh=100, surrogate="identity")
+    progression = sk.StoMPP(make("mlp")[0], 40, regime=regime)
+    assert progression.refresh != 100
+    with pytest.warns(RuntimeWarning, match=r"saved by a version with the defaults refresh=100\.0"):
+        progression.load_state_dict(older(former))
+    assert progression.refresh == 100.0
+    surrogate = {"ste": "identity", "ste_free": "none"}[regime]
+    assert {masked.surrogate for unit in progression.units for masked, _ in unit.masked()} == {surrogate}
+    assert progression.state_dict() == former.state_dict()
+    for step in range(3):
+        former.step()
+        progression.step()
+        for one, other in zip(former.units, progression.units, strict=True):
+            assert torch.equal(one.layer.mask_words, other.layer.mask_words), step
+
+
+@pytest.mark.parametrize("given", [{"refresh": 50}, {"regime": "ste", "surrogate": "approx_sign"}], ids=str)
+def test_a_state_of_former_defaults_does_not_win_over_what_is_given(given):
+    former = sk.StoMPP(make("mlp")[0], 40, **{**given, "refresh": 100, "surrogate": "identity"})
+    progression = sk.StoMPP(make("mlp")[0], 40, **given)
+    with pytest.raises(ValueError, match=f"^{list(given)[-1]} must be what the state was saved with"):
+        progression.load_state_dict(older(former))
+    assert progression.progress().step == 0
+
+
+def test_a_state_of_given_settings_does_not_win_over_today_s_defaults():
+    state = sk.StoMPP(make("mlp")[0], 40, refresh=100).state_dict()
+    with pytest.raises(ValueError, match=r"^refresh must be what the state was saved with: 100\.0, got 1\.0"):
+        sk.StoMPP(make("mlp")[0], 40).load_state_dict(state)
 
 
 def test_the_state_of_another_model_is_refused():

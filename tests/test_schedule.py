@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stompp_kernels.progression.schedule import SHAPES, frozen_probability, order_units, windows
+from stompp_kernels.progression.schedule import SHAPES, frozen_probability, order_units, reached_fraction, windows
 
 VALUES = {
     "cubic": [0, 1 / 64, 1 / 8, 1],
@@ -36,6 +36,12 @@ def test_shapes_take_their_values(shape):
 def test_shapes_never_fall_and_stay_probabilities(shape, t, u):
     low, high = frozen_probability(shape, min(t, u)), frozen_probability(shape, max(t, u))
     assert 0 <= low <= high <= 1
+
+
+@pytest.mark.parametrize(("window", "reached"), [(78, 0.16), (293, 0.45), (2194, 0.88), (9382, 0.97)])
+def test_a_mask_ends_its_window_behind_p(window, reached):
+    # Measured with the op itself, at r = 100.
+    assert reached_fraction("cubic", window, 100) == pytest.approx(reached, abs=0.006)
 
 
 def test_order_places_units():

@@ -3,6 +3,7 @@
 import copy
 import gc
 import inspect
+import re
 import warnings
 
 import pytest
@@ -12,7 +13,8 @@ from torch import nn
 
 import stompp_kernels as sk
 from stompp_kernels.nn import BinaryLinear, ProgressiveActivation, Stage
-from stompp_kernels.progression.schedule import SHAPES, frozen_probability
+from stompp_kernels.ops.checks import SURROGATES
+from stompp_kernels.progression.schedule import SHAPES, frozen_probability, reached_fraction
 
 pytestmark = pytest.mark.filterwarnings("ignore:training ended at step:RuntimeWarning")
 
@@ -157,10 +159,24 @@ def test_progress_names_what_advances():
     progression = sk.StoMPP(model, 40, cooldown=0.0, shape="linear")
     progress = progression.progress()
     assert (progress.step, progress.frontier, progress.units, progress.active, progress.p) == (0, 0, 4, (), 0.0)
+    assert progress.frozen == 0.0
     for _ in range(15):
         progression.step()
     progress = progression.progress()
     assert (progress.step, progress.frontier, progress.active, progress.p) == (15, 1, ("blocks.0.conv2",), 0.5)
+    masks = [masked for masked, _ in progression.units[1].masked()]
+    assert progress.frozen == sum(m.frozen() for m in masks) / sum(m.mask_numel for m in masks) > 0
+
+
+def test_progress_tells_the_masks_real_fraction_beside_p():
+    progression = wide_unit(total_steps=78, refresh=100)
+    for _ in range(77):
+        progression.step()
+    progress, layer = progression.progress(), progression.units[0].layer
+    assert progress.p == pytest.approx(77 / 78)
+    counted = layer.frozen() + progression.units[0].activation.frozen()
+    assert progress.frozen == counted / (layer.mask_numel + 200)
+    assert progress.frozen == pytest.approx(reached_fraction("linear", 78, 100), abs=0.0125)
 
 
 def test_vanilla_ste_commits_everything_at_step_0():
@@ -169,7 +185,7 @@ def test_vanilla_ste_commits_everything_at_step_0():
     assert progression.fully_committed
     assert progression.frozen_fraction() == 1.0
     assert progression.progress().active == ()
-    assert all(m.stage is Stage.BINARY and m.surrogate == "identity" for m in masked_modules(model).values())
+    assert all(m.stage is Stage.BINARY and m.surrogate == "clip" for m in masked_modules(model).values())
     losses = train_steps(model, torch.optim.SGD(model.parameters(), lr=0.05), progression, 5)
     assert torch.stack(losses).isfinite().all()
     assert progression.progress().active == ()
@@ -180,7 +196,8 @@ def test_vanilla_ste_commits_everything_at_step_0():
     [
         ({"regime": "ste_free"}, "none"),
         ({"regime": "ste_free", "surrogate": "clip"}, "none"),
-        ({"regime": "ste"}, "identity"),
+        ({"regime": "ste"}, "clip"),
+        ({"regime": "vanilla_ste"}, "clip"),
         ({"regime": "ste", "surrogate": "approx_sign"}, "approx_sign"),
         ({"regime": "vanilla_ste", "surrogate": "clip"}, "clip"),
     ],
@@ -189,6 +206,76 @@ def test_regimes_choose_the_surrogate(options, surrogate):
     model, _ = make("residual")
     progression = sk.StoMPP(model, 100, **options)
     assert all(m.surrogate == surrogate for unit in progression.units for m, _ in unit.masked())
+
+
+@pytest.mark.parametrize("weights", [None, *SURROGATES[1:]])
+@pytest.mark.parametrize("activations", [None, *SURROGATES[1:]])
+def test_weights_and_activations_have_surrogates_of_their_own(weights, activations):
+    options = {"surrogate_weights": weights, "surrogate_activations": activations}
+    for regime in ("ste", "vanilla_ste"):
+        model, _ = make("residual")
+        progression = sk.StoMPP(model, 100, regime=regime, surrogate="approx_sign", **options)
+        assert {unit.layer.surrogate for unit in progression.units} == {weights or "approx_sign"}
+        assert {unit.activation.surrogate for unit in progression.units} == {activations or "approx_sign"}
+    model, _ = make("residual")
+    sk.StoMPP(model, 100, **options)
+    assert {m.surrogate for m in masked_modules(model).values()} == {"none"}
+
+
+def test_each_surrogate_is_the_gradient_of_what_it_is_chosen_for():
+    model = nn.Sequential(BinaryLinear(2, 1, binarize_input=True))
+    sk.link(model, torch.randn(1, 2))
+    sk.StoMPP(model, 10, regime="vanilla_ste", surrogate_weights="identity", surrogate_activations="clip")
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.5, 0.5]]))
+    x = torch.tensor([[0.5, 1.5]], requires_grad=True)
+    model(x).sum().backward()
+    assert model[0].weight.grad.tolist() == [[1.0, 1.0]], "identity lets the weight beyond 1 learn"
+    assert x.grad.tolist() == [[1.0, 0.0]], "clip cuts off the input beyond 1"
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "refresh"), [(40_000, 100.0), (8000, 100.0), (4000, 50.0), (400, 5.0), (40, 1.0)]
+)
+def test_refresh_by_default_is_a_twentieth_of_a_window(total_steps, refresh):
+    model, _ = make("residual")  # 4 windows
+    progression = sk.StoMPP(model, total_steps, cooldown=0.0)
+    assert progression.refresh == progression.state_dict()["config"]["refresh"] == refresh
+    assert sk.StoMPP(make("residual")[0], total_steps, refresh=7, cooldown=0.0).refresh == 7.0
+
+
+def test_refresh_by_default_brings_masks_near_p():
+    progression = wide_unit("cubic", total_steps=400)
+    for _ in range(399):
+        progression.step()
+    assert progression.progress().frozen > 0.85
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "refresh", "warned"), [(200, 40, False), (199, 40, True), (78, 100, True), (2, 1, False)]
+)
+def test_windows_that_masks_cannot_follow_are_warned_about(total_steps, refresh, warned):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        wide_unit("cubic", total_steps=total_steps, refresh=refresh)
+    assert len(caught) == warned
+    if refresh == 100:
+        message = (
+            "windows of 78 steps are short for refresh=100: masks reach some 16 % .* refresh='auto' or at most 15.6"
+        )
+        assert re.match(message, str(caught[0].message))
+        assert caught[0].filename == __file__, "the line that made the progression"
+
+
+def test_vanilla_ste_asks_for_no_room_for_windows_and_warns_of_none():
+    model, _ = make("residual")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        progression = sk.StoMPP(model, 1, regime="vanilla_ste")
+    progression.step()
+    assert progression.fully_committed
+    with pytest.raises(ValueError, match=r"warmup must be in .* got 1\.5"):
+        sk.StoMPP(model, 100, regime="vanilla_ste", warmup=1.5)
 
 
 def test_an_activation_of_several_layers_advances_with_the_first_only():
@@ -287,6 +374,9 @@ def test_does_not_warn_when_complete_or_never_started(steps):
         ({"warmup": -0.1}, "warmup must be in .* got -0.1"),
         ({"cooldown": 1.5}, "cooldown must be in .* got 1.5"),
         ({"warmup": 0.5, "cooldown": 0.5}, "warmup and cooldown must leave room.* got 0.5"),
+        ({"refresh": "fast"}, "refresh must be 'auto' or a number of at least 1, got 'fast'"),
+        ({"surrogate_weights": "none"}, "surrogate_weights must be one of None, 'identity'.* got 'none'"),
+        ({"surrogate_activations": "sign"}, "surrogate_activations must be one of .* got 'sign'"),
         ({"seed": -1}, "seed must be in .* got -1"),
         ({"seed": 1 << 63}, "seed must be in .* got 9223372036854775808"),
     ],
@@ -461,6 +551,8 @@ def test_every_argument_is_saved_but_what_a_run_may_be_resumed_with():
         "refresh": 7,
         "regime": "ste",
         "surrogate": "clip",
+        "surrogate_weights": "identity",
+        "surrogate_activations": "approx_sign",
         "binarize": "both",
         "overlap": 0.25,
         "warmup": 0.125,

@@ -88,8 +88,9 @@ def test_the_progression_of_a_recipe_has_the_arguments_and_defaults_of_stompp():
     assert recipe.to_dict()["progression"] == expected
     # What files of recipes may hold.
     assert {key: type(value) for key, value in expected.items()} == {
-        **dict.fromkeys(("regime", "surrogate", "shape", "order", "activation_masks"), str),
-        **dict.fromkeys(("refresh", "overlap", "warmup", "cooldown"), float),
+        **dict.fromkeys(("regime", "surrogate", "shape", "order", "activation_masks", "refresh"), str),
+        **dict.fromkeys(("surrogate_weights", "surrogate_activations"), type(None)),
+        **dict.fromkeys(("overlap", "warmup", "cooldown"), float),
         **dict.fromkeys(("clip_latent", "freeze_prefix"), bool),
     }
 
@@ -113,6 +114,13 @@ def test_toml_yaml_and_json_say_the_same(tmp_path):
         ("optimizer.name=lamb", "optimizer.name must be one of"),
         ("optimizer.warmup=1.5", "optimizer.warmup must be in"),
         ("model.binarize=none", "model.binarize must be"),
+        ("progression.refresh=fast", "progression.refresh must be 'auto' or a number of at least 1, got 'fast'"),
+        ("progression.refresh=0.5", "progression.refresh must be at least 1, got 0.5"),
+        ("progression.refresh=[1]", "progression.refresh must be of type float, got"),
+        ("progression.regime=stefree", "progression.regime must be one of"),
+        ("progression.order=sideways", "progression.order must be one of"),
+        ("progression.surrogate_weights=none", "progression.surrogate_weights must be one of"),
+        ("progression.warmup=1", "progression.warmup must be in"),
         ("model=mlp", "model must hold keys and values, got 'mlp'"),
         ("epochs.x=1", "'epochs' has none below it"),
         ("epochs", "must be key=value"),
@@ -291,6 +299,33 @@ def test_a_run_on_a_gpu_ends_binary_and_repeats_itself(amp, tmp_path):
 # Stopping and going on
 
 
+def test_a_run_of_an_older_version_goes_on_with_its_own_recipe(tmp_path, one_thread):
+    """Its files lack settings that are new, and hold what were defaults then."""
+    folder, arguments = tmp_path / "run", {"progression": {"regime": "ste", "refresh": 100, "surrogate": "identity"}}
+    whole = run(small(**arguments), folder)
+    for name in (LAST, BEST):
+        saved = load_checkpoint(folder / name)
+        for values in (saved["recipe"]["progression"], saved.get("progression", {"config": {}})["config"]):
+            values.pop("surrogate_weights", None)
+            values.pop("surrogate_activations", None)
+        save_checkpoint(folder / name, saved)
+    (folder / "recipe.json").write_text(json.dumps(load_checkpoint(folder / LAST)["recipe"]))
+    assert main(["train", "--resume", "--output", str(folder), "--device", "cpu"]) == 0
+    assert json.loads((folder / "result.json").read_text())["result"] == whole
+    with pytest.raises(
+        ValueError, match=r"another recipe: progression\.\w+ is .*`stompp train --resume --output"
+    ) as error:
+        run(small(progression={"regime": "ste"}), folder, resume=True)
+    assert str(folder) in str(error.value)
+
+
+def test_records_tell_what_masks_have_reached_beside_p(finished):
+    folder, _ = finished
+    assert records(folder, "start")[0]["refresh"] == 1.0
+    assert all(0 <= event["frozen"] <= 1 for event in records(folder, "step"))
+    assert any(event["frozen"] > 0 for event in records(folder, "step"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_writes_a_checkpoint_and_the_run_goes_on_to_the_same_bits(number, tmp_path, monkeypatch, one_thread):
     run(small(), tmp_path / "whole")
@@ -424,7 +459,10 @@ def test_a_study_is_variants_times_a_grid_times_seeds(tmp_path):
         **SMALL,
         "seeds": [0, 1],
         "grid": {"progression.order": ["forward", "reverse"]},
-        "variants": {"free": {"progression.regime": "ste_free"}, "clip": {"progression": {"surrogate": "clip"}}},
+        "variants": {
+            "free": {"progression.regime": "ste_free"},
+            "approx": {"progression": {"surrogate": "approx_sign"}},
+        },
     }
     (tmp_path / "study.json").write_text(json.dumps(study))
     recipes = read_study(tmp_path / "study.json", ["epochs=2"])
@@ -432,7 +470,7 @@ def test_a_study_is_variants_times_a_grid_times_seeds(tmp_path):
     assert [recipe.seed for recipe in recipes] == [0] * 4 + [1] * 4
     assert recipes[1].name == "free_order-reverse_seed0"
     assert {(r.progression.order, r.progression.surrogate, r.epochs) for r in recipes} == {
-        (order, surrogate, 2) for order in ("forward", "reverse") for surrogate in ("identity", "clip")
+        (order, surrogate, 2) for order in ("forward", "reverse") for surrogate in ("clip", "approx_sign")
     }
     with pytest.raises(ValueError, match=r"progression\.order must be a list"):
         read_study(tmp_path / "study.json", ["grid.progression.order=reverse"])

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:training ended at step:RuntimeWa
 
 REGIMES = {
     "none": {"regime": "ste_free"},
-    "identity": {"regime": "ste"},
+    "identity": {"regime": "ste", "surrogate": "identity"},
     "clip": {"regime": "ste", "surrogate": "clip"},
     "approx_sign": {"regime": "ste", "surrogate": "approx_sign"},
 }

@@ -10,66 +10,28 @@ import sys
 import warnings
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from stompp_kernels.nn import Stage
-from stompp_kernels.ops.checks import SURROGATES, check_choice
+from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.progression.gradient_paths import set_frozen, without_gradient
 from stompp_kernels.progression.guards import Guard
-from stompp_kernels.progression.schedule import SHAPES, frozen_probability, order_units, windows
+from stompp_kernels.progression.progress import Progress, Run
+from stompp_kernels.progression.schedule import (
+    AUTO,
+    frozen_probability,
+    order_units,
+    refresh_of,
+    short_windows,
+    windows,
+)
+from stompp_kernels.progression.settings import BINARIZE, check_settings, difference, former_defaults
 from stompp_kernels.progression.units import Unit, check_binarize, linked_layers, make_units
-
-REGIMES = ("ste_free", "ste", "vanilla_ste")
-BINARIZE = ("both", "weights")
-ACTIVATION_MASKS = ("shared", "per_element")
 
 # A run may be resumed with another freeze_prefix: no value changes by it.
 _NOT_SAVED = ("self", "model", "freeze_prefix")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Tells where a run stands.
-
-    Attributes:
-        step: calls of :meth:`StoMPP.step` so far.
-        frontier: units committed.
-        units: units in all.
-        active: names of the units in their windows.
-        p: the frozen fraction that the first of them heads for; 0 when there is none.
-
-    Example:
-        >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32)), torch.randn(2, 1, 8, 8))
-        >>> sk.StoMPP(model, total_steps=10).progress()
-        Progress(step=0, frontier=0, units=1, active=(), p=0.0)
-    """
-
-    step: int
-    frontier: int
-    units: int
-    active: tuple[str, ...]
-    p: float
-
-
-class _Run:
-    """Holds what the end-of-training warning needs; it outlives the controller."""
-
-    def __init__(self, total_steps: int) -> None:
-        self.total_steps, self.step, self.uncommitted = total_steps, 0, 0
-        self.ended_early = False
-
-    def warn(self) -> None:
-        if self.step and self.uncommitted and not self.ended_early:
-            warnings.warn(
-                f"training ended at step {self.step} of {self.total_steps} with {self.uncommitted} units not "
-                "committed: the network is not fully binary",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            self.step = 0  # once is enough, unless it goes on
 
 
 class StoMPP:
@@ -99,21 +61,25 @@ class StoMPP:
 
     A RuntimeWarning tells, once each, of a second StoMPP on the model, an optimizer without the model's parameters or
     without latent weights that are about to be committed, :meth:`step` before ``optimizer.step()`` or more often than
-    ``total_steps``, and a state dict of the model that was loaded without the progression's.
+    ``total_steps``, a state dict of the model that was loaded without the progression's, and windows that are shorter
+    than 5 ``refresh``.
 
     Args:
         model: prepared by ``sk.prepare``, or built by hand and passed through ``sk.link``.
         total_steps: optimizer steps of the run.
         shape: of p(t): "cubic", "linear", "quadratic", "cosine", "flipped_quadratic".
         order: "forward" (input to output), "reverse", "global" (all units share one window), or all units' names.
-        refresh: r; each mask entry is drawn again with probability 1/r a step. At least 1.
+        refresh: r; each mask entry is drawn again with probability 1/r a step, so that masks follow p some r steps
+            late. At least 1. "auto": a twentieth of a window, from 1 to 100; :attr:`refresh` is the number.
         regime: "ste_free": frozen entries have no gradient. What a commitment cuts off (the layer's weights, all
             that lies behind its activation) keeps a gradient of None, so that no optimizer moves it: at each commitment
             :meth:`step` sets the gradients of the whole model to None, hence its place after ``optimizer.step()``.
             A committed layer computes from the signs that it was committed with; where something changes those of its
             weights all the same (LBFGS, an average that is copied back) they are restored, with a warning.
             "ste": frozen entries follow ``surrogate``. "vanilla_ste": the baseline, everything committed from step 0.
-        surrogate: "identity", "clip" or "approx_sign", for the regimes with one.
+        surrogate: "clip", "identity" or "approx_sign", for the regimes with one.
+        surrogate_weights, surrogate_activations: another surrogate for weights or activations alone; None:
+            ``surrogate``. BinaryConnect's is "identity" for weights, which ``clip_latent`` bounds.
         binarize: "both" weights and activations (BNN), or "weights" (BWN), as given to ``sk.prepare``.
         overlap: fraction of a window shared with the next one, in [0, 1).
         warmup, cooldown: fractions of the run before the first window and after the last one. In the cool-down the
@@ -137,14 +103,14 @@ class StoMPP:
     Example:
         >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        >>> progression = sk.StoMPP(model, total_steps=4, regime="ste", surrogate="clip")
-        >>> for _ in range(4):
+        >>> progression = sk.StoMPP(model, total_steps=12, regime="ste")
+        >>> for _ in range(12):
         ...     optimizer.zero_grad()
         ...     model(torch.randn(8, 1, 8, 8)).square().mean().backward()
         ...     optimizer.step()
         ...     progression.step()
         >>> progression.progress()
-        Progress(step=4, frontier=2, units=2, active=(), p=0.0)
+        Progress(step=12, frontier=2, units=2, active=(), p=0.0, frozen=0.0)
     """
 
     def __init__(
@@ -153,9 +119,9 @@ class StoMPP:
         total_steps: int,
         shape: str = "cubic",
         order: str | Sequence[str] = "forward",
-        refresh: float = 100.0,
+        refresh: float | str = AUTO,
         regime: str = "ste_free",
-        surrogate: str = "identity",
+        surrogate: str = "clip",
         binarize: str = "both",
         overlap: float = 0.0,
         warmup: float = 0.0,
@@ -164,24 +130,20 @@ class StoMPP:
         clip_latent: bool = True,
         freeze_prefix: bool = True,
         activation_masks: str = "shared",
+        surrogate_weights: str | None = None,
+        surrogate_activations: str | None = None,
     ) -> None:
         arguments = dict(locals())  # all of them, and nothing else yet
         if not isinstance(total_steps, int):
             raise TypeError(f"total_steps must be an int, got {total_steps!r}")
         if total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
-        check_choice("shape", shape, tuple(SHAPES))
-        check_choice("regime", regime, REGIMES)
-        check_choice("surrogate", surrogate, SURROGATES[1:])
+        check_settings(arguments)
         check_choice("binarize", binarize, BINARIZE)
-        check_choice("activation_masks", activation_masks, ACTIVATION_MASKS)
-        if not refresh >= 1:
-            raise ValueError(f"refresh must be at least 1, got {refresh}")
         if not 0 <= seed < 1 << 63:
             raise ValueError(f"seed must be in [0, 2^63), got {seed}")
 
-        self.total_steps, self.shape, self.refresh, self.regime = total_steps, shape, float(refresh), regime
-        self.surrogate = "none" if regime == "ste_free" else surrogate
+        self.total_steps, self.shape, self.regime = total_steps, shape, regime
         self.seed, self.clip_latent = seed, clip_latent
         self.freeze_prefix = freeze_prefix and regime == "ste_free"
         self._model = model
@@ -189,30 +151,51 @@ class StoMPP:
         check_binarize(layers, binarize)
         names = [name for name, _ in layers]
         places = order_units(names, order)
-        self.units = make_units(layers, windows(places, total_steps, warmup, cooldown, overlap))
+        if regime == "vanilla_ste":
+            steps = [range(0)] * len(layers)  # all are committed from step 0
+        else:
+            steps = windows(places, total_steps, warmup, cooldown, overlap)
+        self.units = make_units(layers, steps)
+        self.refresh = refresh_of(refresh, min(map(len, steps)))
         self._config = {
             **{name: value for name, value in arguments.items() if name not in _NOT_SAVED},
             "order": order if isinstance(order, str) else list(order),
             "refresh": self.refresh,
-            "surrogate": self.surrogate,
             "units": names,
         }
+        self._surrogates_given = surrogate_weights, surrogate_activations
+        self._set_surrogates(surrogate)
+        defaults = {"refresh": AUTO, "surrogate": "clip"}
+        self._by_default = [name for name, default in defaults.items() if arguments[name] == default]
         self._step, self._loaded = 0, False
         self._frozen_at: list[bool] | None = None  # what was committed when the prefix was last frozen
         self._recompile_limit: int | None = None
-        self._run = _Run(total_steps)
+        self._run = Run(total_steps)
         weakref.finalize(self, self._run.warn)
         for unit in self.units:
-            for masked, _ in unit.masked():
-                masked.set_surrogate(self.surrogate)
             if unit.activation is not None:
                 unit.activation.draw_per_element(activation_masks == "per_element")
+        problem = "" if regime == "vanilla_ste" else short_windows(shape, min(map(len, steps)), self.refresh)
+        if problem:
+            warnings.warn(problem, RuntimeWarning, stacklevel=2)
         self._guard = Guard(model, dict(layers), total_steps)
         if regime != "vanilla_ste":
             self._guard.expect([u.name for u in self.units if any(m.stage > Stage.SOFT for m, _ in u.masked())])
         if self.frontier:
             self._drop_gradients()
         self._advance()
+
+    def _set_surrogates(self, surrogate: str) -> None:
+        """Gives each mask its surrogate, and notes them among the settings that a state holds."""
+        chosen = [surrogate, *(given or surrogate for given in self._surrogates_given)]
+        if self.regime == "ste_free":
+            chosen = ["none"] * 3
+        self.surrogate, weights, activations = chosen
+        self._config.update(surrogate=self.surrogate, surrogate_weights=weights, surrogate_activations=activations)
+        for unit in self.units:
+            unit.layer.set_surrogate(weights)
+            if unit.activation is not None:
+                unit.activation.set_surrogate(activations)
 
     def step(self) -> None:
         """Advances by one optimizer step: refreshes the masks of units in their windows, commits those past theirs.
@@ -327,7 +310,8 @@ class StoMPP:
         if self.regime == "vanilla_ste":
             active = []
         names = tuple(unit.name for unit in active)
-        return Progress(self._step, self.frontier, len(self.units), names, self._p(active[0]) if active else 0.0)
+        p, frozen = (self._p(active[0]), active[0].frozen_fraction()) if active else (0.0, 0.0)
+        return Progress(self._step, self.frontier, len(self.units), names, p, frozen)
 
     def frozen_fraction(self) -> float:
         """Returns the share of frozen entries in all masks, weights and activations, in [0, 1]."""
@@ -344,18 +328,29 @@ class StoMPP:
         In the STE-free regime the gradients of the whole model become None. Its prefix is frozen at once if the model's
         state dict was loaded before, else at the next :meth:`step`.
 
+        A state of a version whose defaults were ``refresh=100`` and ``surrogate="identity"`` goes on with those where
+        this progression was given neither, with a RuntimeWarning.
+
         Raises:
             ValueError: the state belongs to a progression with other settings or another model.
         """
-        saved = state["config"]
-        different = [key for key in self._config if saved.get(key) != self._config[key]]
-        if different:
-            key = different[0]
-            raise ValueError(
-                f"{key} must be what the state was saved with: {saved.get(key)!r}, got {self._config[key]!r}"
-            )
+        former = former_defaults(state["config"], self._by_default)
+        problem = difference(state["config"], self._config, former)
+        if problem:
+            raise ValueError(problem)
         if not state["step"] >= 0:
             raise ValueError(f"step must be at least 0, got {state['step']}")
+        if former:
+            self.refresh = self._config["refresh"] = former.get("refresh", self.refresh)
+            if "surrogate" in former:
+                self._set_surrogates(former["surrogate"])
+            settings = ", ".join(f"{key}={value!r}" for key, value in former.items())
+            warnings.warn(
+                f"the state was saved by a version with the defaults {settings}: the run goes on with these. Give them "
+                "as arguments to say that you mean it",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self._step, self._loaded = state["step"], True
         self._guard.loaded()
         self._drop_gradients()

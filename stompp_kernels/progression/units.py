@@ -18,7 +18,7 @@ class Unit:
         name: the layer's qualified name.
         layer: holds the weight mask.
         activation: holds the activation mask; None for weights only, or where another unit owns it.
-        window: steps in which the unit is partly frozen; committed from ``window.stop`` on.
+        window: steps in which the unit is partly frozen; committed from ``window.stop`` on. Empty in vanilla STE.
         tensor_ids: of the random stream, for the weight mask and the activation mask.
 
     Example:
@@ -39,6 +39,11 @@ class Unit:
         if self.activation is not None:
             pairs.append((self.activation, self.tensor_ids[1]))
         return pairs
+
+    def frozen_fraction(self) -> float:
+        """Returns the fraction of frozen entries in the unit's masks."""
+        masks = [masked for masked, _ in self.masked()]
+        return sum(masked.frozen() for masked in masks) / sum(masked.mask_numel for masked in masks)
 
 
 def linked_layers(model: nn.Module) -> list[tuple[str, BinaryLayer]]:

@@ -38,7 +38,7 @@ from stompp_kernels.training.changes import check_apart, check_used, keys_of
 from stompp_kernels.training.folder_lock import locked
 from stompp_kernels.training.recipe import Recipe, apply_change, read_values, recipe_from_dict, set_value
 from stompp_kernels.training.report import write_report
-from stompp_kernels.training.trainer import RESULT, first_difference
+from stompp_kernels.training.trainer import RESULT, first_difference, recipe_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -179,7 +179,7 @@ def _is_finished(recipe: Recipe, folder: Path) -> bool:
     saved = read_json(folder / RESULT)
     if not isinstance(saved, dict) or not isinstance(saved.get("recipe"), dict):
         raise ValueError(f"{os.fspath(folder / RESULT)!r} must hold the recipe and the result of a run")
-    return not first_difference(saved["recipe"], recipe.to_dict())
+    return not first_difference(recipe_of(saved["recipe"], folder / RESULT).to_dict(), recipe.to_dict())
 
 
 def _start(recipe: Recipe, folder: Path, jobs: int, device: str) -> subprocess.Popen:

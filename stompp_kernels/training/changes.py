@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from stompp_kernels.training.recipe import Recipe
 
 
+_SURROGATES = ("surrogate", "surrogate_weights", "surrogate_activations")
+
+
 def clash(one: str, other: str) -> bool:
     """Whether dotted keys name the same value, or one of them a section that holds the other."""
     return one == other or one.startswith(other + ".") or other.startswith(one + ".")
@@ -49,14 +52,18 @@ def check_used(keys: Iterable[str], recipes: Sequence[Recipe]) -> None:
 
 def unused(recipe: Recipe) -> Mapping[str, str]:
     """The values that a recipe's run does not look at, each with what makes it so."""
-    progression, found = recipe.progression, {}
+    progression = recipe.progression
+    found: dict[str, str] = {}
     with_regime = f"with progression.regime={progression.regime}"
     if progression.regime == "ste_free":
-        found["progression.surrogate"] = with_regime
+        found |= dict.fromkeys((f"progression.{name}" for name in _SURROGATES), with_regime)
     else:
         found["progression.freeze_prefix"] = with_regime
     if recipe.model.binarize == "weights":
-        found["progression.activation_masks"] = "with model.binarize=weights"
+        of_activations = ("progression.activation_masks", "progression.surrogate_activations")
+        found |= dict.fromkeys(of_activations, "with model.binarize=weights")
+    elif None not in (progression.surrogate_weights, progression.surrogate_activations):
+        found["progression.surrogate"] = "beside surrogate_weights and surrogate_activations"
     if progression.regime == "vanilla_ste":
         of_windows = ("shape", "order", "refresh", "overlap", "warmup", "cooldown", "activation_masks")
         found |= {f"progression.{name}": with_regime for name in of_windows}

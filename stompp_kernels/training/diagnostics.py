@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stompp_kernels.ops import count_frozen, pack_signs
 from stompp_kernels.progression.example_run import as_arguments, undisturbed
-from stompp_kernels.progression.stompp import Unit
+from stompp_kernels.progression.units import Unit
 
 
 class Diagnostics:
@@ -59,7 +59,7 @@ class Diagnostics:
         """
         saturation = self._saturation(probe)
         return {
-            "frozen": [self._frozen(unit) for unit in self._units],
+            "frozen": [unit.frozen_fraction() for unit in self._units],
             "flip_ratio": [self._flip_ratio(index) for index in range(len(self._units))],
             "saturation": [saturation.get(unit.name) for unit in self._units],
         }
@@ -74,11 +74,6 @@ class Diagnostics:
     @staticmethod
     def _pack(unit: Unit) -> Tensor:
         return pack_signs(unit.layer.weight.detach().flatten())
-
-    @staticmethod
-    def _frozen(unit: Unit) -> float:
-        masked = [m for m, _ in unit.masked()]
-        return sum(m.frozen() for m in masked) / sum(m.mask_numel for m in masked)
 
     def _flip_ratio(self, index: int) -> float:
         before, now = self._signs[index], self._pack(self._units[index])

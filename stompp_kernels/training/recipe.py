@@ -32,7 +32,8 @@ from typing import Any
 
 from stompp_kernels.files import read_text
 from stompp_kernels.ops.checks import check_choice
-from stompp_kernels.progression.stompp import BINARIZE, StoMPP
+from stompp_kernels.progression import StoMPP
+from stompp_kernels.progression.settings import BINARIZE, check_settings
 from stompp_kernels.training.changes import check_used, keys_of
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -144,6 +145,10 @@ class Recipe:
     paper: PaperFigure | None = None
 
     def __post_init__(self) -> None:
+        try:
+            check_settings(vars(self.progression))
+        except ValueError as error:
+            raise ValueError(f"progression.{error}") from error
         check_choice("model.binarize", self.model.binarize, BINARIZE)
         check_choice("optimizer.name", self.optimizer.name, OPTIMIZERS)
         check_choice("optimizer.schedule", self.optimizer.schedule, LR_SCHEDULES)
@@ -345,10 +350,10 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     options = [option for option in typing.get_args(kind) if option is not type(None)]
     if typing.get_origin(kind) is dict:
         kind = dict
-    elif options:  # X | None
-        if value is None:
+    elif options:  # X | None, X | str
+        if value is None and len(options) < len(typing.get_args(kind)):
             return None
-        kind = options[0]
+        kind = str if str in options and isinstance(value, str) else options[0]
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

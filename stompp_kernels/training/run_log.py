@@ -5,7 +5,7 @@ Every line is an object with an "event":
     start        recipe, units, windows, total_steps, steps_per_epoch, parameters, machine
     resume       the run goes on at this step; what had been logged after it is gone
     step         losses and accuracies (percent, of training batches) of the steps since the last one, step_ms, lr,
-                 frontier, p
+                 frontier, p, and the fraction frozen that masks have reached of it
     diagnostics  of each unit: gradient_norm, frozen, flip_ratio, saturation; see diagnostics.py
     commit       unit, index
     evaluation   accuracy (percent), loss, frontier

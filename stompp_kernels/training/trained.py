@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
 from stompp_kernels.training.data import Data
 from stompp_kernels.training.evaluate import evaluate
 from stompp_kernels.training.processes import Processes
-from stompp_kernels.training.recipe import Recipe, recipe_from_dict
+from stompp_kernels.training.recipe import Recipe
 from stompp_kernels.training.run_state import RunState
-from stompp_kernels.training.trainer import RECIPE, build_model, first_difference, load_data
+from stompp_kernels.training.trainer import RECIPE, build_model, first_difference, load_data, recipe_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,8 +47,8 @@ def load_trained(
     where = choose_device(device)
     file = CHECKPOINTS[checkpoint]
     saved = RunState(load_checkpoint(folder / file), os.fspath(folder / file), file)
-    recipe = _recipe(saved.recipe, folder / file)
-    different = first_difference(recipe.to_dict(), _recipe(read_json(folder / RECIPE), folder / RECIPE).to_dict())
+    recipe = recipe_of(saved.recipe, folder / file)
+    different = first_difference(recipe.to_dict(), recipe_of(read_json(folder / RECIPE), folder / RECIPE).to_dict())
     if different:
         raise ValueError(f"{os.fspath(folder / file)!r} is of another run than {RECIPE} beside it: {different}")
     if data_path is not None:
@@ -57,14 +57,6 @@ def load_trained(
     model = build_model(recipe, data)
     model.load_state_dict(saved.model(model))
     return model.eval(), data, recipe
-
-
-def _recipe(values: Any, path: Path) -> Recipe:
-    """The recipe that a file of a run holds."""
-    try:
-        return recipe_from_dict(values)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} holds no recipe: {error}") from error
 
 
 @default_dtype(torch.float32)

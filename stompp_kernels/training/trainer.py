@@ -7,9 +7,11 @@ was killed and resumed ends with the same bits as one that was not (as far as to
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,7 @@ from stompp_kernels.training.evaluate import evaluate, logits_of
 from stompp_kernels.training.folder_lock import locked
 from stompp_kernels.training.processes import Processes, start_processes
 from stompp_kernels.training.progress_bar import ProgressBar
-from stompp_kernels.training.recipe import OptimizerRecipe, Recipe, expand
+from stompp_kernels.training.recipe import OptimizerRecipe, Recipe, expand, recipe_from_dict
 from stompp_kernels.training.run_log import NAME as LOG
 from stompp_kernels.training.run_log import RunLog
 from stompp_kernels.training.run_state import RunState
@@ -196,6 +198,7 @@ class Run:
         evaluate_every = max(1, round(self.recipe.evaluate_every * self.epoch_steps))
         checkpoint_every = max(1, round(self.recipe.checkpoint_every * self.epoch_steps))
         with ProgressBar(self.console, self.total_steps, self.step) as self._bar:
+            self._bar.say(self._introduction())
             while self.step < self.total_steps:
                 for inputs, labels in self._batches():
                     self._train_step(inputs, labels)
@@ -208,9 +211,27 @@ class Run:
                         self._checkpoint()
                     self._stop_if_asked(signals)
         result = self._end()
+        self._bar.say(
+            f"{self.recipe.name}: test {result['accuracy']:.1f} %, {result['frontier']} of {result['units']} layers "
+            f"binary, after {timedelta(seconds=round(self.seconds))} of training"
+        )
         if self._bar.error is not None:
             raise self._bar.error
         return result
+
+    def _introduction(self) -> str:
+        """Says on what, with what and where the run trains."""
+        recipe, units = self.recipe, self.progression.units
+        if recipe.progression.regime == "vanilla_ste":
+            how = "from the start"
+        else:
+            how = f"in windows of {len(units[0].window)} steps, refresh {self.progression.refresh:g}"
+        where = f"at step {self.step} of {self.total_steps}" if self.step else f"{self.total_steps} steps"
+        return (
+            f"{recipe.name}: {recipe.model.name} on {self.data.name}, {self.data.train_size:,} training and "
+            f"{self.data.test_size:,} test samples, on {self.processes.device}; {where}; {len(units)} layers become "
+            f"binary {how}; files in {self.folder}"
+        )
 
     def _open_records(self, tensorboard: bool) -> None:
         """Readies the run's folder; what a killed process left unfinished there is removed."""
@@ -281,12 +302,13 @@ class Run:
             lr=lr,
             frontier=now.frontier,
             p=now.p,
+            frozen=round(now.frozen, 4),
             step_ms=1e3 * seconds / len(losses),
             losses=[round(value, 5) for value in losses],
             accuracies=[round(value, 3) for value in accuracies],
         )
         mean = sum(accuracies) / len(accuracies)
-        self._bar.show(self.step, sum(losses) / len(losses), mean, now.frontier, now.units, now.p)
+        self._bar.show(self.step, sum(losses) / len(losses), mean, now)
         self._losses, self._accuracies, self._since = [], [], time.perf_counter()
 
     def _evaluate(self) -> None:
@@ -388,6 +410,7 @@ class Run:
             recipe=self.recipe.to_dict(),
             units=[unit.name for unit in units],
             windows=[[unit.window.start, unit.window.stop] for unit in units],
+            refresh=self.progression.refresh,
             total_steps=self.total_steps,
             steps_per_epoch=self.epoch_steps,
             num_classes=self.data.num_classes,
@@ -424,10 +447,21 @@ def _saved_state(recipe: Recipe, folder: Path, resume: bool) -> RunState | None:
     if not (folder / LAST).exists():
         return None
     saved = RunState(load_checkpoint(folder / LAST), str(folder / LAST), LAST)
-    different = first_difference(saved.recipe, recipe.to_dict())
+    different = first_difference(recipe_of(saved.recipe, folder / LAST).to_dict(), recipe.to_dict())
     if different:
-        raise ValueError(f"the run in {str(folder)!r} has another recipe: {different}")
+        raise ValueError(
+            f"the run in {str(folder)!r} has another recipe: {different}; `stompp train --resume --output {folder}` "
+            "goes on with the run's own"
+        )
     return saved
+
+
+def recipe_of(values: Any, path: Path) -> Recipe:
+    """The recipe that a file of a run holds; what an older version's recipe lacks is as it was without it."""
+    try:
+        return recipe_from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)!r} holds no recipe: {error}") from error
 
 
 def first_difference(saved: dict[str, Any], given: dict[str, Any], where: str = "") -> str:

@@ -40,7 +40,7 @@ from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.progression.execution import Call, connect
 from stompp_kernels.progression.fast_paths import fast_paths_off, turn_off_fast_paths
 from stompp_kernels.progression.parameter_use import trace_parameter_use
-from stompp_kernels.progression.stompp import BINARIZE
+from stompp_kernels.progression.settings import BINARIZE
 
 SCALES = (None, "channel", "tensor")
 INPUT_SCALES = (None, "tensor")

@@ -14,7 +14,7 @@ In ``transformers.Trainer`` (``pip install "stompp_kernels[transformers]"``)::
     from stompp_kernels.training.callbacks.hf_trainer import StoMPPTrainerCallback
 
     model, report = sk.prepare(model, example_inputs)
-    callback = StoMPPTrainerCallback(regime="ste_free", refresh=100)  # options of sk.StoMPP
+    callback = StoMPPTrainerCallback(regime="ste_free", order="forward")  # options of sk.StoMPP
     trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[callback])
     trainer.train()  # or trainer.train(resume_from_checkpoint=True)
 
@@ -23,7 +23,7 @@ In Lightning (``pip install "stompp_kernels[lightning]"``)::
     from stompp_kernels.training.callbacks.lightning import StoMPPCallback
 
     module.model, report = sk.prepare(module.model, example_inputs)  # before configure_optimizers
-    callback = StoMPPCallback(module="model", regime="ste", surrogate="clip")
+    callback = StoMPPCallback(module="model", regime="ste")
     trainer = lightning.pytorch.Trainer(max_epochs=100, callbacks=[callback])
     trainer.fit(module, loader)  # or trainer.fit(module, loader, ckpt_path="last")
 

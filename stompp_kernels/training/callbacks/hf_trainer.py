@@ -27,9 +27,10 @@ class StoMPPTrainerCallback(ProgressionOwner, TrainerCallback, ExportableState):
     settings in ``trainer_state.json``: ``trainer.train(resume_from_checkpoint=...)`` with the same options goes on to
     the same bits.
 
-    The Trainer's logs get "stompp/frontier" (units committed), "stompp/p" and "stompp/frozen_fraction". Callbacks see
-    logs in their order, and the Trainer puts the reporters of ``report_to`` first: they get these figures too if
-    ``report_to="none"`` and they are given as callbacks after this one.
+    The Trainer's logs get "stompp/frontier" (units committed), "stompp/p", "stompp/frozen" (what the masks have reached
+    of p) and "stompp/frozen_fraction" (of all masks). Callbacks see logs in their order, and the Trainer puts the
+    reporters of ``report_to`` first: they get these figures too if ``report_to="none"`` and they are given as callbacks
+    after this one.
 
     Training ends early, with a warning, once no gradient reaches a parameter any more: in the STE-free regime, where
     even the last layer is binarized. ``load_best_model_at_end`` may bring back a model that is not fully committed yet;
@@ -46,7 +47,7 @@ class StoMPPTrainerCallback(ProgressionOwner, TrainerCallback, ExportableState):
 
     Example:
         >>> from stompp_kernels.training.callbacks.hf_trainer import StoMPPTrainerCallback
-        >>> callback = StoMPPTrainerCallback(regime="ste", surrogate="clip")
+        >>> callback = StoMPPTrainerCallback(regime="ste")
         >>> callback.progression is None  # until trainer.train() begins
         True
     """

@@ -25,10 +25,10 @@ class StoMPPCallback(ProgressionOwner, Callback):
     progression's step and settings among the callbacks' states: ``trainer.fit(..., ckpt_path=...)`` with the same
     options goes on to the same bits, as far as the data loader does.
 
-    Every ``log_every_n_steps`` it logs "stompp/frontier" (units committed), "stompp/p" and "stompp/frozen_fraction".
-    Under DDP the STE-free regime needs ``strategy="ddp_find_unused_parameters_true"``. Training ends early, with a
-    warning, once no gradient reaches a parameter any more: in the STE-free regime, where even the last layer is
-    binarized.
+    Every ``log_every_n_steps`` it logs "stompp/frontier" (units committed), "stompp/p", "stompp/frozen" (what the masks
+    have reached of p) and "stompp/frozen_fraction" (of all masks). Under DDP the STE-free
+    regime needs ``strategy="ddp_find_unused_parameters_true"``. Training ends early, with a warning, once no gradient
+    reaches a parameter any more: in the STE-free regime, where even the last layer is binarized.
 
     Args:
         total_steps: of the progression; if None the optimizer steps that the trainer plans: without the epoch that
@@ -45,7 +45,7 @@ class StoMPPCallback(ProgressionOwner, Callback):
 
     Example:
         >>> from stompp_kernels.training.callbacks.lightning import StoMPPCallback
-        >>> callback = StoMPPCallback(module="model", regime="ste", surrogate="clip")
+        >>> callback = StoMPPCallback(module="model", regime="ste")
         >>> callback.progression is None  # until trainer.fit() begins
         True
     """

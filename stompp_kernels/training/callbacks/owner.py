@@ -73,11 +73,12 @@ class ProgressionOwner:
             self.progression.warn_if_uncommitted()
 
     def figures(self) -> dict[str, float]:
-        """Returns figures for logs: units committed, p of the first active unit, frozen fraction of all masks."""
+        """Returns figures for logs: units committed, p and frozen fraction of the active unit, and of all masks."""
         assert self.progression is not None
         progress = self.progression.progress()
         return {
             "stompp/frontier": progress.frontier,
             "stompp/p": progress.p,
+            "stompp/frozen": progress.frozen,
             "stompp/frozen_fraction": self.progression.frozen_fraction(),
         }

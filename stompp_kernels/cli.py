@@ -62,20 +62,26 @@ def _train(arguments: argparse.Namespace) -> int:
     from stompp_kernels.training.recipe import read_recipe
     from stompp_kernels.training.trainer import RECIPE, train
 
-    path, output = arguments.recipe, arguments.output
-    if path is None and arguments.resume and output is not None and (output / RECIPE).exists():
-        path = output / RECIPE
-    recipe = read_recipe(path, _changes(arguments))
+    path, output, changes = arguments.recipe, arguments.output, _changes(arguments)
+    if path is None and arguments.resume:
+        if output is not None and (output / RECIPE).exists():
+            path = output / RECIPE
+        elif not changes:
+            where = "" if output is None else f": {str(output)!r} has no {RECIPE}"
+            raise ValueError(f"--resume needs the run's recipe, or --output with the folder of a run{where}")
+    recipe = read_recipe(path, changes)
     folder = output or Path("runs") / f"{recipe.name}_seed{recipe.seed}"
     train(recipe, folder, device=arguments.device, resume=arguments.resume, tensorboard=arguments.tensorboard)
     return 0
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    from stompp_kernels.training.trained import evaluate_trained, load_trained
+    from stompp_kernels.training.trained import evaluate_trained, load_trained, note_packed
 
     model, data, recipe = load_trained(arguments.run, arguments.checkpoint, arguments.data, arguments.device)
     accuracy, loss = evaluate_trained(model, data, recipe, arguments.packed)
+    if arguments.packed and arguments.checkpoint == "last":
+        note_packed(arguments.run, accuracy=accuracy)
     print(f"accuracy {accuracy:.2f} %  loss {loss:.4f}  {data.test_size} samples of {data.name}")
     return 0
 
@@ -83,11 +89,13 @@ def _eval(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from stompp_kernels.files import check_can_be_written
     from stompp_kernels.terminal import terminal
-    from stompp_kernels.training.trained import convert_trained, load_trained
+    from stompp_kernels.training.trained import convert_trained, load_trained, note_packed
 
     check_can_be_written(arguments.output)
     model, _, _ = load_trained(arguments.run, arguments.checkpoint, arguments.data)
     size = convert_trained(model, arguments.output, terminal())
+    if arguments.checkpoint == "last":
+        note_packed(arguments.run, bytes=size)
     print(f"{arguments.output}: {size:,} bytes")
     return 0
 
@@ -238,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     ablate.set_defaults(run_command=_ablate)
 
     report = commands.add_parser("report", help="write one HTML page on runs, with figures as PNG")
-    report.add_argument("run", type=Path, nargs="+", help="folders that `stompp train` wrote")
+    report.add_argument("run", type=Path, nargs="+", help="folders that `stompp train` or `stompp ablate` wrote")
     report.add_argument("--output", type=Path, default=Path("report"), help="folder to write to (default: report)")
     report.add_argument("--title", help="title of the page")
     report.set_defaults(run_command=_report)

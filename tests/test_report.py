@@ -4,11 +4,13 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 from helpers import run_python
 from report_page import Page
 
-from stompp_kernels.training.report import group_runs, read_run, summary, write_report
+from stompp_kernels.training.report import Group, group_runs, read_run, summary, write_report
+from stompp_kernels.training.report.figures import _decades, _table, draw
 from stompp_kernels.training.report.logs import DIAGNOSTICS
 
 UNITS, WARMUP, WINDOW, TOTAL = 4, 60, 40, 280
@@ -88,7 +90,7 @@ def test_the_files_are_the_page_the_numbers_and_whole_figures(report):
     figures = sorted(path.stem for path in files if path.suffix == ".png")
     assert figures == [
         *("around_commits", "batch_accuracy", "flip_ratio", "frozen"),
-        *("gradient_norm", "saturation", "step_time", "test_accuracy"),
+        *("gradient_norm", "loss", "saturation", "step_time", "test_accuracy"),
     ]
     for path in files:
         if path.suffix == ".png":
@@ -126,6 +128,64 @@ def test_the_table_shows_mean_spread_and_distance_to_the_paper(report):
     assert states["bnn_1"] == ("finished", "")
     assert states["bwn_1"][0] == "unfinished: step 200 of 280"
     assert re.fullmatch(r"line \d+, the last one, is damaged and left out", states["bwn_1"][1])
+
+
+def test_the_table_has_packed_figures_times_and_links_to_recipes(tmp_path):
+    runs = [write_run(tmp_path / "a run" / str(seed), records(seed, epochs=7)) for seed in range(2)]
+    for seed, run in enumerate(runs):
+        (run / "packed.json").write_text(json.dumps({"accuracy": 60.0 + seed, "bytes": 1000}))
+    (runs[0] / "recipe.json").write_text("{}")
+    write_report(runs, tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    (row,) = Page(text).rows("final")
+    assert [row["packed"], row["ms a step"], row["steps"]] == ["60.5 1,000 bytes", "6.0", "280 7 epochs"]
+    assert re.findall(r'<a href="(.*?)">', text) == ["../a%20run/0/recipe.json"]
+    (runs[0] / "packed.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"packed\.json' must hold keys and values, got \[\]"):
+        summary(runs)
+
+
+def test_a_study_stands_for_its_runs_and_a_report_for_none(tmp_path):
+    write_run(tmp_path / "alone", records(0, "alone"))
+    for seed in range(2):
+        write_run(tmp_path / "study" / f"bnn_seed{seed}", records(seed))
+    write_report([tmp_path / "study"], tmp_path / "study" / "report")
+    (tmp_path / "study" / "wanted").mkdir()
+    write_report([tmp_path / "alone", tmp_path / "study"], tmp_path / "out")
+    write_report(
+        sorted(tmp_path.iterdir()), tmp_path / "out"
+    )  # as the shell gives runs/*, an earlier report among them
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert [row["folder"] for row in page.rows("folder")] == ["alone", "study/bnn_seed0", "study/bnn_seed1"]
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"run must be a folder that stompp train wrote, got '.*other'"):
+        write_report(sorted(tmp_path.iterdir()), tmp_path / "out")
+
+
+def diverging(factor):
+    log = records()
+    for record in log:
+        if record["event"] == "diagnostics":
+            record["gradient_norm"] = [None if v is None else v * factor for v in record["gradient_norm"]]
+    return log
+
+
+def test_a_run_that_diverges_does_not_decide_on_the_colours_of_the_others(tmp_path):
+    logs = {"good": diverging(1.0), "bad": diverging(1e11), "other": diverging(2.0)}
+    groups = [Group(name, (read_run(write_run(tmp_path / name, log)),)) for name, log in logs.items()]
+    tables = [table[np.isfinite(table)] for table in (_table(g.runs[0], "gradient_norm")[1] for g in groups)]
+    for chosen in (tables, tables[:2]):
+        norm = _decades(chosen)
+        assert norm.vmax <= 2.0
+        assert norm.vmin >= 1e-3 * 0.99
+    assert draw(groups)
+
+
+def test_sparse_records_are_not_painted_over_the_steps_between(tmp_path):
+    log = [r for r in records() if r["event"] != "diagnostics" or r["step"] <= 50 or r["step"] == 280]
+    edges, table = _table(read_run(write_run(tmp_path / "run", log)), "frozen")
+    assert edges.tolist() == [0, 10, 20, 30, 40, 50, 270, 280]
+    assert np.isnan(table).any(axis=0).tolist() == [False] * 5 + [True, False]
 
 
 def test_the_dip_is_that_of_the_bnn_and_none_of_the_bwn(report):

@@ -1,9 +1,11 @@
 """`stompp train` and what follows it: recipes, runs, records, resuming, evaluation, conversion, studies."""
 
 import inspect
+import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from stompp_kernels.training.ablate import read_study
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from stompp_kernels.training.diagnostics import Diagnostics
 from stompp_kernels.training.processes import Stopped
+from stompp_kernels.training.progress_bar import ProgressBar
 from stompp_kernels.training.recipe import OptimizerRecipe, read_recipe, recipe_from_dict
 from stompp_kernels.training.trainer import lr_factor, train
 
@@ -404,6 +407,7 @@ def test_processes_share_the_batches_of_a_run(tmp_path):
         command_line = [*torchrun, *command, "--device", "cpu", "--resume"]
         done = subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
+        assert "find_unused_parameters" not in done.stderr, "until the first commitment DDP would find none"
     assert [e["event"] for e in records(tmp_path / "run")][-2:] == ["resume", "end"]
     assert len(records(tmp_path / "run", "commit")) == 4
     result = json.loads((tmp_path / "run" / "result.json").read_text())["result"]
@@ -427,6 +431,54 @@ def test_eval_convert_and_bench_of_a_run(finished, tmp_path, capsys):
     assert "packed, ms" in capsys.readouterr().out
     assert main(["eval", str(tmp_path)]) == 2
     assert "no run of `stompp train`" in capsys.readouterr().err
+
+
+def test_a_run_says_what_it_trains_how_long_it_takes_and_how_it_ended(tmp_path, capsys):
+    (tmp_path / "small.json").write_text(json.dumps(SMALL))
+    assert main(["train", str(tmp_path / "small.json"), "--output", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    first, *evaluations, last = capsys.readouterr().out.splitlines()
+    for part in ("small_resnet on digits", "256 training and 100 test", "on cpu", "12 steps", "4 layers", "refresh 1"):
+        assert part in first
+    assert str(tmp_path / "run") in first
+    assert [re.match(r"(\d+)/12  loss .* \d/4 binary.*  test .* %  0:00:\d\d left$", e)[1] for e in evaluations] == [
+        *("4", "8", "12")
+    ]
+    assert re.fullmatch(r"small: test \d+\.\d %, 4 of 4 layers binary, after 0:00:\d\d of training", last)
+
+
+def test_the_line_of_a_run_fits_a_terminal_of_80_columns():
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=True, color_system=None)
+    with ProgressBar(console, 39000, 12345) as bar:
+        bar.show(12345, 12.345, 45.6, sk.progression.Progress(12345, 18, 48, ("a",), 0.35, 0.31))
+        bar.show_test(12345, 44.4)
+    line = file.getvalue().splitlines()[-1]
+    assert "12345/39000 loss 12.345  batch 46 %  18/48 binary  p 0.35 (0.31)  test 44.4 %" in line
+
+
+def test_a_packed_network_goes_into_a_folder_that_is_made(finished, tmp_path):
+    folder, _ = finished
+    assert main(["convert", str(folder), "--output", str(tmp_path / "new" / "a" / "net.safetensors")]) == 0
+    size = (tmp_path / "new" / "a" / "net.safetensors").stat().st_size
+    assert main(["eval", str(folder), "--packed"]) == 0
+    noted = json.loads((folder / "packed.json").read_text())
+    assert noted == {"bytes": size, "accuracy": json.loads((folder / "result.json").read_text())["result"]["accuracy"]}
+
+
+def test_resume_names_what_it_needs(tmp_path, capsys):
+    assert main(["train", "--resume"]) == 2
+    assert "--resume needs the run's recipe, or --output with the folder of a run" in capsys.readouterr().err
+    assert main(["train", "--resume", "--output", str(tmp_path)]) == 2
+    assert f"the folder of a run: {str(tmp_path)!r} has no recipe.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "epochs = ", "extends = 'third.toml'"])
+def test_an_error_in_what_a_recipe_extends_names_the_recipe(tmp_path, content):
+    (tmp_path / "mine.toml").write_text('extends = "base.toml"')
+    if content is not None:
+        (tmp_path / "base.toml").write_text(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=r"mine\.toml' extends 'base\.toml'"):
+        read_recipe(tmp_path / "mine.toml")
 
 
 def test_train_from_flags_resumes_without_a_recipe_and_says_what_is_wrong(tmp_path, capsys):

@@ -102,6 +102,7 @@ def run(
     console = console or terminal()
     for path in filter(None, (output, results)):
         check_can_be_written(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
     recipe = recipe_of_demo(regime, surrogate, seed, epochs)
     data = load_data(recipe, torch.device("cpu"))
     float_model = build_model(recipe, data, prepared=False)  # the side that the packed network is timed against

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -57,6 +57,11 @@ class ProgressBar:
             yield
         except OSError as error:
             self.error = self.error or error
+
+    def introduce(self, text: str) -> None:
+        """Prints the first line. Where it cannot be written the next one cannot either, and that one ends the run."""
+        with suppress(OSError):
+            self._console.print(text, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """Prints a line of its own."""

@@ -270,7 +270,11 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise ValueError(f"{name!r} must extend a file, got {base!r}")
-    return _merge(_read(path.parent / base, (*below, path.resolve())), values)
+    try:
+        return _merge(_read(path.parent / base, (*below, path.resolve())), values)
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{error}; {name!r} extends {base!r}") from error
 
 
 def _check_plain(value: Any, name: str, key: str, count: Iterator[int]) -> None:

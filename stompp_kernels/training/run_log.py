@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 from stompp_kernels.files import naming, replacing
 
 NAME = "log.jsonl"
+PACKED = "packed.json"  # beside it: accuracy and bytes of the packed network
 LINE_BYTES = 1 << 26  # the longest line that is read: a record of 50 steps or of 1000 units has some 20 KB
 
 

@@ -14,12 +14,13 @@ from stompp_kernels.bench.turns import compare, compare_on_gpu
 from stompp_kernels.conversion import convert, explain, save_packed
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.device import choose_device
-from stompp_kernels.files import read_json
+from stompp_kernels.files import read_json, write_json
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
 from stompp_kernels.training.data import Data
 from stompp_kernels.training.evaluate import evaluate
 from stompp_kernels.training.processes import Processes
 from stompp_kernels.training.recipe import Recipe
+from stompp_kernels.training.run_log import PACKED
 from stompp_kernels.training.run_state import RunState
 from stompp_kernels.training.trainer import RECIPE, build_model, first_difference, load_data, recipe_of
 
@@ -68,10 +69,21 @@ def evaluate_trained(model: nn.Module, data: Data, recipe: Recipe, packed: bool)
 
 @default_dtype(torch.float32)
 def convert_trained(model: nn.Module, output: Path, console: Console) -> int:
-    """Packs the network, shows what became of its layers, and saves it; the bytes of the file."""
+    """Packs the network, shows what became of its layers, and saves it, in a folder that is made if need be.
+
+    Returns the bytes of the file.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
     packed = convert(model)
     console.print(str(explain(packed)), highlight=False)
     return save_packed(packed, output)
+
+
+def note_packed(folder: Path, **values: float) -> None:
+    """Notes figures of the packed network of a run's last checkpoint in its folder, where the report finds them."""
+    path = folder / PACKED
+    if os.access(folder, os.W_OK):  # the run may lie where nothing can be written
+        write_json(path, {**(read_json(path) if path.exists() else {}), **values})
 
 
 @torch.no_grad()

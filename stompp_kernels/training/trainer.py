@@ -37,7 +37,7 @@ from stompp_kernels.training.processes import Processes, start_processes
 from stompp_kernels.training.progress_bar import ProgressBar
 from stompp_kernels.training.recipe import OptimizerRecipe, Recipe, expand, recipe_from_dict
 from stompp_kernels.training.run_log import NAME as LOG
-from stompp_kernels.training.run_log import RunLog
+from stompp_kernels.training.run_log import PACKED, RunLog
 from stompp_kernels.training.run_state import RunState
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Run:
         evaluate_every = max(1, round(self.recipe.evaluate_every * self.epoch_steps))
         checkpoint_every = max(1, round(self.recipe.checkpoint_every * self.epoch_steps))
         with ProgressBar(self.console, self.total_steps, self.step) as self._bar:
-            self._bar.say(self._introduction())
+            self._bar.introduce(self._introduction())
             while self.step < self.total_steps:
                 for inputs, labels in self._batches():
                     self._train_step(inputs, labels)
@@ -236,6 +236,8 @@ class Run:
     def _open_records(self, tensorboard: bool) -> None:
         """Readies the run's folder; what a killed process left unfinished there is removed."""
         remove_unfinished(self.folder)
+        if self.step < self.total_steps:
+            (self.folder / PACKED).unlink(missing_ok=True)  # of the network that is trained on here
         self.log = RunLog(self.folder, self.step, tensorboard)
         write_json(self.folder / RECIPE, self.recipe.to_dict())
         self._log_start()
@@ -275,6 +277,9 @@ class Run:
             if unit.layer.committed and unit.name not in self._committed:
                 self._committed.add(unit.name)
                 self._write("commit", unit=unit.name, index=index)
+                if self.processes.world_size > 1 and self.recipe.progression.regime == "ste_free" and not self._unused:
+                    self.forward = None  # whose hooks would stay with the parameters
+                    self.forward = self._share_gradients(self.evaluated)
 
     def _diagnose(self, norms: list[float | None]) -> None:
         start = time.perf_counter()
@@ -367,9 +372,16 @@ class Run:
     def _share_gradients(self, forward: Any) -> Any:
         if self.processes.world_size == 1:
             return forward
-        # In the STE-free regime commitments take gradients away, which DDP must look for.
-        unused = self.recipe.progression.regime == "ste_free"
-        return nn.parallel.DistributedDataParallel(forward, find_unused_parameters=unused)
+        # In the STE-free regime commitments take gradients away, which DDP must look for. Before the first one it would
+        # find none, and later none either if it knew only what still learns, and would warn of both as a mistake.
+        self._unused = self.recipe.progression.regime == "ste_free" and self.progression.frontier > 0
+        frozen = [parameter for parameter in self.model.parameters() if not parameter.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        shared = nn.parallel.DistributedDataParallel(forward, find_unused_parameters=self._unused)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        return shared
 
     def _save(self, name: str) -> None:
         if not self.processes.is_first:

@@ -28,6 +28,7 @@ LINES = ("-", "--", ":", "-.")
 MISSING = "0.82"
 POINTS = 1000  # of a line, at most
 COLUMNS = 400  # of a heat map, at most
+_MOST = 0.99  # of a heat map's values lie within its colours' range
 
 
 def draw(groups: Sequence[Group]) -> list[Picture]:
@@ -111,6 +112,30 @@ def _around_commits(groups: Sequence[Group]) -> Figure | None:
     return figure
 
 
+def _loss(groups: Sequence[Group]) -> Figure | None:
+    shown = [(i, group) for i, group in enumerate(groups) if any(run.losses for run in group.runs)]
+    if not shown:
+        return None
+    figure = canvas(3.4)
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("losses", "lr"), strict=True):
+        axes.set_xlabel("step")
+        ends: list[float] = []
+        for i, group in shown:
+            steps = _thin(np.array(sorted({step for run in group.runs for step in run.losses})), POINTS)
+            of_runs = [getattr(run, name) for run in group.runs]
+            means = [np.mean([values[step] for values in of_runs if step in values]) for step in steps.tolist()]
+            axes.plot(steps, means, **_style(i), label=_plain(group.label))
+            ends.append(np.nanmax(means[len(means) // 20 :]))
+        top = _middle(ends)
+        if np.isfinite(top) and top > 0:  # a run that diverges leaves the picture, not the others' lines flat
+            axes.set_ylim(0, 1.05 * min(max(end for end in ends if np.isfinite(end)), 3 * top))
+    panels[0].set_ylabel("training loss")
+    panels[1].set_ylabel("learning rate")
+    legend_below(figure, panels[0])
+    return figure
+
+
 def _step_time(groups: Sequence[Group]) -> Figure | None:
     if not any(run.step_ms for group in groups for run in group.runs):
         return None
@@ -134,7 +159,7 @@ def _gradient_norms(groups: Sequence[Group]) -> Figure | None:
 
 
 def _frozen(groups: Sequence[Group]) -> Figure | None:
-    return _heat_maps(groups, "frozen", "frozen fraction", lambda values: Normalize(0, 1))
+    return _heat_maps(groups, "frozen", "frozen fraction", lambda tables: Normalize(0, 1))
 
 
 def _flip_ratio(groups: Sequence[Group]) -> Figure | None:
@@ -142,30 +167,36 @@ def _flip_ratio(groups: Sequence[Group]) -> Figure | None:
 
 
 def _saturation(groups: Sequence[Group]) -> Figure | None:
-    return _heat_maps(groups, "saturation", "inputs beyond 1, fraction", lambda values: Normalize(0, 1))
+    return _heat_maps(groups, "saturation", "inputs beyond 1, fraction", lambda tables: Normalize(0, 1))
 
 
-def _square_root(values: np.ndarray) -> PowerNorm:
-    return PowerNorm(0.5, 0, values.max() if values.any() else 1)
+def _square_root(tables: Sequence[np.ndarray]) -> PowerNorm:
+    return PowerNorm(0.5, 0, _middle([np.quantile(values, _MOST) for values in tables]) or 1)
 
 
-def _decades(values: np.ndarray) -> LogNorm:
-    positive = values[values > 0]
-    if not len(positive):
+def _decades(tables: Sequence[np.ndarray]) -> LogNorm:
+    positive = [values[values > 0] for values in tables if (values > 0).any()]
+    if not positive:
         return LogNorm(0.1, 1)
-    high = float(positive.max())
-    return LogNorm(max(float(positive.min()), 1e-8 * high) * 0.999, high, clip=True)
+    high = _middle([np.quantile(values, _MOST) for values in positive])
+    low = _middle([np.quantile(values, 1 - _MOST) for values in positive])
+    return LogNorm(min(max(low, 1e-8 * high), high) * 0.999, high, clip=True)
+
+
+def _middle(values: Sequence[float]) -> float:
+    """The median over groups, the lower one of two: a group that diverges does not decide on the others' scale."""
+    return float(sorted(values)[(len(values) - 1) // 2])
 
 
 def _heat_maps(
-    groups: Sequence[Group], name: str, label: str, norm_of: Callable[[np.ndarray], Normalize]
+    groups: Sequence[Group], name: str, label: str, norm_of: Callable[[Sequence[np.ndarray]], Normalize]
 ) -> Figure | None:
     """A panel a group, of its first run: units downwards, steps to the right; red ticks are commits."""
     tables = [(group, *_table(group.runs[0], name)) for group in groups if group.runs[0].diagnostics]
     tables = [(group, edges, table) for group, edges, table in tables if np.isfinite(table).any()]
     if not tables:
         return None
-    norm = norm_of(np.concatenate([table[np.isfinite(table)] for _, _, table in tables]))
+    norm = norm_of([table[np.isfinite(table)] for _, _, table in tables])
     colours = matplotlib.colormaps["viridis"].with_extremes(bad=MISSING)
     figure, panels = _panels([group.label for group, _, _ in tables], 3, 2.0, "unit")
     for axes, (group, edges, table) in zip(panels, tables, strict=True):
@@ -178,14 +209,27 @@ def _heat_maps(
         )
         axes.set_ylim(len(table) + 0.5, 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figure.colorbar(drawn, ax=panels, label=label, aspect=30, shrink=0.9)
+    beyond = any(np.nanmax(table) > norm.vmax for _, _, table in tables)
+    figure.colorbar(drawn, ax=panels, label=label, aspect=30, shrink=0.9, extend="max" if beyond else "neither")
     return figure
 
 
 def _table(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Edges of the columns in steps, and the values float64 [units, columns]: each record fills the steps before it."""
+    """Edges of the columns in steps, and the values float64 [units, columns].
+
+    Each record fills the steps before it, as many as records usually lie apart; the rest of a longer gap is empty.
+    """
     steps = _thin(np.array(sorted(run.diagnostics)), COLUMNS)
-    return np.concatenate([[0], steps]), np.stack([run.diagnostics[int(step)][name] for step in steps], axis=1)
+    usual = float(np.median(np.diff(steps))) if len(steps) > 1 else float(steps[0])
+    edges, columns = [0.0], []
+    for step in steps.tolist():
+        values = run.diagnostics[step][name]
+        if step - edges[-1] > 2 * usual:
+            edges.append(step - usual)
+            columns.append(np.full_like(values, np.nan))
+        edges.append(step)
+        columns.append(values)
+    return np.array(edges), np.stack(columns, axis=1)
 
 
 def _frontier(run: Run) -> tuple[tuple[int, int], ...]:
@@ -279,6 +323,13 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Sequence[Group]], Figure | None]],
         _test_accuracy,
     ),
     (
+        "loss.png",
+        "Training loss and learning rate",
+        "The mean over a recipe's seeds and over the steps since the record before; a run that diverges may leave the "
+        "picture.",
+        _loss,
+    ),
+    (
         "batch_accuracy.png",
         "Batch accuracy and commits",
         "Accuracy on the training batches, the mean over seeds and over a sliding window of a 200th of the steps (at "
@@ -297,7 +348,8 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Sequence[Group]], Figure | None]],
         "gradient_norm.png",
         "Gradient norms",
         "Norm of the gradient of each unit's weights in a recipe's first run, log10 colours, unit 1 nearest the input; "
-        "grey is no gradient, red ticks are commits.",
+        "grey is no gradient or no record, red ticks are commits. The middle one of the recipes decides on the range of "
+        "colours.",
         _gradient_norms,
     ),
     (

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from stompp_kernels.training.run_log import NAME, records
+from stompp_kernels.files import read_json
+from stompp_kernels.training.run_log import NAME, PACKED, records
 
 DIAGNOSTICS = ("gradient_norm", "frozen", "flip_ratio", "saturation")
+REPORT = "report.json"
 NOT_THE_RECIPE = ("seed", "name", "output")
 
 
@@ -32,6 +34,8 @@ class Run:
         batch_accuracy: step -> batch top-1 in percent.
         frontier: step -> units committed.
         step_ms: step -> (units committed, milliseconds a step).
+        losses, lr: step -> mean training loss since the record before, and learning rate.
+        packed: accuracy and bytes of the packed network, where `stompp eval --packed` or `convert` measured them.
         commits: index of the unit -> step; units committed from the start may be missing.
         evaluations: step -> test accuracy in percent.
         diagnostics: step -> {name of :data:`DIAGNOSTICS`: float64 [units], NaN for null}.
@@ -49,6 +53,10 @@ class Run:
     batch_accuracy: dict[int, float] = field(default_factory=dict)
     frontier: dict[int, int] = field(default_factory=dict)
     step_ms: dict[int, tuple[int, float]] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    lr: dict[int, float] = field(default_factory=dict)
+    packed: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
     commits: dict[int, int] = field(default_factory=dict)
     evaluations: dict[int, float] = field(default_factory=dict)
     diagnostics: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -75,6 +83,8 @@ class Run:
             self.batch_accuracy.update(zip(range(step - len(accuracies) + 1, step + 1), accuracies, strict=True))
             self.frontier[step] = int(record["frontier"])
             self.step_ms[step] = int(record["frontier"]), float(record["step_ms"])
+            losses = [float(value) for value in record["losses"]]
+            self.losses[step], self.lr[step] = sum(losses) / max(1, len(losses)), float(record["lr"])
         elif event == "diagnostics":
             values = {name: np.array(record[name], dtype=np.float64) for name in DIAGNOSTICS}
             for name, value in values.items():
@@ -130,7 +140,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     path = Path(folder) / NAME
     if not path.is_file():
         raise FileNotFoundError(f"run must be a folder that stompp train wrote, got {str(folder)!r}: it has no {NAME}")
-    run = Run(name or Path(folder).name)
+    run = Run(name or Path(folder).name, folder=Path(folder))
     for number, _, record in records(path):
         if record is None:
             run.notes.append(f"line {number}, the last one, is damaged and left out")
@@ -145,6 +155,10 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             raise ValueError(f"{path}, line {number}: {error}") from error
     if not run.units:
         raise ValueError(f"{path}: must begin with a 'start' record that names units, and has none")
+    if (path.parent / PACKED).exists():
+        run.packed = read_json(path.parent / PACKED)
+        if not isinstance(run.packed, dict):
+            raise ValueError(f"{str(path.parent / PACKED)!r} must hold keys and values, got {run.packed!r:.60}")
     return run
 
 
@@ -162,6 +176,13 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         raise ValueError(f"runs must be different folders, got {twice[0]!r} twice")
     common = os.path.commonpath([path.parent for path in paths])
     return [read_run(path, path.relative_to(common).as_posix()) for path in paths]
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs that a folder stands for: itself, those of a study in it, or none where it holds an earlier report."""
+    if (folder / NAME).exists():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{NAME}")) or ([] if (folder / REPORT).exists() else [folder])
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

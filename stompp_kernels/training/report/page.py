@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from stompp_kernels.report.figures import Picture
 from stompp_kernels.report.html import document, image, section, table
@@ -14,7 +17,8 @@ RESULTS = (
     "A row is a recipe; its runs differ in their seed only. Accuracies are top-1 on test data, in percent: final is "
     "the mean over finished runs ± their standard deviation over seeds (number of runs), best the mean of each run's "
     "best, which may have been measured before all units were committed. Paper is the figure reported for StoMPP "
-    "(Smith & Islam) that the recipe names, difference is final minus paper, seconds are the mean of finished runs."
+    "(Smith & Islam) that the recipe names, difference is final minus paper, seconds are the mean of finished runs. "
+    "Packed is the packed network's accuracy and file, where `stompp eval --packed` and `stompp convert` measured them."
 )
 SAWTOOTH = (
     "Batch accuracy in percent, mean over the quarter of a window before a commit and the quarter after it, its change "
@@ -24,8 +28,10 @@ SAWTOOTH = (
 )
 
 
-def page(title: str, groups: Sequence[Group], rows: Sequence[dict[str, Any]], pictures: Sequence[Picture]) -> str:
-    """The whole page; ``rows`` are those of ``summary``, one a group."""
+def page(
+    title: str, groups: Sequence[Group], rows: Sequence[dict[str, Any]], pictures: Sequence[Picture], output: Path
+) -> str:
+    """The whole page, to be written into ``output``; ``rows`` are those of ``summary``, one a group."""
     runs = sum(len(group.runs) for group in groups)
     labels = escape("; ".join(group.label for group in groups))
     parts = [
@@ -38,7 +44,7 @@ def page(title: str, groups: Sequence[Group], rows: Sequence[dict[str, Any]], pi
         if picture.file == "around_commits.png":
             content += f"<p>{escape(SAWTOOTH)}</p>" + _sawtooth(rows)
         parts.append(section(picture.title, picture.text, content))
-    parts.append(section("Runs", "The folders that this page was made from.", _runs(groups)))
+    parts.append(section("Runs", "The folders that this page was made from.", _runs(groups, output)))
     return document(title, parts)
 
 
@@ -49,7 +55,7 @@ def state(run: Run) -> str:
 
 def _results(rows: Sequence[dict[str, Any]]) -> str:
     headers = ("recipe", "regime", "surrogate", "order", "binarized", "seeds")
-    numbers = ("steps", "final", "best", "chance", "paper", "difference", "seconds")
+    numbers = ("steps", "final", "best", "packed", "chance", "paper", "difference", "ms a step", "seconds")
     return table(headers, numbers, [_result(row) for row in rows])
 
 
@@ -63,9 +69,14 @@ def _result(row: dict[str, Any]) -> list[str]:
     paper = _number(row["paper_accuracy"], 1)
     if row["paper_row"]:
         paper = f"{paper}<small>{escape(str(row['paper_row']))}</small>"
+    packed = _number(row["packed_accuracy"], 1)
+    if row["packed_bytes"] is not None:
+        packed += f"<small>{_number(row['packed_bytes'], 0)} bytes</small>"
     steps = f"{row['steps']:,}"
     if row["steps"] < row["total_steps"]:
         steps += f"<small>of {row['total_steps']:,}</small>"
+    if row["epochs"] is not None:
+        steps += f"<small>{_text(row['epochs'])} epochs</small>"
     what = f"<small>{_text(row['model'])} on {_text(row['data'])}</small>"
     return [
         escape(row["group"]) + what,
@@ -74,9 +85,11 @@ def _result(row: dict[str, Any]) -> list[str]:
         steps,
         final,
         _number(row["best_accuracy"], 1),
+        packed,
         _number(row["chance"], 1),
         paper,
         _number(row["difference"], 1, "+"),
+        _number(row["step_ms"], 1),
         _number(row["seconds"], 0),
     ]
 
@@ -106,11 +119,11 @@ def _sawtooth(rows: Sequence[dict[str, Any]]) -> str:
     return table(("recipe", "binarized"), numbers, cells)
 
 
-def _runs(groups: Sequence[Group]) -> str:
+def _runs(groups: Sequence[Group], output: Path) -> str:
     cells = [
         [
             escape(run.name),
-            escape(group.label),
+            _recipe_link(run, group, output),
             escape(state(run)),
             escape("; ".join(run.notes)),
             escape(str(run.recipe.get("seed", ""))),
@@ -120,6 +133,15 @@ def _runs(groups: Sequence[Group]) -> str:
         for run in group.runs
     ]
     return table(("folder", "recipe", "state", "note"), ("seed", "steps"), cells)
+
+
+def _recipe_link(run: Run, group: Group, output: Path) -> str:
+    """The group's label; where the run has its recipe beside the log, as a link to that file."""
+    recipe = None if run.folder is None else run.folder / "recipe.json"
+    if recipe is None or not recipe.exists():
+        return escape(group.label)
+    target = quote(Path(os.path.relpath(recipe.resolve(), output.resolve())).as_posix())
+    return f'<a href="{target}">{escape(group.label)}</a>'
 
 
 def _count(number: int, what: str) -> str:

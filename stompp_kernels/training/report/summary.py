@@ -82,6 +82,10 @@ def row(group: Group) -> dict[str, Any]:
         "paper_accuracy": paper.get("top1"),
         "difference": None if mean is None or paper.get("top1") is None else _round(mean - paper["top1"]),
         "seconds": _mean([end["seconds"] for end in ends]),
+        "epochs": recipe.get("epochs"),
+        "step_ms": _median([ms for run in group.runs for _, ms in run.step_ms.values()]),
+        "packed_accuracy": _mean([float(run.packed["accuracy"]) for run in group.runs if "accuracy" in run.packed]),
+        "packed_bytes": _mean([float(run.packed["bytes"]) for run in group.runs if "bytes" in run.packed]),
         "sawtooth": None if teeth is None else {key: _round(value) for key, value in vars(teeth).items()},
     }
 
@@ -156,6 +160,10 @@ def _last(run: Run) -> float:
 
 def _mean(values: Sequence[float]) -> float | None:
     return _round(statistics.fmean(values)) if values else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return _round(statistics.median(values)) if values else None
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stompp_kernels.report.figures import drawing
 from stompp_kernels.report.folder import write_files
-from stompp_kernels.training.report.logs import group_runs, read_runs
+from stompp_kernels.training.report.logs import REPORT, group_runs, read_runs, runs_in
 from stompp_kernels.training.report.page import page, state
 from stompp_kernels.training.report.summary import row
 
@@ -19,7 +19,7 @@ def write_report(runs: Sequence[Path], output: Path, title: str | None = None) -
     The page holds its figures itself and loads nothing. A file is replaced as a whole, and the page comes last.
 
     Args:
-        runs: folders that `stompp train` wrote.
+        runs: folders that `stompp train` wrote, or a study with such folders in it.
         output: a folder.
         title: of the page.
 
@@ -37,7 +37,7 @@ def write_report(runs: Sequence[Path], output: Path, title: str | None = None) -
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"output must be a folder, got the file {str(output)!r}")
-    groups = group_runs(read_runs(runs))
+    groups = group_runs(read_runs([run for folder in runs for run in runs_in(Path(folder))]))
     rows = [row(group) for group in groups]
     pictures = draw(groups)
     files = {picture.file: picture.png for picture in pictures}
@@ -45,7 +45,7 @@ def write_report(runs: Sequence[Path], output: Path, title: str | None = None) -
         {"run": run.name, "group": g.label, "state": state(run), "notes": run.notes} for g in groups for run in g.runs
     ]
     numbers = {"groups": rows, "runs": states}
-    files["report.json"] = (json.dumps(numbers, indent=2) + "\n").encode()
-    files["report.html"] = page(title or "Training report", groups, rows, pictures).encode()
+    files[REPORT] = (json.dumps(numbers, indent=2) + "\n").encode()
+    files["report.html"] = page(title or "Training report", groups, rows, pictures, output).encode()
 
     return write_files(output, files, (figure[0] for figure in FIGURES))[::-1]

@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) warp_group_kernel(int* out) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) multiply_warp_group(c, a, b);
     commit_products();
-    wait_for_products<0>();
+    wait_for_all_products(c);
   }
   int sum = 0;
   for (int j = 0; j < 32; ++j) sum += c[j][0] + c[j][1] + c[j][2] + c[j][3];
@@ -74,14 +74,15 @@ __global__ void __launch_bounds__(kThreads) warp_group_kernel(int* out) {
 }
 
 // operations: of one thread block.
-void measure(const char* name, void (*kernel)(int*), double operations, int shared_bytes) {
+template <void (*kKernel)(int*), int kSharedBytes = 0>
+void measure(const char* name, double operations) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, 0));
   const int blocks = 8 * properties.multiProcessorCount;
   int* out;
   check(cudaMalloc(&out, sizeof(int) * static_cast<size_t>(blocks) * kThreads));
   const float ms = median_ms(
-      [&] { return launch(kernel, Size3(static_cast<unsigned>(blocks)), kThreads, shared_bytes, nullptr, out); });
+      [&] { return launch<kKernel, kSharedBytes>(Size3(static_cast<unsigned>(blocks)), kThreads, nullptr, out); });
   std::printf("%s %.6g\n", name, operations * blocks / (ms * 1e-3));
   check(cudaFree(out));
 }
@@ -91,12 +92,12 @@ void measure(const char* name, void (*kernel)(int*), double operations, int shar
 int main() {
   using namespace stompp::cuda;
   constexpr double kWarps = kThreads / 32, kCalls = double{kRounds} * kChains * kWarps;
-  measure("mma.and", and_kernel, kCalls * 2 * 16 * 8 * 256, 0);
-  measure("mma.xor", xor_kernel, kCalls * 2 * 8 * 8 * 128, 0);
-  measure("mma.u8", bytes_kernel, kCalls * 2 * 16 * 8 * 32, 0);
-  measure("popc", popc_kernel, double{kRounds} * kChains * kThreads * 64, 0);
+  measure<and_kernel>("mma.and", kCalls * 2 * 16 * 8 * 256);
+  measure<xor_kernel>("mma.xor", kCalls * 2 * 8 * 8 * 128);
+  measure<bytes_kernel>("mma.u8", kCalls * 2 * 16 * 8 * 32);
+  measure<popc_kernel>("popc", double{kRounds} * kChains * kThreads * 64);
 #ifdef STOMPP_SM90A
-  measure("wgmma.and", warp_group_kernel, double{kRounds} / 4 * 2 * 2 * 64 * 256 * 256, 8192 + 16384);
+  measure<warp_group_kernel, 8192 + 16384>("wgmma.and", double{kRounds} / 4 * 2 * 2 * 64 * 256 * 256);
 #endif
   return 0;
 }

@@ -168,6 +168,7 @@ def test_convolutions_equal_the_reference(arguments):
         ((2, 144, 28, 28), 144, 3, 1, 144),
         ((1, 40, 40, 40), 40, 7, 1, 10),
         ((2, 3, 40, 40), 70, 7, 2, 1),
+        ((66, 64, 16, 16), 512, 3, 1, 1),  # wide tiles: two for each multiprocessor of an H200
     ],
 )
 def test_layers_of_networks_equal_torchs_convolution(shape, outputs, kernel, stride, groups, padding_value, g):

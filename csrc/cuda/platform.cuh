@@ -13,6 +13,8 @@
 #include <vector_types.h>
 
 #ifdef __CUDACC__
+#include <atomic>
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -25,21 +27,37 @@ using Size3 = dim3;
 
 #ifdef __CUDACC__
 
-// Queues a kernel; `shared_bytes` may be all that the device has.
-template <class... Parameters>
-Status launch(void (*kernel)(Parameters...), Size3 grid, int threads, int shared_bytes, Stream stream,
-              const Parameters&... arguments) {
-  if (shared_bytes > 48 * 1024 &&
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess)
-    return Status::error(cudaGetErrorString(cudaGetLastError()));
-  kernel<<<grid, threads, shared_bytes, stream>>>(arguments...);
-  const cudaError_t error = cudaGetLastError();
+inline Status status_of(cudaError_t error) {
   return error == cudaSuccess ? Status::ok() : Status::error(cudaGetErrorString(error));
 }
 
+// Lets a kernel have more shared memory than every kernel has; a device is asked once.
+template <auto kKernel, int kSharedBytes>
+Status allow_shared_memory() {
+  static std::atomic<uint64_t> allowed{0};  // bit d: on device d
+  int device = 0;
+  const cudaError_t found = cudaGetDevice(&device);
+  if (found != cudaSuccess) return status_of(found);
+  const uint64_t bit = device < 64 ? uint64_t{1} << device : 0;
+  if ((allowed.load(std::memory_order_relaxed) & bit) != 0) return Status::ok();
+  const cudaError_t error = cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (error == cudaSuccess) allowed.fetch_or(bit, std::memory_order_relaxed);
+  return status_of(error);
+}
+
+// Queues a kernel; the shared memory may be all that the device has.
+template <auto kKernel, int kSharedBytes = 0, class... Parameters>
+Status launch(Size3 grid, int threads, Stream stream, const Parameters&... arguments) {
+  if constexpr (kSharedBytes > 48 * 1024) {
+    const Status status = allow_shared_memory<kKernel, kSharedBytes>();
+    if (!status.is_ok()) return status;
+  }
+  kKernel<<<grid, threads, kSharedBytes, stream>>>(arguments...);
+  return status_of(cudaGetLastError());
+}
+
 inline Status clear_async(void* to, size_t bytes, Stream stream) {
-  const cudaError_t error = cudaMemsetAsync(to, 0, bytes, stream);
-  return error == cudaSuccess ? Status::ok() : Status::error(cudaGetErrorString(error));
+  return status_of(cudaMemsetAsync(to, 0, bytes, stream));
 }
 
 // Shared memory of the size given at the launch.
@@ -208,6 +226,13 @@ __device__ inline void wait_for_products() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 #endif
+}
+
+// The same for all rounds. Nothing reads the accumulators before, as the compiler is told that they change here.
+__device__ inline void wait_for_all_products(int (&c)[32][4]) {
+  wait_for_products<0>();
+#pragma unroll
+  for (int j = 0; j < 32; ++j) asm volatile("" : "+r"(c[j][0]), "+r"(c[j][1]), "+r"(c[j][2]), "+r"(c[j][3])::"memory");
 }
 
 // Starts c += pop(a & b) of a 64 x 256 and a 256 x 256 tile of bits in shared memory. Warp w of the group holds rows

@@ -201,13 +201,12 @@ inline void run_block(Size3 index, int threads, int shared_bytes, const std::fun
 
 }  // namespace emulation
 
-template <class... Parameters>
-Status launch(void (*kernel)(Parameters...), Size3 grid, int threads, int shared_bytes, Stream,
-              const std::decay_t<Parameters>&... arguments) {
+template <auto kKernel, int kSharedBytes = 0, class... Parameters>
+Status launch(Size3 grid, int threads, Stream, const Parameters&... arguments) {
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x)
-        emulation::run_block({x, y, z}, threads, shared_bytes, [&] { kernel(arguments...); });
+        emulation::run_block({x, y, z}, threads, kSharedBytes, [&] { kKernel(arguments...); });
   return Status::ok();
 }
 
@@ -417,6 +416,8 @@ void wait_for_products() {
     rounds.erase(rounds.begin());
   }
 }
+
+inline void wait_for_all_products(int (&)[32][4]) { wait_for_products<0>(); }
 
 inline void multiply_warp_group(int (&c)[32][4], uint64_t a, uint64_t b) {
   const emulation::Fiber& fiber = emulation::current();

@@ -15,13 +15,14 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const DeviceWeight& 
   if (!status.is_ok()) return status;
   if (shape.height + 2 * shape.padding_h > INT_MAX || shape.width + 2 * shape.padding_w > INT_MAX)
     return Status::error("a convolution on the GPU has a padded input of fewer than 2^31 rows and columns");
+  if (weight.shape.small_groups()) return small_groups_conv2d(x, shape, weight, epilogue, stream);
+  // Groups whose outputs are no multiple of a word write bits of the same one.
   const bool words_are_shared = weight.shape.groups > 1 && weight.shape.group_outputs() % kWordBits != 0;
   if (epilogue.kind == Epilogue::Kind::kThreshold && words_are_shared) {
     const size_t bytes = static_cast<size_t>(rows * words_for(epilogue.N) * kWordBytes);
     const Status cleared = clear_async(epilogue.out, bytes, stream);
     if (!cleared.is_ok()) return cleared;
   }
-  if (weight.shape.small_groups()) return small_groups_conv2d(x, shape, weight, epilogue, stream);
   const Product product = conv2d_product(x, shape, weight, epilogue);
   return run_product(product, device, stream);
 }

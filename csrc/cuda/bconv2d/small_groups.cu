@@ -61,7 +61,7 @@ Status small_groups_conv2d(const uint32_t* x, const Conv2dShape& shape, const De
   constexpr int kPixels = kWarps * kPixelsPerWarp;
   const Size3 grid = {static_cast<unsigned>(ceil_div(rows.count, kPixels)),
                       static_cast<unsigned>(words_for(epilogue.N)), 1};
-  return launch(small_groups_kernel, grid, 32 * kWarps, 0, stream, groups);
+  return launch<small_groups_kernel>(grid, 32 * kWarps, stream, groups);
 }
 
 }  // namespace stompp::cuda

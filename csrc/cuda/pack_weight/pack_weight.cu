@@ -97,24 +97,25 @@ __global__ void unpack_small_groups_kernel(const PackWeight p) {
   p.to[item] = bits;
 }
 
-inline Status launch_items(void (*kernel)(PackWeight), int64_t items, const PackWeight& p, Stream stream) {
+template <void (*kKernel)(PackWeight)>
+Status launch_items(int64_t items, const PackWeight& p, Stream stream) {
   const Size3 grid = {static_cast<unsigned>(ceil_div(items, kPackThreads)), 1, 1};
-  return launch(kernel, grid, kPackThreads, 0, stream, p);
+  return launch<kKernel>(grid, kPackThreads, stream, p);
 }
 
 Status pack_weight(const uint32_t* words, const WeightShape& shape, uint32_t* out, Stream stream) {
   const PackWeight p = {shape, WeightLayout::of(shape), words, out};
-  if (shape.small_groups()) return launch_items(pack_small_groups_kernel, p.layout.words(), p, stream);
+  if (shape.small_groups()) return launch_items<pack_small_groups_kernel>(p.layout.words(), p, stream);
   const int64_t padded = p.layout.outputs_padded();
-  const Status status = launch_items(pack_panels_kernel, padded * p.layout.k_blocks * kBlockWords, p, stream);
-  return status.is_ok() ? launch_items(sum_taps_kernel, padded, p, stream) : status;
+  const Status status = launch_items<pack_panels_kernel>(padded * p.layout.k_blocks * kBlockWords, p, stream);
+  return status.is_ok() ? launch_items<sum_taps_kernel>(padded, p, stream) : status;
 }
 
 Status unpack_weight(const uint32_t* packed, const WeightShape& shape, uint32_t* words, Stream stream) {
   const PackWeight p = {shape, WeightLayout::of(shape), packed, words};
   const int64_t items = shape.out_channels * shape.taps() * words_for(shape.in_channels);
-  if (shape.small_groups()) return launch_items(unpack_small_groups_kernel, items, p, stream);
-  return launch_items(unpack_panels_kernel, items, p, stream);
+  if (shape.small_groups()) return launch_items<unpack_small_groups_kernel>(items, p, stream);
+  return launch_items<unpack_panels_kernel>(items, p, stream);
 }
 
 }  // namespace stompp::cuda

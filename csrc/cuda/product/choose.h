@@ -11,7 +11,7 @@ using ProductKernel = Status (*)(const Product&, Stream);
 
 enum class TileSize { kFew, kNarrow, kWide };
 
-// Up to 16 rows read every weight once, and eight warps that share K keep enough reads under way; so they do for more
+// Up to 16 rows read every weight once, and warps that share K keep enough reads under way; so they do for more
 // rows where narrow tiles would leave half of the GPU idle. Wide tiles read each row and weight least often; they pay
 // once they fill the GPU and waste few outputs.
 inline TileSize choose_tile(const Product& p, const Device& device) {

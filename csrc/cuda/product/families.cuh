@@ -17,10 +17,10 @@ Status launch_narrow(const Product& product, Stream stream) {
   return launch_tiles<Mma, Tile<128, 64, 4, 1, 1, 4>>(product, stream);
 }
 
-// 16 rows x 64 outputs, K shared by eight warps: the weights are read once, by enough blocks.
+// 16 rows x 64 outputs, K shared by four warps: the weights are read once, by enough blocks.
 template <class Mma>
 Status launch_few(const Product& product, Stream stream) {
-  return launch_tiles<Mma, Tile<16, 64, 1, 1, 8, 3>>(product, stream);
+  return launch_tiles<Mma, Tile<16, 64, 1, 1, 4, 4>>(product, stream);
 }
 
 }  // namespace stompp::cuda

@@ -11,7 +11,9 @@ namespace stompp::cuda {
 
 // A way to multiply. multiply(c, low, high, weights) adds a block's chunks of rows and outputs to the accumulators of a
 // warp: c[i][j][0..1] and [2..3] are rows g and g + 8 of row tile i, with g the thread's quad, times two outputs of
-// tile j; low[i] and high[i] hold the thread's chunk of these rows, weights(j) that of output g.
+// tile j; low[i] and high[i] hold the thread's chunk of these rows, weights(j) that of output g. kSharedBytes is the
+// shared memory that a block has on every GPU which runs it (CUDA Programming Guide, "Technical Specifications per
+// Compute Capability").
 template <class Mma>
 struct ByChunks {
   template <int kRowTiles, int kOutputTiles, class Weights>
@@ -28,6 +30,7 @@ struct ByChunks {
 
 struct AndMma : ByChunks<AndMma> {
   static constexpr bool kAnd = true, kWarpGroup = false;
+  static constexpr int kSharedBytes = 99 * 1024;  // 8.6, 8.9
 
   __device__ static void multiply_chunks(int (&c)[4], const Chunk& low, const Chunk& high, const Chunk& w) {
 #pragma unroll
@@ -41,6 +44,7 @@ struct AndMma : ByChunks<AndMma> {
 
 struct XorMma : ByChunks<XorMma> {
   static constexpr bool kAnd = false, kWarpGroup = false;
+  static constexpr int kSharedBytes = 64 * 1024;  // 7.5
 
   __device__ static void multiply_chunks(int (&c)[4], const Chunk& low, const Chunk& high, const Chunk& w) {
 #pragma unroll
@@ -55,6 +59,7 @@ struct XorMma : ByChunks<XorMma> {
 // at the cost of a shift and a mask, and 32 bits of K a lane are four multiplications.
 struct ByteMma {
   static constexpr bool kAnd = true, kWarpGroup = false;
+  static constexpr int kSharedBytes = 99 * 1024;  // 12.0, 12.1
 
   __device__ static uint32_t bytes(uint32_t word, int s) { return word >> s & 0x01010101u; }
 
@@ -87,6 +92,7 @@ struct ByteMma {
 // come to shared memory in bulk.
 struct WarpGroupMma {
   static constexpr bool kAnd = true, kWarpGroup = true;
+  static constexpr int kSharedBytes = 227 * 1024;  // 9.0
 };
 
 // A tile of kWarpsM x kWarpsN warps; kWarpsK warps share a tile and take the blocks of K in turn.
@@ -118,6 +124,7 @@ template <class Mma, class T, bool kPlain>
 struct TileKernel {
   static constexpr int kBarriers = Mma::kWarpGroup ? T::kStages : 0;
   static constexpr int kSharedBytes = (T::kRingWords + T::kRows) * 4 + kBarriers * static_cast<int>(sizeof(Barrier));
+  static_assert(kSharedBytes <= Mma::kSharedBytes, "a block fits every GPU that runs it");
 
   const Product& p;
   uint32_t* ring;
@@ -346,7 +353,7 @@ struct TileKernel {
         multiply(step, c);
     }
     wait_for_copies<0>();
-    if (Mma::kWarpGroup) wait_for_products<0>();
+    if constexpr (Mma::kWarpGroup) wait_for_all_products(c[0]);
     synchronize();
     if (Mma::kAnd) {
 #pragma unroll
@@ -368,8 +375,9 @@ Status launch_tiles(const Product& p, Stream stream) {
   const Size3 grid = {static_cast<unsigned>(ceil_div(p.rows.count, T::kRows)),
                       static_cast<unsigned>(ceil_div(p.group_outputs, T::kOutputs)), static_cast<unsigned>(p.groups())};
   const bool plain = p.rows.is_matrix && p.rows.granule == kChunkWords;
-  void (*kernel)(Product) = plain ? product_kernel<Mma, T, true> : product_kernel<Mma, T, false>;
-  return launch(kernel, grid, T::kThreads, TileKernel<Mma, T, true>::kSharedBytes, stream, p);
+  constexpr int kSharedBytes = TileKernel<Mma, T, true>::kSharedBytes;
+  return plain ? launch<product_kernel<Mma, T, true>, kSharedBytes>(grid, T::kThreads, stream, p)
+               : launch<product_kernel<Mma, T, false>, kSharedBytes>(grid, T::kThreads, stream, p);
 }
 
 }  // namespace stompp::cuda

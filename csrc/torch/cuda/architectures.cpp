@@ -10,14 +10,22 @@ namespace {
 
 constexpr int kHopper = 90;
 
+// GPUs of systems on a chip (CUDA Programming Guide, "Binary Compatibility": none between these and others).
+bool is_on_a_chip(int capability) {
+  for (const int known : {72, 87, 101, 110})
+    if (capability == known) return true;
+  return false;
+}
+
 struct Code {
   int capability;
   bool exact;  // "90a": for that one architecture
   bool is_ptx;
 
   bool runs_on(int device) const {
-    if (exact) return capability == device;
-    return capability <= device && (is_ptx || capability / 10 == device / 10);
+    if (exact || capability == device) return capability == device;
+    if (is_ptx) return capability <= device;
+    return capability <= device && capability / 10 == device / 10 && !is_on_a_chip(capability) && !is_on_a_chip(device);
   }
 };
 

@@ -3,6 +3,7 @@
 # make bench    set everything up, then time every op against PyTorch and make a page of it (BENCH_OUT=folder)
 # make headers  compile the bindings against several releases of torch (HEADERS="2.10.0 2.14.1"), none installed
 # make build    set everything up, or recompile what changed in csrc
+# make core     the same, and the core on NumPy arrays, stompp_kernels.core
 # make docs     set everything up, then build the documentation in build/docs; a warning is an error
 # make lint     ruff, clang-format, mypy and the check of prose, changing nothing; `make format` rewrites
 # make clean    remove what was built; `make distclean` the environment too
@@ -26,14 +27,18 @@ RUN = "$(VENV)/bin/python" -m
 # Not bin/clang-format: the package may be in the Python that the environment was made from.
 CLANG_FORMAT = "$(VENV)/bin/python" -c "import clang_format as c; c.clang_format()"
 SETUP_ENV = "$(PYTHON)" scripts/setup_env.py --venv "$(VENV)" $(if $(TORCH),--torch "$(TORCH)")
-PYTHON_FILES = stompp_kernels tests examples scripts setup.py $(wildcard benchmarks)
+PYTHON_FILES = stompp_kernels tests scripts setup.py $(wildcard benchmarks examples)
 CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build setup setup-dev setup-arm test headers demo bench docs lint format clean distclean
+.PHONY: build core setup setup-dev setup-arm test headers demo bench docs lint format clean distclean
 
 build: setup
+
+# The tests use it too.
+core test: export STOMPP_CORE = 1
+core: setup
 
 setup:
 	@$(SETUP_ENV)

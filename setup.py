@@ -5,12 +5,16 @@ a CUDA runtime of its own; it builds against a torch for CPUs too. There is no P
 Python, and every torch from 2.10 on. Ninja runs the compilers directly: the flags are exactly those written here, and
 a second build compiles only what changed, also under `pip install -e`, whose temporary directories would defeat that.
 
+With STOMPP_CORE=1 it compiles the extension module _core as well, which binds the core to NumPy arrays by pybind11 and
+needs no torch.
+
 Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual, flags that name a processor or loosen arithmetic (-march=native,
--ffast-math) being left out; CFLAGS, CPPFLAGS and ARCHFLAGS are not read. STOMPP_BUILD_NATIVE=0 leaves both out,
-STOMPP_CUDA=0 leaves _cuda out and STOMPP_CUDA=1 insists on it; CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST
+-ffast-math) being left out; CFLAGS, CPPFLAGS and ARCHFLAGS are not read. STOMPP_BUILD_NATIVE=0 leaves both libraries
+out, STOMPP_CUDA=0 leaves _cuda out and STOMPP_CUDA=1 insists on it; CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST
 ("8.0;9.0a;12.0+PTX") what _cuda is compiled for.
 """
 
+import importlib.util
 import os
 import re
 import shlex
@@ -46,6 +50,7 @@ MIN_SETUPTOOLS = Version("77.0.3")  # the first release that reads pyproject's `
 TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 
 CPP_LIBRARY, CUDA_LIBRARY = "stompp_kernels.libstompp_kernels", "stompp_kernels._cuda"
+NUMPY_MODULE = "stompp_kernels._core"
 
 WITHOUT_NATIVE = "STOMPP_BUILD_NATIVE=0 installs stompp_kernels without its compiled kernels."
 WITHOUT_CUDA = "STOMPP_CUDA=0 leaves out the kernels for NVIDIA GPUs."
@@ -97,6 +102,10 @@ def switch(name: str, default: str) -> str:
 
 def native_enabled() -> bool:
     return switch("STOMPP_BUILD_NATIVE", "1") == "1"
+
+
+def numpy_enabled() -> bool:
+    return switch("STOMPP_CORE", "0") == "1"
 
 
 def find_torch() -> Path:
@@ -274,6 +283,24 @@ def find_ninja() -> str:
     )
 
 
+def find_python_headers() -> list[Path]:
+    """The directories of Python's headers and of pybind11's: the installed ones, or those that come with torch."""
+    include = Path(sysconfig.get_path("include"))
+    if not (include / "Python.h").is_file():
+        raise PlatformError(
+            f"STOMPP_CORE=1 needs the headers of Python {sysconfig.get_python_version()}, and {include / 'Python.h'} "
+            "does not exist. Install the package that has them (python3-dev on Debian and Ubuntu, python3-devel on "
+            "Fedora)."
+        )
+    for name, below in (("pybind11", "include"), ("torch", "include")):
+        spec = importlib.util.find_spec(name)
+        folders = [] if spec is None else spec.submodule_search_locations or []
+        for found in (Path(folder, below) for folder in folders):
+            if (found / "pybind11" / "numpy.h").is_file():
+                return [include, found]
+    raise PlatformError("STOMPP_CORE=1 needs pybind11, alone or as torch brings it. Run `pip install pybind11`.")
+
+
 def user_flags(variable: str) -> list[str]:
     """The flags of an environment variable that leave the kernels' results and instruction sets as they are."""
     return kept_flags(variable, shlex.split(os.environ.get(variable, "")))
@@ -344,15 +371,25 @@ def compile_command(compiler: list[str], torch_dir: Path) -> list[str]:
     return [*compiler, *CXX_FLAGS, prefix_map(torch_dir), *include_flags(torch_dir), *user_flags("CXXFLAGS")]
 
 
-def link_command(compiler: list[str], torch_dir: Path) -> list[str]:
-    # No rpath: `import torch` comes first, and the loader finds its libraries by their names.
+def numpy_compile_command(compiler: list[str]) -> list[str]:
+    # The pybind11 that torch before 2.13 brings refuses torch's macro, and torch is not needed here.
+    flags = [flag for flag in CXX_FLAGS if "TORCH" not in flag]
+    includes = [word for path in find_python_headers() for word in ("-isystem", str(path))]
+    return [*compiler, *flags, "-Icsrc", *includes, *user_flags("CXXFLAGS")]
+
+
+def link_command(compiler: list[str], libraries: list[str]) -> list[str]:
     if sys.platform == "darwin":
         kind = ["-bundle", "-undefined", "dynamic_lookup"]
     else:
         kind = ["-shared", "-Wl,--as-needed"]
-    libraries = [f"-L{torch_dir / 'lib'}", "-ltorch_cpu", "-lc10"]
     # An -Ofast of a compiler's wrapper would link what makes the processor flush denormals; the last -O replaces it.
     return [*compiler, "-O3", *kind, "$in", *libraries, *user_flags("LDFLAGS")]
+
+
+def torch_libraries(torch_dir: Path) -> list[str]:
+    # No rpath: `import torch` comes first, and the loader finds its libraries by their names.
+    return [f"-L{torch_dir / 'lib'}", "-ltorch_cpu", "-lc10"]
 
 
 def to_host(flags: Iterable[str]) -> list[str]:
@@ -446,10 +483,10 @@ def cuda_sources() -> list[str]:
     return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", "csrc/core/product/check_shapes.cpp")
 
 
-def check_requirements() -> tuple[Path, list[str], str]:
+def check_requirements() -> tuple[Path | None, list[str], str]:
     if os.name != "posix":
         raise PlatformError(f"The compiled kernels build on Linux and macOS, not on {os.name}. {WITHOUT_NATIVE}")
-    return find_torch(), find_compiler(), find_ninja()
+    return find_torch() if native_enabled() else None, find_compiler(), find_ninja()
 
 
 class BuildNative(build_ext):
@@ -462,20 +499,31 @@ class BuildNative(build_ext):
     def build_extensions(self) -> None:
         torch_dir, compiler, ninja = check_requirements()
         file = NinjaFile(f"build/native/{sysconfig.get_platform()}")
-        file.rule("cxx", compile_command(compiler, torch_dir))
-        file.rule("link", link_command(compiler, torch_dir), compiles=False)
+        if torch_dir is not None:
+            file.rule("cxx", compile_command(compiler, torch_dir))
+            file.rule("link", link_command(compiler, torch_libraries(torch_dir)), compiles=False)
         targets = {}
         for ext in self.extensions:
             output = Path(self.get_ext_fullpath(ext.name))
             target = targets[output] = f"{file.folder}/{output.name}"
             if ext.name == CUDA_LIBRARY:
                 self.add_cuda(file, ext.sources, target, compiler, torch_dir)
+            elif ext.name == NUMPY_MODULE:
+                self.add_numpy(file, ext.sources, target, compiler)
             else:
                 file.link("link", target, [file.compile("cxx", source) for source in ext.sources])
         self.run_ninja([ninja, "-f", file.write(), *targets.values()])
         for output, target in targets.items():
             output.parent.mkdir(parents=True, exist_ok=True)
             self.copy_file(str(ROOT / target), str(output))
+
+    def add_numpy(self, file: NinjaFile, sources: list[str], target: str, compiler: list[str]) -> None:
+        file.rule("cxx_numpy", numpy_compile_command(compiler))
+        file.rule("link_numpy", link_command(compiler, []), compiles=False)
+        # The core's objects are the library's, where that is built too.
+        own = "cxx" if native_enabled() else "cxx_numpy"
+        objects = [file.compile(own if source.startswith("csrc/core/") else "cxx_numpy", source) for source in sources]
+        file.link("link_numpy", target, objects)
 
     def add_cuda(self, file: NinjaFile, sources: list[str], target: str, compiler: list[str], torch_dir: Path) -> None:
         nvcc = find_nvcc()
@@ -517,7 +565,10 @@ class Wheel(bdist_wheel):
 
     def get_tag(self) -> tuple[str, str, str]:
         interpreter, abi, platform = super().get_tag()
-        return ("py3", "none", platform) if self.distribution.ext_modules else (interpreter, abi, platform)
+        libraries = {ext.name for ext in self.distribution.ext_modules or []}
+        return (
+            ("py3", "none", platform) if libraries and NUMPY_MODULE not in libraries else (interpreter, abi, platform)
+        )
 
 
 class DistInfo(dist_info):
@@ -530,13 +581,15 @@ class DistInfo(dist_info):
 
 
 def extensions() -> list[Extension]:
-    if not native_enabled():
-        if switch("STOMPP_CUDA", "") == "1":
-            raise PlatformError("STOMPP_BUILD_NATIVE=0 and STOMPP_CUDA=1 contradict each other.")
-        return []
-    found = [Extension(CPP_LIBRARY, native_sources())]
-    if find_nvcc() is not None:
-        found.append(Extension(CUDA_LIBRARY, cuda_sources()))
+    found = []
+    if native_enabled():
+        found.append(Extension(CPP_LIBRARY, native_sources()))
+        if find_nvcc() is not None:
+            found.append(Extension(CUDA_LIBRARY, cuda_sources()))
+    elif switch("STOMPP_CUDA", "") == "1":
+        raise PlatformError("STOMPP_BUILD_NATIVE=0 and STOMPP_CUDA=1 contradict each other.")
+    if numpy_enabled():
+        found.append(Extension(NUMPY_MODULE, sources_in("csrc/core/**/*.cpp", "csrc/numpy/*.cpp")))
     return found
 
 

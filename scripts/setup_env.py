@@ -239,7 +239,7 @@ def main():
     native = os.environ.get("STOMPP_BUILD_NATIVE", "1") != "0"
     metadata = digest([ROOT / "pyproject.toml"], ["STOMPP_BUILD_NATIVE"])
     sources = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
-    variables = ["CXX", "CXXFLAGS", "LDFLAGS", "STOMPP_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"]
+    variables = ["CXX", "CXXFLAGS", "LDFLAGS", "STOMPP_CORE", "STOMPP_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"]
     variables += ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"]
     build = digest([ROOT / "setup.py", *sources], variables) + f" {shutil.which('nvcc')}"
 

@@ -6,28 +6,40 @@ packed = sk.convert(model)                               # the packed inference 
 sk.save_packed(packed, "net.safetensors")
 """
 
-from stompp_kernels import models, nn, ops
-from stompp_kernels.conversion import (
-    PreparationReport,
-    convert,
-    explain,
-    export_packed,
-    load_exported,
-    load_packed,
-    load_prepared,
-    package_packed,
-    prepare,
-    save_packed,
-)
-from stompp_kernels.models.registry import prepare_models_by
-from stompp_kernels.native import Implementation, implementations, use_implementation
-from stompp_kernels.nn import float_simulation
-from stompp_kernels.ops import PackedWeight
-from stompp_kernels.progression import StoMPP, link
+from stompp_kernels.torch_release import NO_TORCH, check_torch, torch_is_there
+
+if torch_is_there():
+    check_torch()
+
+    from stompp_kernels import models, nn, ops
+    from stompp_kernels.conversion import (
+        PreparationReport,
+        convert,
+        explain,
+        export_packed,
+        load_exported,
+        load_packed,
+        load_prepared,
+        package_packed,
+        prepare,
+        save_packed,
+    )
+    from stompp_kernels.models.registry import prepare_models_by
+    from stompp_kernels.native import Implementation, implementations, use_implementation
+    from stompp_kernels.nn import float_simulation
+    from stompp_kernels.ops import PackedWeight
+    from stompp_kernels.progression import StoMPP, link
+
+    prepare_models_by(prepare)  # models lie below conversion, and import nothing of it
+else:  # stompp_kernels.core works all the same
+
+    def __getattr__(name: str) -> None:
+        if name in __all__:
+            raise ImportError(NO_TORCH)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
-
-prepare_models_by(prepare)  # models lie below conversion, and import nothing of it
 
 __all__ = [
     "Implementation",

@@ -195,6 +195,24 @@ def test_pure_python_package_needs_no_torch(project):
     assert built == ["__init__.py", "py.typed"]
 
 
+def test_the_numpy_module_needs_no_torch(project):
+    fake_torch(project, "raise ImportError('no torch')")
+    for name in ("csrc/numpy/core.cpp", "site/torch/include/pybind11/numpy.h"):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).touch()
+    variables = {"CXX": "./fake-c++", "STOMPP_BUILD_NATIVE": "0"}
+    assert_clear_error(
+        run_setup(project, "build_ext", "--inplace", STOMPP_CORE="yes", **variables), "STOMPP_CORE='yes'"
+    )
+    result = run_setup(project, "build_ext", "--inplace", STOMPP_CORE="1", **variables)
+    assert result.returncode == 0, result.stdout
+    [built] = project.glob("stompp_kernels/*.so")
+    assert re.fullmatch(r"_core\.cpython-.*\.so", built.name)
+    commands = (project / "commands.log").read_text()
+    assert sorted(re.findall(r"-c (\S+)", commands)) == ["csrc/core/signs/pack.cpp", "csrc/numpy/core.cpp"]
+    assert not re.search("TORCH|-ltorch|-lpython", commands)
+
+
 def test_build_commands(project):
     """The whole way through ninja: what it compiles, with which flags, and what it then repeats."""
     variables = {"CXX": "./fake-c++", "CXXFLAGS": "-march=native -mavx2 -mcpu=native -m64 -g1"}

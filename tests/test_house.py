@@ -32,7 +32,8 @@ LEVELS = (
     ("device", "nn"),
     ("ops", "ops.triton"),
     ("native", "table", "terminal", "files", "default_dtype", "exit_status"),
-    ("cpu_library", "cuda_library", "missing_library", "signals"),
+    ("core", "cpu_library", "cuda_library", "missing_library", "signals", "torch_release"),
+    ("_core",),  # compiled, where it was asked for
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 

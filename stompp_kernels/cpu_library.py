@@ -38,6 +38,7 @@ class CpuLibrary:
         self._packed_bytes = functions.stompp_packed_bytes
         self._packed_bytes.restype = c_char_p
         self._packed_bytes.argtypes = [*[c_int64] * 5, c_int, POINTER(c_int64)]
+        self._multiplies_bfloat16 = functions.stompp_multiplies_bfloat16
         functions.stompp_compiler.restype = c_char_p
         self.compiler: str = functions.stompp_compiler().decode()
 
@@ -61,6 +62,10 @@ class CpuLibrary:
             ValueError: none of this name can run here.
         """
         _raise(self._select(name.encode()))
+
+    def multiplies_bfloat16(self) -> bool:
+        """Whether the active implementation multiplies bfloat16 by instructions of its own."""
+        return bool(self._multiplies_bfloat16())
 
     def packed_bytes(self, O: int, I: int, kh: int, kw: int, groups: int, for_floats: bool = False) -> int:
         """Returns the bytes of a weight as the active implementation packs it for binary inputs, or for floats.

@@ -145,6 +145,11 @@ def active_implementation() -> str:
     return "reference" if library is None else library.active_implementation() or ""
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether the implementation that runs now has instructions for products of bfloat16."""
+    return library is not None and library.multiplies_bfloat16()
+
+
 def implementation_of(op: str, device: torch.device) -> str:
     """Returns the name of the implementation that runs an op, "bgemm" for example, on a device."""
     if device.type == "cpu":

@@ -1,5 +1,6 @@
 // What Python asks of the library that involves no tensor, through ctypes. The calls are rare ones: when the package is
 // imported, an implementation is forced or a graph is traced. Those that can fail return null or what is wrong.
+#include "core/float_conv/kernels.h"
 #include "core/isa/dispatch.h"
 #include "core/product/packed_weight.h"
 
@@ -41,4 +42,10 @@ STOMPP_EXPORT const char* stompp_packed_bytes(int64_t out_channels, int64_t in_c
   if (active == nullptr) return stompp::no_implementation().message();
   *bytes = stompp::packed_bytes(shape, for_floats ? stompp::kFloatInputLayout : active->product->layout);
   return nullptr;
+}
+
+// Says whether the active implementation multiplies bfloat16 by instructions of its own.
+STOMPP_EXPORT int stompp_multiplies_bfloat16() {
+  const stompp::FloatConvKernels* active = stompp::active_float_conv_kernels();
+  return active != nullptr && active->bf16.multiply != nullptr;
 }

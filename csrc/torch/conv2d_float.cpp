@@ -1,5 +1,6 @@
 #include "core/float_conv/conv2d_float.h"
 
+#include "core/float_conv/bf16_block.h"
 #include "torch/host.h"
 #include "torch/products.h"
 
@@ -12,10 +13,7 @@ struct FloatConvArguments {
                      Ints padding, Ints dilation)
       : op(op), w(conv_weight_shape(op, sizes, 1)) {
     check(check_shape(w));
-    check_dtype(op, "weight", weight_argument, ScalarType::Float, "float32, made by pack_float_weight");
-    check_shape(op, "weight", weight_argument, {ceil_div(w.out_channels, kPanelOutputs), w.K(), kPanelOutputs});
-    weight = dense_of(weight_argument);
-    conv.weights = static_cast<const float*>(weight->data_ptr());
+    read_weight(weight_argument);
     check(x_argument.dim() == 4, op, ": x must be [N, C, H, W] or words [N, H, W, C_words], got ", ShapeOf{x_argument});
     const bool bits = x_argument.scalar_type() == ScalarType::Int;
     if (bits) {
@@ -30,6 +28,23 @@ struct FloatConvArguments {
           ", which must have ", w.in_channels, " channels");
     shape = conv2d_shape(op, {x->size(0), x->size(1), x->size(2), w.in_channels}, stride, padding, dilation, 0);
     check(op, check_conv2d(shape, w));
+  }
+
+  void read_weight(const Tensor& argument) {
+    const int64_t panels = ceil_div(w.out_channels, kPanelOutputs);
+    if (argument.scalar_type() == ScalarType::BFloat16) {
+      conv.bf16_parts = argument.dim() == 6 && argument.size(2) == 1 ? 1 : 2;
+      check_shape(op, "weight", argument,
+                  {panels, ceil_div(w.K(), kBf16Step), conv.bf16_parts, kBf16Pairs, kPanelOutputs, 2});
+    } else {
+      check_dtype(op, "weight", argument, ScalarType::Float, "float32 or bfloat16, made by pack_float_weight");
+      check_shape(op, "weight", argument, {panels, w.K(), kPanelOutputs});
+    }
+    weight = dense_of(argument);
+    if (conv.bf16_parts != 0)
+      conv.bf16_weights = static_cast<const uint16_t*>(weight->data_ptr());
+    else
+      conv.weights = static_cast<const float*>(weight->data_ptr());
   }
 
   const float* of_outputs(const char* name, const Tensor& values, std::optional<Tensor>* kept) const {

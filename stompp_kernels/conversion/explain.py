@@ -10,8 +10,9 @@ from torch import fx, nn
 
 from stompp_kernels.conversion.packing.checks import what_is_required
 from stompp_kernels.conversion.profile import profile
-from stompp_kernels.native import implementation_of
+from stompp_kernels.native import active_implementation, implementation_of
 from stompp_kernels.nn import (
+    BFloat16Linear,
     BinaryLayer,
     BinaryWeightConv2d,
     BinaryWeightLayer,
@@ -25,8 +26,11 @@ from stompp_kernels.nn import (
     PrepackedConv2d,
     UnpackSigns,
 )
+from stompp_kernels.nn.bfloat16 import MayMultiplyBFloat16
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.table import table
+
+_NO_BFLOAT16 = "float_layers='fast' has no effect where bfloat16 is not multiplied"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class LayerExplanation:
         operations: multiplications and additions of a product, for the inputs given; None without inputs.
         ms: milliseconds in a call of the network, likewise.
         share: of the network's time, likewise; what is missing from 1 is between the modules.
+        arithmetic: what the module multiplies, or computes with where it multiplies nothing: "bits", or "bits, then
+            float32" where sums are scaled; "float32"; "bfloat16", perhaps with "weights in two parts".
     """
 
     name: str
@@ -56,6 +62,7 @@ class LayerExplanation:
     operations: int | None = None
     ms: float | None = None
     share: float | None = None
+    arithmetic: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,11 @@ class Explanation:
 
     def __str__(self) -> str:
         timed = any(row.ms is not None for row in self.rows)
-        titles = ("layer", "kernel", "implementation", "bytes", "in a file", "in fp32")
+        titles = ("layer", "kernel", "arithmetic", "implementation", "bytes", "in a file", "in fp32")
         cells = [
             (
-                *(row.name, row.kernel, row.implementation, row.nbytes, row.file_nbytes, row.float_nbytes),
+                *(row.name, row.kernel, row.arithmetic, row.implementation),
+                *(row.nbytes, row.file_nbytes, row.float_nbytes),
                 *((row.operations, f"{row.ms or 0.0:.3f}", f"{row.share or 0.0:.1%}") if timed else ()),
                 row.reason,
             )
@@ -147,6 +155,7 @@ class _Kernel:
     nbytes: int
     float_nbytes: int
     reason: str
+    arithmetic: str = "bits"
 
 
 def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplanation:
@@ -156,15 +165,18 @@ def _explain(name: str, module: nn.Module, device: torch.device) -> LayerExplana
     in_file = kernel.nbytes
     if isinstance(module, PackedLayer):
         in_file += module.weight.portable_nbytes - module.weight.nbytes
-    shown, implementation = kernel.op + kernel.epilogue, implementation_of(kernel.op, device)
-    return LayerExplanation(name, shown, implementation, kernel.nbytes, in_file, kernel.float_nbytes, kernel.reason)
+    elif isinstance(module, MayMultiplyBFloat16):
+        in_file -= module.rounded_nbytes
+    shown, implementation, reason = kernel.op + kernel.epilogue, implementation_of(kernel.op, device), kernel.reason
+    sizes = kernel.nbytes, in_file, kernel.float_nbytes
+    return LayerExplanation(name, shown, implementation, *sizes, reason, arithmetic=kernel.arithmetic)
 
 
 def _kernel_of(module: nn.Module) -> _Kernel | None:
     """Returns the kernel of a packed or prepacked module; None for any other."""
     if isinstance(module, BinaryWeightLayer):
         op = "conv2d_binary_weight" if isinstance(module, BinaryWeightConv2d) else "linear_binary_weight"
-        return _Kernel(op, "", module.nbytes, _float_nbytes(module), "binary weights, float inputs")
+        return _Kernel(op, "", module.nbytes, _float_nbytes(module), "binary weights, float inputs", "float32")
     if isinstance(module, (PackedConv2d, PackedLinear)):
         return _product(module)
     if isinstance(module, FloatConv2d):
@@ -176,7 +188,7 @@ def _kernel_of(module: nn.Module) -> _Kernel | None:
     if isinstance(module, PackBatchNorm):
         nbytes = sum(t.numel() * t.element_size() for t in module.buffers())
         reason = "BatchNorm and sign of a float input folded to one comparison"
-        return _Kernel("pack_outside", "", nbytes, 2 * nbytes, reason)
+        return _Kernel("pack_outside", "", nbytes, 2 * nbytes, reason, "float32")
     if isinstance(module, UnpackSigns):
         return _Kernel("unpack_signs", "", 0, 0, "a float module reads these signs")
     return None
@@ -194,19 +206,25 @@ def _product(layer: PackedConv2d | PackedLinear) -> _Kernel:
             "bits": "BatchNorm and float shortcut folded, of which only the signs are read",
             "both": "BatchNorm and float shortcut folded, read as signs and as floats",
         }[layer.writes]
-    return _Kernel(op, epilogue, layer.nbytes, _float_nbytes(layer), reason)
+    arithmetic = "bits" if layer.has_thresholds else "bits, then float32"
+    return _Kernel(op, epilogue, layer.nbytes, _float_nbytes(layer), reason, arithmetic)
 
 
 def _float_conv(conv: FloatConv2d) -> _Kernel:
-    reason = "kept in float by prepare; torch's convolution to the last bit"
+    reason = "kept in float by prepare"
+    if not conv.bfloat16:
+        reason += "; torch's convolution to the last bit"
+    elif conv.arithmetic == "float32":
+        reason += f"; {_NO_BFLOAT16}"
     if conv.writes == "bits":
         reason += ", BatchNorm and sign folded to one comparison"
     elif conv.writes == "affine":
         reason += ", BatchNorm or bias folded"
     op = "conv2d_float_signs" if conv.writes == "bits" else "conv2d_float"
-    constants = conv.nbytes - conv.weight.nbytes
+    constants = conv.nbytes - conv.weight.nbytes - conv.rounded_nbytes
     float_nbytes = 4 * conv.out_channels * conv.panels.shape[1] + 2 * constants
-    return _Kernel(op, " + affine" if conv.writes == "affine" else "", conv.nbytes, float_nbytes, reason)
+    epilogue = " + affine" if conv.writes == "affine" else ""
+    return _Kernel(op, epilogue, conv.nbytes, float_nbytes, reason, conv.arithmetic)
 
 
 def _float_module(name: str, module: nn.Module) -> LayerExplanation:
@@ -219,8 +237,18 @@ def _float_module(name: str, module: nn.Module) -> LayerExplanation:
         reason = float_input if module.committed else "not committed yet"
     elif isinstance(module, (nn.Conv2d, nn.Linear)):
         reason = "kept in float by prepare"
-    in_memory = nbytes + (module.reordered_nbytes if isinstance(module, PrepackedConv2d) else 0)
-    return LayerExplanation(name, type(module).__name__, "torch", in_memory, nbytes, nbytes, reason)
+    in_memory, implementation = nbytes, "torch"
+    arithmetic = next((str(t.dtype).removeprefix("torch.") for t in module.parameters()), "float32")
+    if isinstance(module, PrepackedConv2d):
+        in_memory += module.reordered_nbytes
+    elif isinstance(module, BFloat16Linear):
+        in_memory, nbytes = nbytes, nbytes - module.rounded_nbytes
+        if module.arithmetic != "float32":
+            arithmetic, implementation = module.arithmetic, active_implementation()
+        else:
+            reason += f"; {_NO_BFLOAT16}"
+    kernel = type(module).__name__
+    return LayerExplanation(name, kernel, implementation, in_memory, nbytes, nbytes, reason, arithmetic=arithmetic)
 
 
 def _float_nbytes(layer: PackedLayer) -> int:

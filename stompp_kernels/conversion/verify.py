@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from stompp_kernels.conversion.sign_notes import noted_signs
 from stompp_kernels.nn import ProgressiveActivation, float_simulation
+from stompp_kernels.nn.bfloat16 import in_float32
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.reference import bits_from_words
 from stompp_kernels.progression.example_run import as_arguments, undisturbed
@@ -49,7 +50,8 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
         names = {name for layer in _packed_layers(packed).values() for name in layer.replaces}
     with _outputs_of(model, names, kept.__setitem__), undisturbed(model), float_simulation():
         expected = model(*args, **kwargs)
-    found = _run_graph(packed, kept, args, kwargs) if by_graph else _run_modules(packed, kept, args, kwargs)
+    with in_float32(packed):  # what bfloat16 changes is not to hide a fault: verify_fast.py measures it
+        found = _run_graph(packed, kept, args, kwargs) if by_graph else _run_modules(packed, kept, args, kwargs)
     difference = _difference(found, expected)
     if difference:
         raise ValueError(f"the packed network's output differs from the model's {difference}")

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
-from stompp_kernels.ops.reference import FLOAT_PANEL, keeps_strides, mask_rows, max_pool2d_out_size, words_for
+from stompp_kernels.ops.reference import (
+    BFLOAT16_STEP,
+    FLOAT_PANEL,
+    keeps_strides,
+    mask_rows,
+    max_pool2d_out_size,
+    words_for,
+)
 
 SHORT_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 FLOATS = (*SHORT_FLOATS, torch.float64)
@@ -216,8 +223,14 @@ def check_portable_bytes(weight: Any, shape: Sequence[int]) -> None:
 def check_float_conv2d(x: Any, weight: Any, weight_shape: Sequence[int], geometry: Geometry) -> None:
     """Checks the arguments of conv2d_float but for its epilogue."""
     O, I, kh, kw = weight_shape
-    check_tensor("weight.data", weight, (torch.float32,))
-    check_shape("weight.data", weight, (-(-O // FLOAT_PANEL), kh * kw * I, FLOAT_PANEL))
+    check_tensor("weight.data", weight, (torch.float32, torch.bfloat16))
+    panels, K = -(-O // FLOAT_PANEL), kh * kw * I
+    if weight.dtype is torch.bfloat16:
+        parts = 1 if weight.dim() == 6 and weight.shape[2] == 1 else 2
+        steps = -(-K // BFLOAT16_STEP), parts, BFLOAT16_STEP // 2
+        check_shape("weight.data", weight, (panels, *steps, FLOAT_PANEL, 2))
+    else:
+        check_shape("weight.data", weight, (panels, K, FLOAT_PANEL))
     check_tensor("x", x, (torch.float32, torch.int32))
     words = x.dtype is torch.int32
     channels = words_for(I) if words else I

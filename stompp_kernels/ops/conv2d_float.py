@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from stompp_kernels import native
-from stompp_kernels.ops.checks import check_float_conv2d, check_per_output, check_tensor
+from stompp_kernels.ops.checks import check_choice, check_float_conv2d, check_per_output, check_tensor
 from stompp_kernels.ops.epilogue import Affine
 from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, refuse_to_cut
-from stompp_kernels.ops.reference import unpack_float_weight, words_for
+from stompp_kernels.ops.reference import round_float_panels, unpack_float_weight, words_for
 
 _ops = torch.ops.stompp
 
@@ -45,7 +45,8 @@ class FloatWeight:
     """Float weights in the order that the kernels read, the same on every machine.
 
     Attributes:
-        data: float32 [ceil(O/32), kh * kw * I, 32], zeros behind the last output.
+        data: float32 [ceil(O/32), kh * kw * I, 32], zeros behind the last output; or bfloat16 [ceil(O/32), ceil(kh * kw
+            * I / 32), parts, 16, 32, 2], zeros behind the last output and the last input.
         shape: [O, I, kh, kw].
 
     Example:
@@ -68,7 +69,7 @@ class FloatWeight:
         return self.data.numel() * self.data.element_size()
 
     def unpacked(self) -> Tensor:
-        """Returns the weights, float32 [O, I, kh, kw].
+        """Returns the weights, float32 [O, I, kh, kw]; those that were rounded to bfloat16 as they are now.
 
         Example:
             >>> w = torch.randn(40, 3, 7, 7)
@@ -78,14 +79,17 @@ class FloatWeight:
         return unpack_float_weight(self.data, self.shape)
 
 
-def pack_float_weight(w: Tensor) -> FloatWeight:
+def pack_float_weight(w: Tensor, bfloat16_parts: int = 0) -> FloatWeight:
     """Brings weights into the order that :func:`conv2d_float` reads.
 
     Args:
         w: float32 [O, I, kh, kw].
+        bfloat16_parts: 0 keeps float32. 1 rounds to bfloat16; 2 makes each weight the sum of two bfloat16, which is at
+            most 2^-17 of it off. See :func:`conv2d_float` for what is computed with them.
 
     Raises:
-        TypeError, ValueError: ``w`` is not as above, or empty.
+        TypeError, ValueError: ``w`` is not as above, or empty, or there is another number of parts.
+        RuntimeError: rounding would cut a gradient.
 
     Example:
         >>> pack_float_weight(torch.randn(64, 3, 7, 7)).shape
@@ -94,8 +98,13 @@ def pack_float_weight(w: Tensor) -> FloatWeight:
     check_tensor("w", w, (torch.float32,))
     if w.dim() != 4 or w.numel() == 0:
         raise ValueError(f"w must be [O, I, kh, kw], each at least 1, got shape {list(w.shape)}")
+    check_choice("bfloat16_parts", bfloat16_parts, (0, 1, 2))
     O, I, kh, kw = w.shape
-    return FloatWeight(float_panels(w), (O, I, kh, kw))
+    panels = float_panels(w)
+    if bfloat16_parts:
+        _refuse_gradient("w", w)
+        panels = round_float_panels(panels, bfloat16_parts)
+    return FloatWeight(panels, (O, I, kh, kw))
 
 
 def conv2d_float(
@@ -115,7 +124,12 @@ def conv2d_float(
     With Limits the sums themselves are not needed: those of large images are found by Winograd's minimal filtering
     (Lavin & Gray, CVPR 2016), and added up as chains where its error bound holds a limit. The words are the same.
 
-    Without Limits x, the weights, scale and bias get their gradients.
+    Weights in bfloat16 are multiplied by instructions for it where the implementation has them ("amx", on processors
+    with AMX-BF16): x is rounded to bfloat16, signs are exact, and sums are float32. With two parts and signs, sums are
+    within 2^-16 of the sum of magnitudes; with floats and one part, within 2^-7 of it, and mostly far nearer.
+    Everywhere else float32 is multiplied, with weights that are the sums of their parts.
+
+    Without Limits x, the weights, scale and bias get their gradients; weights in bfloat16 get none.
 
     Args:
         x: float32 [N, C, H, W]; channels_last is read as it lies, other strides are copied. Or words of signs, int32
@@ -141,6 +155,8 @@ def conv2d_float(
         tensor([[[[-17.]]]])
     """
     geometry = stride, padding, dilation
+    if isinstance(weight, FloatWeight) and weight.data.dtype is torch.bfloat16:
+        _refuse_gradient("weight.data", weight.data)
     if not native.kernels_check(x) or not isinstance(weight, FloatWeight) or isinstance(epilogue, Affine):
         _check(x, weight, Geometry(*geometry), epilogue)
     try:
@@ -159,6 +175,11 @@ def conv2d_float(
     except Exception:
         _check(x, weight, Geometry(*geometry), epilogue)  # says in this function's terms what the kernel refused
         raise
+
+
+def _refuse_gradient(name: str, weights: Tensor) -> None:
+    if torch.is_grad_enabled() and weights.requires_grad:
+        raise RuntimeError(f"{name} must not require a gradient, which weights in bfloat16 do not get: detach it")
 
 
 def _check(x: Tensor, weight: FloatWeight, geometry: Geometry, epilogue: Affine | Limits | None) -> None:

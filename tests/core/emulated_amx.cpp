@@ -1,6 +1,7 @@
 #include "emulated_amx.h"
 
 #include "core/isa/amx/amx.h"
+#include "core/isa/amx/bf16_tiles.h"
 #include "core/isa/amx/product.h"
 #include "core/isa/scalar/scalar.h"
 
@@ -26,12 +27,23 @@ ProductKernels on_top_of_scalar() {
   return kernels;
 }
 
+FloatConvKernels bf16_on_top_of_scalar() {
+  FloatConvKernels kernels = *scalar::kImplementation.float_conv;
+  using Bf16 = amx::Bf16Tiles<EmulatedTiles>;
+  kernels.bf16.multiply = Bf16::multiply;
+  kernels.bf16.begin = Bf16::begin;
+  kernels.bf16.end = Bf16::end;
+  return kernels;
+}
+
 template <class Machine>
 Implementation on_top_of_scalar(const char* name) {
   static const ProductKernels kernels = on_top_of_scalar<Machine>();
+  static const FloatConvKernels float_conv = bf16_on_top_of_scalar();
   Implementation result = scalar::kImplementation;
   result.name = name;
   result.product = &kernels;
+  result.float_conv = &float_conv;
   return result;
 }
 

@@ -1,10 +1,12 @@
 // AMX without AMX: tiles as arrays, and implementations whose products run on them.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <vector>
 
 #include "check.h"
+#include "core/base/float_types.h"
 #include "core/isa/amx/expand.h"
 #include "core/isa/amx/tiles.h"
 #include "core/isa/implementation.h"
@@ -61,6 +63,22 @@ class EmulatedTiles {
       }
       std::memcpy(row(kSum, m), sums, row_bytes(kSum));
     }
+  }
+  // Even and odd products are added up apart, each by fused multiply-adds, and then both to the sum.
+  template <int kSum, int kA, int kB>
+  static void add_bf16_products() {
+    for (int tile : {kSum, kA, kB}) check_configured(tile);
+    const int64_t columns = row_bytes(kSum) / 4, depth = row_bytes(kA) / 4;
+    CHECK(rows(kA) == rows(kSum) && rows(kB) == depth && row_bytes(kB) == row_bytes(kSum), "shapes that fit");
+    for (int64_t m = 0; m < rows(kSum); ++m)
+      for (int64_t n = 0; n < columns; ++n) {
+        float halves[2] = {};
+        for (int64_t k = 0; k < depth; ++k)
+          for (int64_t i = 0; i < 2; ++i)
+            halves[i] =
+                std::fma(BFloat16::load(row(kA, m), 2 * k + i), BFloat16::load(row(kB, k), 2 * n + i), halves[i]);
+        Float32::store(row(kSum, m), n, Float32::load(row(kSum, m), n) + (halves[0] + halves[1]));
+      }
   }
 
  private:

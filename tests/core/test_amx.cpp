@@ -3,6 +3,7 @@
 
 #include "check.h"
 #include "core/isa/amx/amx.h"
+#include "core/isa/amx/bf16_tiles.h"
 #include "core/isa/amx/expand.h"
 #include "core/isa/amx/tiles.h"
 #include "core/isa/dispatch.h"
@@ -61,6 +62,28 @@ TEST(emulated_tiles_equal_the_processors) {
       const std::string name = std::to_string(rows) + " rows";
       CHECK(std::equal(kept.get(), kept.get() + 1024, emulated_kept.get()), name + ": kept sums");
       CHECK(std::equal(out.get(), out.get() + 32 * 40, emulated_out.get()), name + ": stored sums");
+    }
+}
+
+TEST(emulated_bf16_tiles_equal_the_processors) {
+  if (amx::kImplementation.missing() != nullptr || amx::kFloatConvKernels.bf16.multiply == nullptr) return;
+  Random random(24);
+  constexpr int64_t kSteps = 3, kStride = kSteps * kBf16Step + kBf16Step;
+  for (int64_t rows : {5, 16, 17, 32})
+    for (int64_t parts : {1, 2}) {
+      Buffer<uint16_t> x(kBf16BlockRows * kStride), w(kSteps * parts * kBf16PartWeights);
+      for (int64_t i = 0; i < x.size; ++i) x[i] = float_to_bfloat16(random.uniform());
+      for (int64_t i = 0; i < w.size; ++i) w[i] = float_to_bfloat16(random.uniform());
+      Buffer<float> sums(kBf16BlockRows * kPanelOutputs), emulated(kBf16BlockRows * kPanelOutputs);
+      Bf16Block block = {x.get(), kStride, rows, kSteps, parts, w.get(), sums.get(), kPanelOutputs};
+      amx::Bf16Tiles<amx::ProcessorTiles>::begin();
+      amx::Bf16Tiles<amx::ProcessorTiles>::multiply(block);
+      amx::Bf16Tiles<amx::ProcessorTiles>::end();
+      block.sums = emulated.get();
+      amx::Bf16Tiles<test::EmulatedTiles>::begin();
+      amx::Bf16Tiles<test::EmulatedTiles>::multiply(block);
+      amx::Bf16Tiles<test::EmulatedTiles>::end();
+      CHECK(std::equal(sums.get(), sums.get() + rows * kPanelOutputs, emulated.get()), std::to_string(rows) + " rows");
     }
 }
 

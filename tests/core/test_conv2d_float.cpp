@@ -4,6 +4,8 @@
 #include <string>
 
 #include "check.h"
+#include "core/base/float_types.h"
+#include "core/float_conv/bf16_block.h"
 #include "core/float_conv/conv2d_float.h"
 #include "core/float_conv/winograd_weight.h"
 
@@ -205,6 +207,81 @@ TEST(winograd_weights_say_whether_they_are_usable) {
     weights[5 * kPanelOutputs] = weight;
     CHECK(!usable(), "weights that are not finite, or nearly");
   }
+}
+
+// Steps of weights in bfloat16, and as the floats that they stand for.
+void round_weights(Convolution& c, int64_t parts, Buffer<uint16_t>& rounded) {
+  const int64_t K = c.w.K(), steps = ceil_div(K, kBf16Step);
+  for (int64_t i = 0; i < c.weights.size; ++i) {
+    const int64_t panel = i / (K * kPanelOutputs), k = i / kPanelOutputs % K, n = i % kPanelOutputs;
+    const int64_t step = (panel * steps + k / kBf16Step) * parts;
+    float rest = c.weights[i];
+    for (int64_t part = 0; part < parts; ++part) {
+      const uint16_t value = float_to_bfloat16(rest);
+      rounded[(step + part) * kBf16PartWeights + (k % kBf16Step / 2 * kPanelOutputs + n) * 2 + k % 2] = value;
+      rest -= bfloat16_to_float(value);
+    }
+    c.weights[i] -= rest;
+  }
+}
+
+// Inputs are bfloat16 already, and so few and small that their sums differ by little more than their last bits.
+TEST(bf16_convolutions_are_within_rounding) {
+  Random random(79);
+  int done = 0;
+  for (int round = 0; round < 200; ++round) {
+    const auto some = [&](int64_t low, int64_t high) { return random.between(low, high); };
+    const bool single = some(0, 2) == 0;
+    const WeightShape w = {some(1, 70), some(1, 70), single ? 1 : some(1, 4), single ? 1 : some(1, 7), 1};
+    const Conv2dShape shape = {some(1, 3), some(1, 7), some(1, 40), w.in_channels, some(1, 3), some(1, 3),
+                               some(0, 2), some(0, 3), some(1, 2),  some(1, 2),    0};
+    if (!check_conv2d(shape, w).is_ok()) continue;
+    ++done;
+    const bool bits = some(0, 1) == 1;
+    const int64_t parts = some(1, 2);
+    Convolution c(shape, w);
+    c.fill(random, bits);
+    for (int64_t i = 0; i < c.x.size; ++i) c.x[i] = bfloat16_to_float(float_to_bfloat16(c.x[i]));
+    Buffer<uint16_t> rounded(ceil_div(w.out_channels, kPanelOutputs) * ceil_div(w.K(), kBf16Step) * parts *
+                             kBf16PartWeights);
+    round_weights(c, parts, rounded);
+    c.add_up();
+    FloatConv conv = c.conv(bits);
+    conv.weights = nullptr;
+    conv.bf16_weights = rounded.get();
+    conv.bf16_parts = parts;
+    const std::string name = "round " + std::to_string(round);
+    const float tolerance = 1e-6f * static_cast<float>(w.K() + 8);
+    Buffer<float> out(c.sums.size);
+    conv.out = out.get();
+    const bool scaled = some(0, 1) == 1;
+    if (scaled) conv.scale = c.first.get(), conv.bias = c.second.get();
+    CHECK(conv2d_float(conv, shape, w, pool(static_cast<int>(some(1, 3)))).is_ok(), name);
+    for (int64_t i = 0; i < out.size; ++i) {
+      const int64_t o = i % w.out_channels;
+      const float wanted = scaled ? c.sums[i] * c.first[o] + c.second[o] : c.sums[i];
+      CHECK(std::fabs(out[i] - wanted) <= tolerance, name + ", output " + std::to_string(i));
+    }
+    const int64_t row = words_for(w.out_channels);
+    Buffer<uint32_t> words(c.sums.size / w.out_channels * row);
+    conv.out = nullptr;
+    conv.scale = conv.bias = nullptr;
+    conv.limits = {c.first.get(), c.second.get()};
+    conv.out_words = words.get();
+    CHECK(conv2d_float(conv, shape, w, pool(static_cast<int>(some(1, 3)))).is_ok(), name);
+    for (int64_t i = 0; i < words.size * kWordBits; ++i) {
+      const int64_t pixel = i / (row * kWordBits), o = i % (row * kWordBits);
+      const bool bit = (words[i / kWordBits] >> (i % kWordBits) & 1u) != 0;
+      if (o >= w.out_channels) {
+        CHECK(!bit, name + ", a bit behind the last output");
+        continue;
+      }
+      const float sum = c.sums[pixel * w.out_channels + o];
+      if (std::fabs(sum - c.first[o]) <= tolerance || std::fabs(sum - c.second[o]) <= tolerance) continue;
+      CHECK(bit == (sum < c.first[o] || sum > c.second[o]), name + ", bit " + std::to_string(i));
+    }
+  }
+  CHECK(done > 60, "shapes that fit");
 }
 
 TEST(float_convolutions_refuse_groups) {

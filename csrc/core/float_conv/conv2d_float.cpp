@@ -7,7 +7,9 @@
 #include <new>
 #include <vector>
 
+#include "core/base/aligned.h"
 #include "core/base/workers.h"
+#include "core/float_conv/conv2d_bf16.h"
 #include "core/float_conv/conv2d_winograd.h"
 #include "core/float_conv/kernels.h"
 #include "core/product/taps.h"
@@ -232,6 +234,17 @@ Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const Weigh
   const float* constants[] = {
       whole_panels(bits ? conv.limits.low : conv.scale, weight.out_channels, bits ? -infinity : 0.0f, &first),
       whole_panels(bits ? conv.limits.high : conv.bias, weight.out_channels, bits ? infinity : 0.0f, &second)};
+  if (conv.bf16_weights != nullptr) {
+    if (kernels->bf16.multiply != nullptr) return conv2d_bf16(*kernels, conv, shape, weight, constants, pool);
+    const AlignedFloats joined =
+        aligned_floats(ceil_div(weight.out_channels, kPanelOutputs) * weight.K() * kPanelOutputs);
+    if (joined == nullptr) return Status::error("out of memory");
+    join_weights(conv, weight, joined.get());
+    FloatConv plain = conv;
+    plain.weights = joined.get();
+    plain.bf16_weights = nullptr;
+    return conv2d_float(plain, shape, weight, pool);
+  }
   if (bits) {
     bool done = false;
     const Status by_winograd =

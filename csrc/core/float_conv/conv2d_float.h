@@ -18,8 +18,13 @@ struct FloatConv {
   const float* x;         // [batch][height][width][channels], or null
   const uint32_t* words;  // the same as bits, [batch][height][width][words_for(channels)], where x is null
   const float* weights;   // [ceil(O / 32)][kernel_h][kernel_w][channels][32], zeros behind the last output
-  const float* scale;     // [O], or null: sum * scale + bias, rounded once if fused, else twice
-  const float* bias;      // [O], null where scale is
+  // Instead of them: [ceil(O / 32)][ceil(K / 32)] steps of K = kernel_h * kernel_w * channels, see bf16_block.h, with
+  // zeros behind the last output and the last input. Where the processor does not multiply bfloat16, sums of the parts
+  // are multiplied as floats.
+  const uint16_t* bf16_weights;
+  int64_t bf16_parts;  // 1 or 2
+  const float* scale;  // [O], or null: sum * scale + bias, rounded once if fused, else twice
+  const float* bias;   // [O], null where scale is
   bool fused;
   float* out;           // [batch][out_height][out_width][O], or null
   Limits limits;        // [O], where out is null: signs of what follows, see pack.h

@@ -1,6 +1,7 @@
 // What convolutions of floats need from an instruction set.
 #pragma once
 
+#include "core/float_conv/bf16_block.h"
 #include "core/float_conv/float_tile.h"
 #include "core/float_conv/winograd.h"
 
@@ -9,6 +10,7 @@ namespace stompp {
 struct FloatConvKernels {
   FloatTileKernel tiles;
   winograd::Kernel winograd;
+  Bf16Kernels bf16;
 };
 
 // The kernels of the instruction set that runs, or null where none can.

@@ -139,5 +139,6 @@ constexpr FloatConvKernels float_conv_kernels() {
   kernels.tiles.compare = compare_tile;
   kernels.winograd.transform = transform_lines;
   kernels.winograd.compare = compare_rows;
+  kernels.bf16 = bf16_kernels();
   return kernels;
 }

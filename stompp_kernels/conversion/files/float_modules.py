@@ -31,6 +31,7 @@ from stompp_kernels.conversion.files.kinds import (
 )
 from stompp_kernels.conversion.files.layers import check_tensors
 from stompp_kernels.nn import (
+    BFloat16Linear,
     FloatConv2d,
     MaxPoolSigns,
     PackBatchNorm,
@@ -89,7 +90,7 @@ _RNN = "input_size:count hidden_size:count num_layers:few bias:bool batch_first:
 _ARGUMENTS: dict[type[nn.Module], str] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d, PrepackedConv2d), _CONV),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _CONV_TRANSPOSED),
-    nn.Linear: "in_features:count out_features:count bias:bool",
+    **dict.fromkeys((nn.Linear, BFloat16Linear), "in_features:count out_features:count bias:bool"),
     nn.Bilinear: "in1_features:count in2_features:count out_features:count bias:bool",
     nn.Embedding: "num_embeddings:count embedding_dim:count padding_idx:int|none",
     nn.MultiheadAttention: "embed_dim:count num_heads:count dropout:rate bias:bool add_bias_kv:bool "
@@ -161,7 +162,7 @@ _ARGUMENTS: dict[type[nn.Module], str] = {
     nn.Fold: "output_size:interpolated kernel_size:kernel dilation:stride padding:padding stride:stride",
     nn.CosineSimilarity: "dim:dim eps:number",
     FloatConv2d: "in_channels:count out_channels:count kernel_size:kernel stride:stride padding:padding "
-    "dilation:stride reads:reads writes:writes fused:bool",
+    "dilation:stride reads:reads writes:writes fused:bool bfloat16=bool",
     MaxPoolSigns: "kernel_size:kernel stride:stride|none padding:padding dilation:stride ceil_mode:bool",
     PackBatchNorm: "channels:count images:bool",
     PackSigns: "images:bool",

@@ -31,13 +31,21 @@ from stompp_kernels.conversion.files.layers import check_packed, packed_from_jso
 from stompp_kernels.conversion.packing.modules import swap_layers
 from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE
-from stompp_kernels.nn import BinaryLayer, BinaryWeightLayer, PackedOnFloats, ProgressiveActivation, SignActivation
+from stompp_kernels.nn import (
+    BFloat16Linear,
+    BinaryLayer,
+    BinaryWeightLayer,
+    PackedOnFloats,
+    ProgressiveActivation,
+    SignActivation,
+)
 from stompp_kernels.nn.file_classes import file_classes
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.nn.sign_keeping import SignKeeping, loses_signs, sign_keeping_class
 from stompp_kernels.ops.checks import FLOATS
 
 _CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
+_MAY_BE_MISSING = ("keeps_signs", "bfloat16")  # lists of names
 
 
 def is_packed_by_layer(model: nn.Module) -> bool:
@@ -51,7 +59,8 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
     Raises:
         ValueError: class and config do not give this model; the message names the first difference.
     """
-    structure: dict[str, Any] = {"model": _model_to_json(packed), "layers": {}, "signs": [], "keeps_signs": []}
+    structure: dict[str, Any] = {"model": _model_to_json(packed), "layers": {}, "signs": []}
+    structure.update({key: [] for key in _MAY_BE_MISSING})
     wrapped = {module.layer for module in packed.modules() if isinstance(module, PackedOnFloats)}
     for name, module in packed.named_modules():
         if isinstance(module, (BinaryLayer, ProgressiveActivation)):
@@ -64,9 +73,15 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
             structure["signs"].append(name)
         elif isinstance(module, SignKeeping):
             structure["keeps_signs"].append(name)
+        elif isinstance(module, BFloat16Linear):
+            structure["bfloat16"].append(name)
+    for key in _MAY_BE_MISSING:
+        if not structure[key]:
+            del structure[key]  # readers of files without it need not know of it
     words = {f"{key}.weight": m.weight.words() for key, m in packed.named_modules() if isinstance(m, PackedLayer)}
     # Buffers may be views of each other, which a file cannot tell.
-    buffers = {name: buffer.clone() for name, buffer in packed.named_buffers()}
+    rounded = {id(module.rounded) for module in packed.modules() if isinstance(module, BFloat16Linear)}
+    buffers = {name: buffer.clone() for name, buffer in packed.named_buffers() if id(buffer) not in rounded}
     tensors = {**dict(packed.named_parameters()), **buffers, **words}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     try:
@@ -87,9 +102,10 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
     _check_structure(structure, tensors)
     model = _build_on_meta(structure["model"], tensors)
     unused = dict(tensors)
-    layers, signs, keeping = structure["layers"], structure.get("signs", []), structure.get("keeps_signs", [])
+    layers, signs = structure["layers"], structure.get("signs", [])
+    keeping, fast = (structure.get(key, []) for key in _MAY_BE_MISSING)
     modules = dict(model.named_modules())  # of these names no other can be: no property, no attribute of Python's
-    if unknown := {*layers, *signs, *keeping} - modules.keys():
+    if unknown := {*layers, *signs, *keeping, *fast} - modules.keys():
         raise ValueError(f"the model has no module {shown(sorted(unknown)[0])}")
     for name in keeping:
         _keep_signs(name, modules[name].eval())
@@ -102,7 +118,11 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
         _check_is_relu_like(name, modules[name])
         model.set_submodule(name, SignActivation())
     swap_layers(model, twins, chains)
+    for name in fast:
+        _make_fast(model, name)
     _fill(model, twins.values(), unused, copy)
+    for name in fast:
+        model.get_submodule(name).round_weight()
     if "generation" in structure["model"]:
         model.generation_config = generation_from_json(structure["model"]["generation"])
     return model
@@ -110,8 +130,9 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
 
 def _check_structure(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Raises ValueError unless everything in a structure is what a file may hold."""
-    if not {"model", "layers"} <= structure.keys() <= {"model", "layers", "signs", "keeps_signs"}:
-        raise ValueError(f"a structure must have a model, layers and signs, got {shown(sorted(structure))}")
+    if not {"model", "layers"} <= structure.keys() <= {"model", "layers", "signs", *_MAY_BE_MISSING}:
+        allowed = ", ".join(("layers", "signs", *_MAY_BE_MISSING))
+        raise ValueError(f"a structure must have a model, and of {allowed} what it needs, got {shown(sorted(structure))}")
     spec, layers = structure["model"], structure["layers"]
     required = {"class", "arguments", "config"}
     if type(spec) is not dict or not required <= spec.keys() <= {*required, "generation"}:
@@ -126,7 +147,7 @@ def _check_structure(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]
     check_settings({"arguments": arguments, "config": config}, spec.get("generation"), tensors)
     if type(layers) is not dict:
         raise ValueError("layers must be an object")
-    for key in ("signs", "keeps_signs"):
+    for key in ("signs", *_MAY_BE_MISSING):
         names = structure.get(key, [])
         if type(names) is not list or not all(type(name) is str for name in names):
             raise ValueError(f"{key} must be a list of names, got {shown(names)}")
@@ -223,6 +244,13 @@ def _folded_chains(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) ->
         if name not in chains or replaces != (name, chains[name].function):
             raise ValueError(f"{name!r} writes {layers[name]['writes']}, which the model's forward does not allow")
     return [chains[name] for name in folded]
+
+
+def _make_fast(model: nn.Module, name: str) -> None:
+    module = model.get_submodule(name)
+    if type(module) is not nn.Linear:
+        raise ValueError(f"{name!r} of type {type(module).__name__} cannot multiply bfloat16")
+    model.set_submodule(name, BFloat16Linear.of(module))
 
 
 def _check_is_relu_like(name: str, module: nn.Module) -> None:

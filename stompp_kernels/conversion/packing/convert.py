@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from stompp_kernels.conversion.packing.arguments import TracedArguments
+from stompp_kernels.conversion.packing.fast_layers import warn_of_exact_layers
 from stompp_kernels.conversion.packing.finite import check_finite
 from stompp_kernels.conversion.packing.graph import pack_graph
 from stompp_kernels.conversion.packing.modules import pack_modules
@@ -18,11 +19,17 @@ from stompp_kernels.conversion.packing.nodes import has_hooks
 from stompp_kernels.conversion.packing.trace import torch_modules_with_binary_layers, trace_model
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
 from stompp_kernels.conversion.verify import verify_packed
+from stompp_kernels.conversion.verify_fast import verify_fast
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+from stompp_kernels.ops.checks import check_choice
 
 
 def convert(
-    model: nn.Module, verify: Any = None, by_layer: bool | None = None, example_inputs: Any = None
+    model: nn.Module,
+    verify: Any = None,
+    by_layer: bool | None = None,
+    example_inputs: Any = None,
+    float_layers: str = "exact",
 ) -> nn.Module:
     """Makes the packed inference network of a model: what is committed runs on bits, the rest stays as it is.
 
@@ -56,6 +63,11 @@ def convert(
             nn.TransformerEncoderLayer, which is warned about.
         example_inputs: a tensor, tuple of positional or dict of keyword arguments; their values do not count, but for
             those that become constants. None: those of ``verify``, if given.
+        float_layers: "exact": the layers that stay in float multiply float32. "fast": convolutions of one group and
+            linear layers among them multiply bfloat16 and add up in float32 where the processor has instructions for
+            it (AMX-BF16). Floats and weights are rounded to bfloat16; convolutions that read signs, which are exact,
+            have weights of two parts, 2^-17 off at most. Files keep float32 weights and the choice. A warning names the
+            layers that stay exact, and with ``verify`` one says how much outputs and signs change.
 
     Returns:
         A torch.fx.GraphModule in eval mode, or with ``by_layer`` a module of the model's own type; ``sk.explain`` tells
@@ -65,7 +77,7 @@ def convert(
         TypeError: example inputs do not fit the model's forward.
         ValueError: no layer is committed, a parameter is not float32 or holds NaN or inf, as do statistics of a
             BatchNorm and scales, the model cannot be traced, a committed layer is not called, or results differ on the
-            inputs to verify; the message names the first layer that does.
+            inputs to verify; the message names the first layer that does. ``float_layers`` is another text.
 
     Example:
         >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
@@ -78,6 +90,7 @@ def convert(
         ...     torch.allclose(packed(x), model.eval()(x), rtol=1e-4, atol=1e-4)
         True
     """
+    check_choice("float_layers", float_layers, ("exact", "fast"))
     layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
     if not layers:
         raise ValueError("model has no binary layer to convert")
@@ -93,9 +106,14 @@ def convert(
         example_inputs = verify
     graph = None if by_layer else _graph_of(model, by_layer, example_inputs)
     _warn_of_hooks(model, graph)
-    packed = pack_modules(model) if graph is None else pack_graph(model, graph)
+    fast = float_layers == "fast"
+    packed = pack_modules(model, fast) if graph is None else pack_graph(model, graph, fast)
+    if fast:
+        warn_of_exact_layers(packed)
     if verify is not None:
         verify_packed(original, packed, verify)
+        if fast:
+            verify_fast(packed, verify)
     return packed
 
 

@@ -2,7 +2,8 @@
 
 What the signs of a packed network are read from must be the float simulation's to the last bit: a convolution is
 swapped only if both give the same bits for an image of the size that it will read. torch's own order of additions
-depends on that size, the processor and the number of threads.
+depends on that size, the processor and the number of threads. Fast ones, which multiply bfloat16, are swapped whatever
+their bits.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ _UNKNOWN_SIZE = 56
 _ONE_TO_ONE = (nn.BatchNorm2d, nn.ReLU, nn.Hardtanh, nn.Identity, PackBatchNorm, PackSigns)
 
 
-def pack_float_convs(packed: fx.GraphModule, pixels: dict[fx.Node, Pixels]) -> None:
+def pack_float_convs(packed: fx.GraphModule, pixels: dict[fx.Node, Pixels], fast: bool = False) -> None:
     """Swaps the graph's plain convolutions, with the BatchNorm, sign and packing behind them and unpacking before.
 
     Args:
         packed: its modules and graph are changed.
         pixels: height and width of what a node gives, where that is known; grows by the new nodes.
+        fast: let them multiply bfloat16 where the processor does.
     """
-    if native.active_implementation() in ("reference", "scalar"):  # nothing there is as fast as oneDNN
+    if not fast and native.active_implementation() in ("reference", "scalar"):  # nothing there is as fast as oneDNN
         return
     modules = dict(packed.named_modules(remove_duplicate=False))
 
@@ -51,13 +53,13 @@ def pack_float_convs(packed: fx.GraphModule, pixels: dict[fx.Node, Pixels]) -> N
         unpacking = module_of(source)
         reads = "bits" if isinstance(unpacking, UnpackSigns) and unpacking.images else "floats"
         size = pixels.get(source) or _before(conv, _pixels_of(node, module_of, pixels)) or _some_pixels(conv)
-        if not _gives_the_same_bits(conv, reads, size):
+        if not fast and not _gives_the_same_bits(conv, reads, size):
             continue
         end, epilogue = _what_follows(node, conv, module_of)
         name = str(node.target)
         if end is not node:
             name = fresh_name(packed, name + (TO_SIGNS if isinstance(epilogue, Limits) else "_affine"))
-        packed.add_submodule(name, FloatConv2d.of(conv, reads, epilogue))
+        packed.add_submodule(name, FloatConv2d.of(conv, reads, epilogue, fast))
         with packed.graph.inserting_before(end):
             twin = packed.graph.call_module(name, (source.args[0] if reads == "bits" else source,))
         twin.meta.update(end.meta)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from stompp_kernels.conversion.packing.fast_layers import round_linear_layers
 from stompp_kernels.conversion.packing.float_convs import pack_float_convs
 from stompp_kernels.conversion.packing.floats import absorb
 from stompp_kernels.conversion.packing.graph_state import GraphState
@@ -26,8 +27,12 @@ from stompp_kernels.nn.packed import PackedLayer
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
 
 
-def pack_graph(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """The packed network of a model in eval mode and its traced graph, both of which it may use up."""
+def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.GraphModule:
+    """The packed network of a model in eval mode and its traced graph, both of which it may use up.
+
+    Args:
+        fast: let float layers multiply bfloat16 where the processor does.
+    """
     names = rename_for_python(model, graph)
     state = GraphState(model, graph)
     _simplify(state)
@@ -41,9 +46,11 @@ def pack_graph(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     state.graph.eliminate_dead_code()
     state.graph.lint()
     state.module.delete_all_unused_submodules()
-    pack_float_convs(state.module, state.pixels)
+    pack_float_convs(state.module, state.pixels, fast)
     move_strides_to_unpacking(state.module)
     _prepack_float_convs(state.module)
+    if fast:
+        round_linear_layers(state.module)
     _restore_names(state.module, names)
     state.module.recompile()
     return state.module.eval().requires_grad_(False)

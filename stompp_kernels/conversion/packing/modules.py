@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from stompp_kernels.conversion.packing.fast_layers import round_linear_layers
 from stompp_kernels.conversion.packing.folding import fold_function
 from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.packing.twins import (
@@ -31,11 +32,14 @@ from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import Threshold
 
 
-def pack_modules(model: nn.Module) -> nn.Module:
+def pack_modules(model: nn.Module, fast: bool = False) -> nn.Module:
     """The model in eval mode, which is changed: each committed layer packs its own input and gives floats.
 
     Where a function of each value is all that reads them, and a packed layer all that reads its results, the first
     layer gives the next one's words if the function's signs are one threshold of its sums.
+
+    Args:
+        fast: let linear layers that stay in float multiply bfloat16 where the processor does.
     """
     twins = {name: _twin(name, layer) for name, layer in model.named_modules() if isinstance(layer, BinaryLayer)}
     packed = {name: twin for name, twin in twins.items() if twin is not None}
@@ -46,6 +50,8 @@ def pack_modules(model: nn.Module) -> nn.Module:
     for name, module in list(model.named_modules()):
         if isinstance(module, ProgressiveActivation) and module.committed and module not in owned:
             model.set_submodule(name, SignActivation())
+    if fast:
+        round_linear_layers(model)
     return model.eval().requires_grad_(False)
 
 

@@ -29,12 +29,14 @@ from stompp_kernels.ops.reference.epilogues import (
     threshold,
 )
 from stompp_kernels.ops.reference.float_products import (
+    BFLOAT16_STEP,
     FLOAT_PANEL,
     conv2d_binary_weight,
     conv2d_float,
     conv2d_float_signs,
     linear_binary_weight,
     pack_binary_weight_words,
+    round_float_panels,
     unpack_binary_weight_words,
     unpack_float_weight,
 )
@@ -68,6 +70,7 @@ from stompp_kernels.ops.reference.progressive import (
 )
 
 __all__ = [
+    "BFLOAT16_STEP",
     "FLOAT_PANEL",
     "WORD_BITS",
     "affine",
@@ -107,6 +110,7 @@ __all__ = [
     "refresh_limits",
     "refresh_mask_",
     "result_format",
+    "round_float_panels",
     "rows_in_memory",
     "sign",
     "threshold",

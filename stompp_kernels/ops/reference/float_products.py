@@ -12,6 +12,7 @@ from stompp_kernels.ops.reference.bits import pack_outside, pack_weight_words, u
 from stompp_kernels.ops.reference.epilogues import multiply_add
 
 FLOAT_PANEL = 32  # outputs of a panel of float weights
+BFLOAT16_STEP = 32  # inputs that a step multiplies
 
 
 def pack_binary_weight_words(words: Tensor, shape: Sequence[int], groups: int) -> Tensor:
@@ -54,9 +55,29 @@ def conv2d_binary_weight(
     return y.contiguous().permute(0, 3, 1, 2)
 
 
+def bfloat16_parts(w: Tensor, parts: int) -> Tensor:
+    """Returns bfloat16 [parts, ...] whose sums over the parts are ``w`` as nearly as they can be."""
+    found, rest = [], w
+    for _ in range(parts):
+        found.append(rest.to(torch.bfloat16))
+        rest = rest - found[-1].to(w.dtype)
+    return torch.stack(found)
+
+
+def round_float_panels(weight: Tensor, parts: int) -> Tensor:
+    """Turns panels [P, K, 32] into bfloat16 [P, ceil(K/32), parts, 16, 32, 2], with zeros behind the last input."""
+    P, K, _ = weight.shape
+    rounded = bfloat16_parts(F.pad(weight, (0, 0, 0, -K % BFLOAT16_STEP)), parts)
+    steps = rounded.reshape(parts, P, -1, BFLOAT16_STEP // 2, 2, FLOAT_PANEL)
+    return steps.permute(1, 2, 0, 3, 5, 4).contiguous()
+
+
 def unpack_float_weight(weight: Tensor, shape: Sequence[int]) -> Tensor:
-    """Unpacks panels [ceil(O/32), kh * kw * I, 32] into [O, I, kh, kw]."""
+    """Unpacks panels [ceil(O/32), kh * kw * I, 32], or those of :func:`round_float_panels`, into [O, I, kh, kw]."""
     O, I, kh, kw = shape
+    if weight.dtype is torch.bfloat16:
+        steps = weight.to(torch.float32).sum(2).permute(0, 1, 2, 4, 3)
+        weight = steps.reshape(steps.shape[0], -1, FLOAT_PANEL)[:, : kh * kw * I]
     return weight.transpose(1, 2).reshape(-1, kh, kw, I)[:O].permute(0, 3, 1, 2)
 
 
@@ -71,7 +92,10 @@ def conv2d_float(
     bias: Tensor | None,
     fused: bool,
 ) -> Tensor:
-    """Reads x as floats or words, and weights [panels, kh * kw * I, 32]. A kernel may add in another order."""
+    """Reads x as floats or words, and weights in float panels, or in bfloat16 ones, which it multiplies as floats.
+
+    A kernel may add in another order, and with bfloat16 weights round x to bfloat16 too.
+    """
     if x.dtype is torch.int32:
         x = unpack_signs(x, weight_shape[1], torch.float32).permute(0, 3, 1, 2)
     w = unpack_float_weight(weight, weight_shape)

@@ -1,5 +1,6 @@
 // x86-64 with AMX's tiles of int8 (Intel Sapphire Rapids and later servers). Binary products of many rows run on tiles:
-// bits stay bits in memory, and are expanded in cache to bytes of +1 and -1. Everything else is AVX-512's.
+// bits stay bits in memory, and are expanded in cache to bytes of +1 and -1. Float layers whose weights are split run
+// on tiles of bfloat16. Everything else is AVX-512's.
 #pragma once
 
 // A compiler that knows AMX comes with an assembler that does.
@@ -22,6 +23,7 @@ namespace stompp {
 namespace amx {
 
 extern const ProductKernels kProductKernels;
+extern const FloatConvKernels kFloatConvKernels;
 extern const Implementation kImplementation;
 
 Status multiply(const ProductKernels& kernels, const AnyRows& source, int64_t M, const PackedWeight& weight,

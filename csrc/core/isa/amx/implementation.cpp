@@ -4,6 +4,7 @@
 
 #include <cpuid.h>
 
+#include "core/isa/amx/bf16_tiles.h"
 #include "core/isa/amx/permission.h"
 #include "core/isa/avx512/avx512.h"
 
@@ -11,9 +12,9 @@ namespace stompp {
 namespace amx {
 namespace {
 
-constexpr unsigned kGfni = 1u << 8;                           // leaf 7, ECX
-constexpr unsigned kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, EDX
-constexpr uint32_t kTileState = 1u << 17 | 1u << 18;          // XCR0: configuration and data
+constexpr unsigned kGfni = 1u << 8;                                                // leaf 7, ECX
+constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, EDX
+constexpr uint32_t kTileState = 1u << 17 | 1u << 18;                               // XCR0: configuration and data
 constexpr TileBounds kBounds = {96, 256, 192, 64};
 
 bool has_instructions() {
@@ -49,6 +50,21 @@ ProductKernels product_kernels() {
   return kernels;
 }
 
+bool has_bf16_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kAmxBf16) != 0;
+}
+
+FloatConvKernels float_conv_kernels() {
+  FloatConvKernels kernels = avx512::kFloatConvKernels;
+  if (!has_bf16_tiles()) return kernels;
+  using Bf16 = Bf16Tiles<ProcessorTiles>;
+  kernels.bf16.multiply = Bf16::multiply;
+  kernels.bf16.begin = Bf16::begin;
+  kernels.bf16.end = Bf16::end;
+  return kernels;
+}
+
 constexpr Implementation implementation() {
   Implementation result = {};
   result.name = "amx";
@@ -59,14 +75,15 @@ constexpr Implementation implementation() {
   result.signs = &avx512::kPackKernels;
   result.masks = &avx512::kMaskKernels;
   result.signed_sums = &avx512::kSignedSumKernels;
-  result.float_conv = &avx512::kFloatConvKernels;
+  result.float_conv = &kFloatConvKernels;
   return result;
 }
 
 }  // namespace
 
-// AVX-512's table is a constant: it is there before this one is copied from it.
+// AVX-512's tables are constants: they are there before these are copied from them.
 const ProductKernels kProductKernels = product_kernels();
+const FloatConvKernels kFloatConvKernels = float_conv_kernels();
 constexpr Implementation kImplementation = implementation();
 
 }  // namespace amx

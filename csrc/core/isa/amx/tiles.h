@@ -52,6 +52,11 @@ struct ProcessorTiles {
   static void add_products() {
     __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kA), "i"(kB));
   }
+  // Sums in float32 of the products of bfloat16: sum[m][n] += a[m][2 k + i] * b[k][2 n + i] for all k and i < 2.
+  template <int kSum, int kA, int kB>
+  static void add_bf16_products() {
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSum), "i"(kA), "i"(kB));
+  }
 };
 
 #endif

@@ -32,6 +32,7 @@ struct Lanes {
 };
 
 #include "core/float_conv/float_tile_body.h"
+#include "core/float_conv/rounded_rows_body.h"
 #include "core/float_conv/winograd_body.h"
 
 }  // namespace

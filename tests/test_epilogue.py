@@ -45,6 +45,11 @@ def random_thresholds(rows, N, reach, g):
     return t
 
 
+def random_rprelu_and_limits(N, g, specials=0.0):
+    limits = torch.stack([-random_floats((N,), g, specials=specials).abs(), random_floats((N,), g, specials=specials)])
+    return random_floats((3, N), g, specials=specials), limits
+
+
 def zero_tail(words, N):
     return not reference.bits_from_words(words, words.shape[-1] * 32)[..., N:].any()
 
@@ -65,14 +70,16 @@ def test_affine_products_equal_the_reference(implementation, M, N, K, dtype, res
     scale, bias = random_floats((N,), g, specials=specials), random_floats((N,), g, specials=specials)
     residual = residual_dtype and random_floats((M, N), g, residual_dtype, specials)
     own = tuple(random_floats((N,), g) for _ in range(2)) if residual is not None and seed % 2 else (None, None)
-    out = bgemm(a, weight, Affine(scale, bias, residual, dtype, fused, *own))
-    y = reference.affine(bgemm(a, weight), scale, bias, residual, *own, fused, torch.float32)
+    rprelu, limits = random_rprelu_and_limits(N, g, specials) if seed % 3 else (None, None)
+    out = bgemm(a, weight, Affine(scale, bias, residual, dtype, fused, *own, rprelu))
+    y = reference.affine(bgemm(a, weight), scale, bias, residual, *own, fused, torch.float32, rprelu)
     assert_same_bits(out, y.to(dtype))
-    signs = AffineSigns(scale, bias, residual, fused, False, *own)
-    assert_same_bits(bgemm(a, weight, signs), reference.pack_signs(y))
+    expected = reference.pack_signs(y) if limits is None else reference.pack_outside(y, *limits)
+    signs = AffineSigns(scale, bias, residual, fused, False, *own, rprelu, limits)
+    assert_same_bits(bgemm(a, weight, signs), expected)
     floats, words = bgemm(a, weight, dataclasses.replace(signs, floats=True))
     assert_same_bits(floats, y)
-    assert torch.equal(words, reference.pack_signs(y))
+    assert torch.equal(words, expected)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -96,9 +103,23 @@ def test_affine_convolutions_equal_the_reference(implementation, dtype, residual
             signs = AffineSigns(scale, bias, residual, fused, False, *own)
             words = bconv2d(x, weight, 2, 1, 1, groups, padding_value, signs)
             assert torch.equal(words, reference.pack_signs(y))
+            rprelu, limits = random_rprelu_and_limits(outputs, g)
+            bent = dataclasses.replace(signs, rprelu=rprelu, limits=limits, floats=True)
+            found = bconv2d(x, weight, 2, 1, 1, groups, padding_value, bent)
+            assert_same_bits(found[0], reference.apply_rprelu(y, rprelu))
+            assert torch.equal(found[1], reference.pack_outside(found[0], *limits))
             both = bconv2d(x, weight, 2, 1, 1, groups, padding_value, dataclasses.replace(signs, floats=True))
             assert_same_bits(both[0], y)
             assert torch.equal(both[1], words)
+
+
+def test_an_rprelu_is_torchs_prelu_between_two_shifts(implementation, g):
+    a, weight = random_words((50,), 70, g), pack_weight(random_signs((64, 70), g))
+    scale, bias = random_floats((64,), g), random_floats((64,), g)
+    before, slope, after = rprelu = random_floats((3, 64), g)
+    y = bgemm(a, weight, Affine(scale, bias))
+    expected = torch.nn.functional.prelu(y + before, slope) + after
+    assert_same_bits(bgemm(a, weight, Affine(scale, bias, rprelu=rprelu)), expected)
 
 
 def test_affine_rounds_the_product_before_the_bias_is_added(implementation):
@@ -227,6 +248,11 @@ def test_epilogue_tensors_may_have_any_strides_and_alignment(implementation, g):
     for views in zip(strided_forms(scale), strided_forms(bias), strict=True):
         (name, s), (_, b) = views
         assert_same_bits(bconv2d(x, weight, epilogue=Affine(s, b, residual)), expected, name)
+    rprelu, limits = random_rprelu_and_limits(37, g)
+    bent = reference.apply_rprelu(expected, rprelu)
+    for (name, r), (_, l) in zip(strided_forms(rprelu), strided_forms(limits), strict=True):
+        words = bconv2d(x, weight, epilogue=AffineSigns(scale, bias, residual, rprelu=r, limits=l))
+        assert torch.equal(words, reference.pack_outside(bent, *limits)), name
     for name, view in strided_forms(residual):
         assert_same_bits(bconv2d(x, weight, epilogue=Affine(scale, bias, view)), expected, name)
 
@@ -269,6 +295,10 @@ f, i = torch.ones, lambda *shape: torch.ones(shape, dtype=torch.int32)
         (Affine(f(40), f(40), f(4, 40).double()), TypeError, "residual must be"),
         (Affine(f(40), f(40), None, torch.float64), TypeError, "dtype must be one of"),
         (Affine(f(40), 1.0), TypeError, "bias must be a tensor, got float"),
+        (Affine(f(40), f(40), rprelu=f(2, 40)), ValueError, r"rprelu must have shape \[3, 40\], got \[2, 40\]"),
+        (Affine(f(40), f(40), rprelu=f(3, 40).half()), TypeError, "rprelu must be torch.float32"),
+        (AffineSigns(f(40), f(40), limits=f(2, 41)), ValueError, r"limits must have shape \[2, 40\], got \[2, 41\]"),
+        (AffineSigns(f(40), f(40), limits=i(2, 40)), TypeError, "limits must be torch.float32"),
         (Threshold(f(1, 40), i(2)), TypeError, "thresholds must be torch.int32"),
         (Threshold(i(40), i(2)), ValueError, r"thresholds must have shape \[1, 40\]"),
         (Threshold(i(2, 40), i(2)), ValueError, r"thresholds must have shape \[1, 40\]"),

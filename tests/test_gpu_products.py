@@ -59,6 +59,9 @@ def epilogues(shape, K, g):
         yield Affine(scale, bias, None, dtype)
         yield Affine(scale, bias, random_floats(shape, g, residual_dtype), dtype, fused=True)
     yield AffineSigns(scale, bias, random_floats(shape, g), fused=True, residual_scale=bias, residual_bias=scale)
+    yield Affine(scale, bias, random_floats(shape, g), rprelu=random_floats((3, N), g))
+    outside = torch.stack([-bias.abs(), scale.abs()])
+    yield AffineSigns(scale, bias, rprelu=random_floats((3, N), g), limits=outside)
     yield Threshold(limits[:1], flips)
     yield Threshold(limits, flips, random_words(shape[:-1], N, g))
 
@@ -76,10 +79,9 @@ def expected(acc, epilogue):
     if epilogue is None:
         return acc
     if isinstance(epilogue, Affine):
-        return reference.affine(acc, *epilogue.operands(), epilogue.dtype)
+        return reference.affine(acc, *epilogue.operands())
     if isinstance(epilogue, AffineSigns):
-        y = reference.affine(acc, *epilogue.operands(), torch.float32)
-        return reference.pack_signs(y)
+        return reference.affine_signs(acc, *epilogue.operands())[1]
     return reference.threshold(acc, epilogue.thresholds, epilogue.flip_words, epilogue.residual_words)
 
 

@@ -141,11 +141,31 @@ def test_affine_epilogues(implementation, fused, dtype, g):
             )
 
 
+@pytest.mark.parametrize("dtype", SHORT_FLOATS)
+def test_rprelus_of_affine_epilogues(implementation, dtype, g):
+    def oracle(scale, bias, residual, rprelu, sums):
+        y = scale * sums + bias + residual + rprelu[0]
+        return torch.where(y > 0, y, y * rprelu[1]) + rprelu[2]
+
+    for product, sums in products(g):
+        N = sums.shape[-1]
+        for inputs in subsets(leaf((N,), g), leaf((N,), g), leaf(sums.shape, g), leaf((3, N), g)):
+            assert_gradients_equal_the_oracle(
+                lambda scale, bias, residual, rprelu, product=product: product(
+                    Affine(scale, bias, residual, dtype, rprelu=rprelu)
+                ),
+                lambda *values, sums=sums: oracle(*values, sums),
+                inputs,
+                g,
+            )
+
+
 def test_results_are_the_same_bits_with_and_without_gradients(implementation, g):
     x, w = leaf((4, 70), g), ops.pack_binary_weight(random_signs((37, 70), g))
     image, kernel = leaf((2, 40, 5, 6), g), ops.pack_binary_weight(random_signs((10, 20, 3, 2), g), 2)
     floats = ops.pack_float_weight(leaf((34, 40, 3, 2), g))
     scale, learned = torch.rand(37, generator=g), leaf((37,), g)
+    matrix, _ = next(products(g))
     calls = [
         lambda: ops.linear_binary_weight(x, w, scale, scale),
         lambda: ops.conv2d_binary_weight(image, kernel, scale[:10], None, 1, 1, groups=2),
@@ -154,6 +174,7 @@ def test_results_are_the_same_bits_with_and_without_gradients(implementation, g)
             lambda product=product, sums=sums: product(Affine(learned[: sums.shape[-1]], scale[: sums.shape[-1]]))
             for product, sums in products(g)
         ),
+        lambda: matrix(Affine(learned, scale, rprelu=torch.stack([scale, -scale, scale]))),
     ]
     for call in calls:
         y = call()
@@ -252,6 +273,8 @@ def signs(g):
         "pack_conv_weight": lambda x: ops.pack_conv_weight(x.view(*x.shape, 1, 1)),
         "pack_binary_weight": lambda x: ops.pack_binary_weight(x),
         "AffineSigns of bgemm": lambda x: product(AffineSigns(scale, scale * x.sum(), None, False, True)),
+        "AffineSigns with rprelu": lambda x: product(AffineSigns(scale, scale, rprelu=torch.ones(3, 37) * x.sum())),
+        "AffineSigns with limits": lambda x: product(AffineSigns(scale, scale, limits=torch.ones(2, 37) * x.sum())),
         "AffineSigns of bconv2d": lambda x: convolution(AffineSigns(scale[:36] * x.sum(), scale[:36])),
         "conv2d_float with Limits": lambda x: ops.conv2d_float(
             x.view(1, 40, 1, -1), f, epilogue=Limits(-torch.ones(7), torch.ones(7))
@@ -284,7 +307,8 @@ def test_signs_as_constants_let_gradients_pass_around_them(implementation, g):
     for product, sums in products(g):
         N = sums.shape[-1]
         scale, residual = torch.rand(N, generator=g), leaf(sums.shape, g)
-        epilogue = AffineSigns(scale, scale, residual, floats=True)
+        bent = {"rprelu": torch.stack([scale, torch.ones(N), scale]), "limits": torch.stack([-scale, scale])}
+        epilogue = AffineSigns(scale, scale, residual, floats=True, **bent)
         with torch.no_grad():
             expected = product(epilogue)
         with ops.signs_as_constants():

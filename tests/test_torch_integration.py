@@ -108,10 +108,13 @@ def sample_arguments(g):
         return [
             (scale, bias, None, None, None, False, torch.float16),
             (scale, bias, residual, bias, scale, True, torch.float32),
+            (scale, bias, residual, None, None, True, torch.float32, torch.stack([scale, bias, scale])),
         ]
 
     def affine_signs(shape):
-        return [(*affine(shape)[0][:-1], True), (*affine(shape)[1][:-1], False)]
+        plain, with_residual, bent = affine(shape)
+        limits = torch.stack([-bent[0].abs(), bent[0].abs()])
+        return [(*plain[:-1], True), (*with_residual[:-1], False), (*bent[:6], True, bent[7], limits)]
 
     def threshold(shape):
         t = torch.randint(-9, 9, (2, shape[-1]), generator=g, dtype=torch.int32)

@@ -17,6 +17,7 @@ struct AffineArguments {
   const std::optional<Tensor>& residual_scale;
   const std::optional<Tensor>& residual_bias;
   bool fused;
+  const std::optional<Tensor>& rprelu;
 };
 
 struct ThresholdArguments {
@@ -48,6 +49,7 @@ class AffineInputs {
     epilogue.fused = args.fused;
     epilogue.scale = static_cast<const float*>(scale_.data_ptr());
     epilogue.bias = static_cast<const float*>(bias_.data_ptr());
+    if (args.rprelu.has_value()) epilogue.rprelu = keep_rows(op, "rprelu", place, *args.rprelu, 3, &rprelu_);
     if (!args.residual.has_value()) return;
     check_shape(op, "residual", *args.residual, out_sizes);
     place.check_here(op, "residual", *args.residual);
@@ -63,6 +65,12 @@ class AffineInputs {
     epilogue.residual_bias = static_cast<const float*>(residual_bias_->data_ptr());
   }
 
+  // Lets signs be decided by limits [2][N].
+  template <class Place>
+  void set_limits(const char* op, const Place& place, const Tensor& limits) {
+    epilogue.limits = keep_rows(op, "limits", place, limits, 2, &limits_);
+  }
+
   Epilogue epilogue;
 
  private:
@@ -74,8 +82,19 @@ class AffineInputs {
     return dense_of(values);
   }
 
+  // Checks constants [rows][N], and keeps them alive while the product runs.
+  template <class Place>
+  const float* keep_rows(const char* op, const char* name, const Place& place, const Tensor& values, int64_t rows,
+                         std::optional<Tensor>* kept) const {
+    check_dtype(op, name, values, ScalarType::Float, "float32");
+    check_shape(op, name, values, {rows, epilogue.N});
+    place.check_here(op, name, values);
+    *kept = row_major(values);
+    return static_cast<const float*>((*kept)->data_ptr());
+  }
+
   Tensor scale_, bias_;
-  std::optional<Tensor> residual_, residual_scale_, residual_bias_;
+  std::optional<Tensor> residual_, residual_scale_, residual_bias_, rprelu_, limits_;
 };
 
 template <class Place, class Compute>
@@ -92,8 +111,10 @@ Tensor with_affine(const char* op, const Place& place, const std::vector<int64_t
 // Computes the same in fp32 and its sign bits. The first tensor is empty unless the floats are wanted.
 template <class Place, class Compute>
 std::tuple<Tensor, Tensor> with_affine_signs(const char* op, const Place& place, const std::vector<int64_t>& out_sizes,
-                                             const AffineArguments& args, bool floats, const Compute& compute) {
+                                             const AffineArguments& args, const std::optional<Tensor>& limits,
+                                             bool floats, const Compute& compute) {
   AffineInputs inputs(op, place, out_sizes, args);
+  if (limits.has_value()) inputs.set_limits(op, place, *limits);
   std::vector<int64_t> words_sizes = out_sizes;
   words_sizes.back() = words_for(out_sizes.back());
   Tensor words = place.empty(words_sizes, ScalarType::Int);

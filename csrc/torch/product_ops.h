@@ -29,8 +29,8 @@ inline void define_product(StableLibrary& library, const ProductOp& op) {
     library.def((std::string(name) + "(" + arguments + ") -> " + result).c_str());
   };
   define(op.int32, own, "Tensor");
-  define(op.affine, affine + ", ScalarType dtype", "Tensor");
-  define(op.affine_signs, affine + ", bool floats", "(Tensor, Tensor)");
+  define(op.affine, affine + ", ScalarType dtype, Tensor? rprelu=None", "Tensor");
+  define(op.affine_signs, affine + ", bool floats, Tensor? rprelu=None, Tensor? limits=None", "(Tensor, Tensor)");
   define(op.threshold, own + ", Tensor thresholds, Tensor flip_words, Tensor? residual_words", "Tensor");
 }
 
@@ -47,21 +47,24 @@ struct Kernels<Product, Arguments<Own...>> {
 
   static Tensor affine(Own... own, const Tensor& scale, const Tensor& bias, const std::optional<Tensor>& residual,
                        const std::optional<Tensor>& residual_scale, const std::optional<Tensor>& residual_bias,
-                       bool fused, ScalarType dtype) {
+                       bool fused, ScalarType dtype, const std::optional<Tensor>& rprelu) {
     constexpr const char* op = Product::Op::kOp.affine;
     const Product product(op, own...);
     return with_affine(op, product.place(), product.out_sizes(),
-                       {scale, bias, residual, residual_scale, residual_bias, fused}, dtype, product);
+                       {scale, bias, residual, residual_scale, residual_bias, fused, rprelu}, dtype, product);
   }
 
   static std::tuple<Tensor, Tensor> affine_signs(Own... own, const Tensor& scale, const Tensor& bias,
                                                  const std::optional<Tensor>& residual,
                                                  const std::optional<Tensor>& residual_scale,
-                                                 const std::optional<Tensor>& residual_bias, bool fused, bool floats) {
+                                                 const std::optional<Tensor>& residual_bias, bool fused, bool floats,
+                                                 const std::optional<Tensor>& rprelu,
+                                                 const std::optional<Tensor>& limits) {
     constexpr const char* op = Product::Op::kOp.affine_signs;
     const Product product(op, own...);
     return with_affine_signs(op, product.place(), product.out_sizes(),
-                             {scale, bias, residual, residual_scale, residual_bias, fused}, floats, product);
+                             {scale, bias, residual, residual_scale, residual_bias, fused, rprelu}, limits, floats,
+                             product);
   }
 
   static Tensor threshold(Own... own, const Tensor& thresholds, const Tensor& flip_words,

@@ -32,6 +32,7 @@ from stompp_kernels.ops.checks import pair
 from stompp_kernels.ops.epilogue import Epilogue
 from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.gradients import multiply_add
+from stompp_kernels.ops.reference import apply_rprelu
 
 
 class PackSigns(nn.Module):
@@ -168,7 +169,8 @@ class PackedLayer(GivesFloats):
     """Base of the packed layers: a packed weight with one of the three epilogues.
 
     A shortcut that the layer adds is given to each call. Buffers: ``scale`` and ``bias`` float32 [N] (affine, and its
-    signs), with ``residual_scale`` and ``residual_bias`` where the shortcut has its own, or ``thresholds`` int32
+    signs), with ``residual_scale`` and ``residual_bias`` where the shortcut has its own, ``rprelu`` float32 [3, N] and
+    ``limits`` float32 [2, N] where :class:`stompp_kernels.ops.AffineSigns` has them; or ``thresholds`` int32
     [1 or 2, N] and ``flip_words`` int32 [ceil(N/32)] (threshold; two rows where a +-1 residual picks one).
 
     Attributes:
@@ -200,6 +202,8 @@ class PackedLayer(GivesFloats):
         self.register_buffer("bias", epilogue.bias)
         self.register_buffer("residual_scale", epilogue.residual_scale)
         self.register_buffer("residual_bias", epilogue.residual_bias)
+        self.register_buffer("rprelu", epilogue.rprelu)
+        self.register_buffer("limits", epilogue.limits if isinstance(epilogue, AffineSigns) else None)
 
     @property
     def has_thresholds(self) -> bool:
@@ -221,19 +225,22 @@ class PackedLayer(GivesFloats):
         if residual is not None and tuple(residual.shape) != self._out_shape(x_words):
             return self._finish_broadcast(x_words, residual)
         epilogue = (self.scale, self.bias, None if residual is None else narrowed(residual))
-        own = {"fused": self.fused, "residual_scale": self.residual_scale, "residual_bias": self.residual_bias}
+        own: dict[str, Any] = {"fused": self.fused, "rprelu": self.rprelu}
+        own |= {"residual_scale": self.residual_scale, "residual_bias": self.residual_bias}
         if self.writes == "floats":
             return self._cast(self._product(x_words, Affine(*epilogue, **own)))
-        y = self._product(x_words, AffineSigns(*epilogue, floats=self.writes == "both", **own))
+        y = self._product(x_words, AffineSigns(*epilogue, floats=self.writes == "both", limits=self.limits, **own))
         return (self._cast(y[0]), y[1]) if self.writes == "both" else y
 
     def _finish_broadcast(self, x_words: Tensor, residual: Tensor) -> Any:
         if self.residual_scale is not None:
             residual = multiply_add(residual, self.residual_scale, self.residual_bias, self.fused)
         y = self._product(x_words, Affine(self.scale, self.bias, fused=self.fused)) + residual
+        if self.rprelu is not None:
+            y = apply_rprelu(y, self.rprelu)
         if self.writes == "floats":
             return self._cast(y)
-        words = pack_signs(narrowed(y))
+        words = pack_signs(narrowed(y)) if self.limits is None else pack_outside(narrowed(y), *self.limits)
         return (self._cast(y), words) if self.writes == "both" else words
 
     @property

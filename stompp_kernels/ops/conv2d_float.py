@@ -136,7 +136,8 @@ def conv2d_float(
             [N, H, W, ceil(C/32)].
         weight: [O, C, kh, kw], made by :func:`pack_float_weight`.
         stride, padding, dilation: an int or (height, width), in pixels.
-        epilogue: None gives the sums, Affine (fp32, without a residual) scales and shifts them, Limits gives words.
+        epilogue: None gives the sums, Affine (fp32, without residual and RPReLU) scales and shifts them, Limits
+            gives words.
 
     Returns:
         float32 [N, O, OH, OW], channels_last, or int32 words [N, OH, OW, ceil(O/32)].
@@ -190,8 +191,9 @@ def _check(x: Tensor, weight: FloatWeight, geometry: Geometry, epilogue: Affine 
         check_per_output(weight.shape[0], low=epilogue.low, high=epilogue.high)
     elif isinstance(epilogue, Affine):
         epilogue.check(weight.shape[:1])
-        if epilogue.residual is not None or epilogue.dtype is not torch.float32:
-            raise ValueError("epilogue must be without a residual and of float32 for conv2d_float")
+        bare = epilogue.residual is None and epilogue.rprelu is None
+        if not bare or epilogue.dtype is not torch.float32:
+            raise ValueError("epilogue must be without a residual or an RPReLU and of float32 for conv2d_float")
     elif epilogue is not None:
         raise TypeError(f"epilogue must be None, Affine or Limits, got {type(epilogue).__name__}")
 

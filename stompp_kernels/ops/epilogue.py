@@ -20,7 +20,7 @@ from stompp_kernels.ops.reference import words_for
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``scale[n] * acc + bias[n] (+ residual)`` in float32, stored as ``dtype``.
+    """``scale[n] * acc + bias[n] (+ residual)`` in float32, perhaps with an RPReLU, stored as ``dtype``.
 
     Attributes:
         scale: float32 [N].
@@ -30,6 +30,8 @@ class Affine:
         fused: product and sum are rounded once, as by torch's BatchNorm where it has an FMA; else each on its own.
         residual_scale, residual_bias: float32 [N], both or neither: the residual is
             ``residual_scale[n] * residual + residual_bias[n]``, rounded in the same way.
+        rprelu: None, or float32 [3, N], rows *before*, *slope* and *after* of an RPReLU (Liu et al., ReActNet, 2020):
+            with t = result + before[n] it gives (t > 0 ? t : t * slope[n]) + after[n], each operation rounded.
 
     Nothing is checked before a product runs with it: see :meth:`check`.
 
@@ -49,6 +51,7 @@ class Affine:
     fused: bool = False
     residual_scale: Tensor | None = None
     residual_bias: Tensor | None = None
+    rprelu: Tensor | None = None
 
     def operands(self) -> tuple[Any, ...]:
         """Returns the fields in the order in which ``torch.ops.stompp`` takes them.
@@ -56,9 +59,10 @@ class Affine:
         Example:
             >>> scale, bias, *rest = Affine(torch.ones(2), torch.zeros(2)).operands()
             >>> rest
-            [None, None, None, False, torch.float32]
+            [None, None, None, False, torch.float32, None]
         """
-        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused, self.dtype
+        linear = self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias
+        return *linear, self.fused, self.dtype, self.rprelu
 
     def check(self, out_shape: Sequence[int]) -> None:
         """Checks the fields against the shape of a product's sums, [..., N].
@@ -83,8 +87,10 @@ class AffineSigns:
     The shortcut of a Bi-Real block is carried on in float while the next layer reads bits; a downsample's is only read.
 
     Attributes:
-        scale, bias, residual, fused, residual_scale, residual_bias: as in :class:`Affine`.
+        scale, bias, residual, fused, residual_scale, residual_bias, rprelu: as in :class:`Affine`.
         floats: also give the floats, float32 [..., N], before the words.
+        limits: None, or float32 [2, N], rows *low* and *high*: a sign is -1 where the float is below low[n] or above
+            high[n], as :func:`pack_outside` has it, and not where it is below 0.
 
     Example:
         >>> a, w = torch.tensor([[1.0, -1.0, 1.0]]), torch.tensor([[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0]])
@@ -105,6 +111,8 @@ class AffineSigns:
     floats: bool = False
     residual_scale: Tensor | None = None
     residual_bias: Tensor | None = None
+    rprelu: Tensor | None = None
+    limits: Tensor | None = None
 
     def operands(self) -> tuple[Any, ...]:
         """Returns the fields in the order in which ``torch.ops.stompp`` takes them.
@@ -112,9 +120,10 @@ class AffineSigns:
         Example:
             >>> scale, bias, *rest = AffineSigns(torch.ones(2), torch.zeros(2)).operands()
             >>> rest
-            [None, None, None, False, False]
+            [None, None, None, False, False, None, None]
         """
-        return self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias, self.fused, self.floats
+        linear = self.scale, self.bias, self.residual, self.residual_scale, self.residual_bias
+        return *linear, self.fused, self.floats, self.rprelu, self.limits
 
     def check(self, out_shape: Sequence[int]) -> None:
         """Checks the fields against the shape of a product's sums, [..., N].
@@ -128,6 +137,13 @@ class AffineSigns:
             ValueError: residual_scale and residual_bias must be given both or neither, got one of them
         """
         _check_affine(self, out_shape)
+        if self.limits is not None:
+            _check_rows("limits", self.limits, 2, out_shape[-1])
+
+
+def _check_rows(name: str, values: Tensor, rows: int, N: int) -> None:
+    check_tensor(name, values, (torch.float32,))
+    check_shape(name, values, (rows, N))
 
 
 def _check_affine(epilogue: Affine | AffineSigns, out_shape: Sequence[int]) -> None:
@@ -140,6 +156,8 @@ def _check_affine(epilogue: Affine | AffineSigns, out_shape: Sequence[int]) -> N
         raise ValueError("residual_scale and residual_bias must be given both or neither, got one of them")
     if epilogue.residual_scale is not None:
         check_per_output(N, residual_scale=epilogue.residual_scale, residual_bias=epilogue.residual_bias)
+    if epilogue.rprelu is not None:
+        _check_rows("rprelu", epilogue.rprelu, 3, N)
 
 
 @dataclass(frozen=True, eq=False)

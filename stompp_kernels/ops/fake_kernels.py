@@ -71,7 +71,7 @@ def register_product_fakes(product: str) -> None:
 
 def _product_fake(product: str, sums_shape: Callable[..., tuple[int, ...]], form: Form) -> Callable[..., Any]:
     def fake(*arguments: Any) -> Any:
-        own, operands = form.split(arguments)
+        own, operands = form.split(form.filled(product, arguments))
         epilogue = _epilogue(form, operands)
         with _errors_of(product + form.suffix):
             shape = sums_shape(*own)

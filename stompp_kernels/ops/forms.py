@@ -30,11 +30,16 @@ class Form:
 
     def __init__(self, suffix: str, operands: Sequence[str], returns: str = "Tensor") -> None:
         self.suffix, self.operands, self.returns = suffix, tuple(operands), returns
-        self.names = tuple(operand.split()[-1] for operand in operands)
+        self.names = tuple(operand.split()[-1].partition("=")[0] for operand in operands)
 
     def schema(self, own: str) -> str:
         """Returns the schema of a product whose own arguments are declared by ``own``."""
         return f"({', '.join((own, *self.operands))}) -> {self.returns}"
+
+    def filled(self, product: str, arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """Returns a product's arguments with the trailing None that the dispatcher leaves out, as they are defaults."""
+        count = len(PRODUCTS[product].split(", ")) + len(self.operands)
+        return (*arguments, *[None] * (count - len(arguments)))
 
     def split(self, arguments: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         """Splits an op's arguments into the product's own and the epilogue's operands."""
@@ -42,7 +47,7 @@ class Form:
         return arguments[:own], arguments[own:]
 
 
-# An affine epilogue is linear in these, and so has their gradients. They come first.
+# An affine epilogue without an RPReLU is linear in these, and so has their gradients. They come first.
 LINEAR_OPERANDS = (
     "Tensor scale",
     "Tensor bias",
@@ -52,7 +57,12 @@ LINEAR_OPERANDS = (
 )
 
 SUMS = Form("", ())
-AFFINE = Form("_affine", (*LINEAR_OPERANDS, "bool fused", "ScalarType dtype"))
-AFFINE_SIGNS = Form("_affine_signs", (*LINEAR_OPERANDS, "bool fused", "bool floats"), "(Tensor, Tensor)")
+_RPRELU = "Tensor? rprelu=None"
+AFFINE = Form("_affine", (*LINEAR_OPERANDS, "bool fused", "ScalarType dtype", _RPRELU))
+AFFINE_SIGNS = Form(
+    "_affine_signs",
+    (*LINEAR_OPERANDS, "bool fused", "bool floats", _RPRELU, "Tensor? limits=None"),
+    "(Tensor, Tensor)",
+)
 THRESHOLD = Form("_threshold", ("Tensor thresholds", "Tensor flip_words", "Tensor? residual_words"))
 FORMS = (SUMS, AFFINE, AFFINE_SIGNS, THRESHOLD)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from stompp_kernels.ops import reference
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue, Threshold
 from stompp_kernels.ops.forms import AFFINE, FORMS, LINEAR_OPERANDS
 from stompp_kernels.ops.gradients import gradient_wanted, refuse_to_cut
@@ -31,18 +33,29 @@ def binary_product(name: str, affine_with_gradient: Callable[..., Any]) -> Calla
         operands = epilogue.operands()
         arguments = own + operands
         if isinstance(epilogue, Affine):
-            return affine_with_gradient(*arguments) if gradient_wanted(*operands[:_LINEAR]) else affine(*arguments)
+            wanted = gradient_wanted(*operands[:_LINEAR], epilogue.rprelu)
+            return with_gradient(own, epilogue) if wanted else affine(*arguments)
         if isinstance(epilogue, Threshold):
             return threshold(*arguments)
-        wanted = gradient_wanted(*operands[:_LINEAR])
+        wanted = gradient_wanted(*operands[:_LINEAR], epilogue.rprelu, epilogue.limits)
         floats, words = constant_signs(own, epilogue) if wanted else affine_signs(*arguments)
         return (floats, words) if epilogue.floats else words
+
+    def with_gradient(own: tuple[Any, ...], epilogue: Affine) -> Any:
+        if epilogue.rprelu is None:
+            return affine_with_gradient(*own, *epilogue.operands())
+        linear = replace(epilogue, dtype=torch.float32, rprelu=None)
+        y = affine_with_gradient(*own, *linear.operands())
+        return reference.apply_rprelu(y, epilogue.rprelu).to(epilogue.dtype)
 
     def constant_signs(own: tuple[Any, ...], epilogue: AffineSigns) -> Any:
         """Returns the floats with their gradients, and their signs, where these may be constants."""
         linear = dict(zip(AFFINE.names[:_LINEAR], epilogue.operands()[:_LINEAR], strict=True))
-        refuse_to_cut("AffineSigns", **linear)
-        floats = run(own, Affine(**linear, fused=epilogue.fused))
-        return floats, kernels_for(floats).pack_signs.default(floats.detach())
+        refuse_to_cut("AffineSigns", **linear, rprelu=epilogue.rprelu, limits=epilogue.limits)
+        floats = run(own, Affine(**linear, fused=epilogue.fused, rprelu=epilogue.rprelu))
+        ops, constants = kernels_for(floats), floats.detach()
+        if epilogue.limits is None:
+            return floats, ops.pack_signs.default(constants)
+        return floats, ops.pack_outside.default(constants, *epilogue.limits.unbind())
 
     return run

@@ -64,10 +64,13 @@ def _pack_conv_weight(w: Tensor, groups: int) -> Tensor:
     return torch.ops.stompp.pack_weight_words(words, w.shape, groups)
 
 
-def _with_signs(affine: str) -> Any:
+def _with_signs(product: str) -> Any:
     def kernel(*args: Any) -> tuple[Tensor, Tensor]:
-        y = getattr(torch.ops.stompp, affine)(*args[:-1], torch.float32)
-        return y if args[-1] else y.new_empty(0), torch.ops.stompp.pack_signs(y)
+        *linear, floats, rprelu, limits = AFFINE_SIGNS.filled(product, args)
+        y = getattr(torch.ops.stompp, product + AFFINE.suffix)(*linear, torch.float32, rprelu)
+        ops = torch.ops.stompp
+        words = ops.pack_signs(y) if limits is None else ops.pack_outside(y, limits[0], limits[1])
+        return y if floats else y.new_empty(0), words
 
     return kernel
 
@@ -85,7 +88,7 @@ def _cuda_kernel(name: str) -> Any:
 _WITH_TRITON = {
     "pack_weight": _pack_weight,
     "pack_conv_weight": _pack_conv_weight,
-    **{product + AFFINE_SIGNS.suffix: _with_signs(product + AFFINE.suffix) for product in PRODUCTS},
+    **{product + AFFINE_SIGNS.suffix: _with_signs(product) for product in PRODUCTS},
 }
 
 for _name, _schema in SCHEMAS.items():

@@ -259,6 +259,22 @@ TEST(bconv2d_and_its_epilogues_equal_plain_loops) {
     for (int64_t m = 0; m < M; ++m)
       for (int64_t n = 0; n < words_for(O) * 32; ++n)
         CHECK(bit(below_zero.get() + m * words_for(O), n) == (n < O && floats[m * O + n] < 0.0f), name + " signs");
+    Buffer<float> rprelu(3 * O), limits(2 * O), bent(M * O);
+    for (int64_t i = 0; i < 3 * O; ++i) rprelu[i] = random.uniform();
+    for (int64_t n = 0; n < O; ++n) limits[n] = -1.0f, limits[O + n] = random.uniform();
+    epilogue.rprelu = rprelu.get();
+    epilogue.limits = limits.get();
+    epilogue.out = bent.get();
+    CHECK(bconv2d(x_words.get(), conv.shape, weight, epilogue, pool(3)).is_ok(), "bconv2d");
+    for (int64_t i = 0; i < M * O; ++i) {
+      const int64_t n = i % O;
+      volatile float t = floats[i] + rprelu[n];
+      volatile float product = t * rprelu[O + n];
+      volatile float y = (t > 0.0f ? t : product) + rprelu[2 * O + n];
+      CHECK(bent[i] == y, name + " RPReLU");
+      CHECK(bit(below_zero.get() + i / O * words_for(O), n) == (y < limits[n] || y > limits[O + n]), name + " limits");
+    }
+    epilogue.rprelu = epilogue.limits = nullptr;
     epilogue.sign_words = nullptr;
 
     Buffer<int32_t> thresholds(2 * O);

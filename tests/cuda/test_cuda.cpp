@@ -126,7 +126,11 @@ void check_variant(Problem& problem, Variant variant, Launch launch, Random& ran
     epilogue.fused = random.between(0, 1) == 1;
     epilogue.residual = residual.get();
     epilogue.residual_type = FloatType::kBFloat16;
-    return check_epilogue<float>(problem, epilogue, M * N, launch, "float with residual");
+    check_epilogue<float>(problem, epilogue, M * N, launch, "float with residual");
+    Buffer<float> rprelu(3 * N);
+    for (int64_t i = 0; i < 3 * N; ++i) rprelu[i] = random.uniform();
+    epilogue.rprelu = rprelu.get();
+    return check_epilogue<float>(problem, epilogue, M * N, launch, "float with RPReLU");
   }
   Buffer<int32_t> thresholds(2 * N);
   Buffer<uint32_t> flips(words), residual_words(M * words);

@@ -36,6 +36,27 @@ STOMPP_TARGET_INLINE void affine_values(const Epilogue& e, int64_t first, int64_
   }
 }
 
+// ReActNet's RPReLU of `count` outputs from n on, each operation rounded on its own.
+STOMPP_TARGET_INLINE void apply_rprelu(const Epilogue& e, int64_t n, int count, float* y) {
+  const float *before = e.rprelu + n, *slope = before + e.N, *after = slope + e.N;
+  for (int i = 0; i < count; ++i) {
+    const float t = y[i] + before[i];
+    y[i] = (t > 0.0f ? t : t * slope[i]) + after[i];
+  }
+}
+
+// The sign bits of `count` outputs from n on.
+STOMPP_TARGET_INLINE uint32_t sign_bits(const Epilogue& e, int64_t n, int count, const float* y) {
+  uint32_t bits = 0;
+  if (e.limits == nullptr) {
+    for (int i = 0; i < count; ++i) bits |= y[i] < 0.0f ? 1u << i : 0u;
+    return bits;
+  }
+  const float *low = e.limits + n, *high = low + e.N;
+  for (int i = 0; i < count; ++i) bits |= (y[i] < low[i]) | (y[i] > high[i]) ? 1u << i : 0u;
+  return bits;
+}
+
 template <class Type>
 STOMPP_TARGET_INLINE void store_elements(const float* y, int count, void* out, int64_t first) {
   for (int i = 0; i < count; ++i) Type::store(out, first + i, y[i]);
@@ -49,9 +70,9 @@ STOMPP_TARGET_INLINE void affine_panel(const Epilogue& e, int64_t row, int64_t n
     affine_values<true>(e, first, n, acc, count, y);
   else
     affine_values<false>(e, first, n, acc, count, y);
+  if (e.rprelu != nullptr) apply_rprelu(e, n, count, y);
   if (e.sign_words != nullptr) {
-    uint32_t bits = 0;
-    for (int i = 0; i < count; ++i) bits |= y[i] < 0.0f ? 1u << i : 0u;
+    const uint32_t bits = sign_bits(e, n, count, y);
     const int64_t shift = n % kWordBits;
     const bool whole_word = shift == 0 && (count == kWordBits || n + count == e.N);
     put_bits(e.sign_words + row * words_for(e.N) + n / kWordBits, shift, whole_word, count, bits);

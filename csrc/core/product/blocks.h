@@ -98,6 +98,8 @@ inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int
           from(static_cast<const float*>(e.residual), at),
           from(e.residual_scale, n),
           from(e.residual_bias, n),
+          {from(e.rprelu, n), from(e.rprelu, e.N + n), from(e.rprelu, 2 * e.N + n)},
+          {from(e.limits, n), from(e.limits, e.N + n)},
           from(static_cast<float*>(e.out), at),
           e.N,
           from(e.sign_words, first_row * words + n / kWordBits),

@@ -4,8 +4,11 @@
 //   kAffine     out[m][n] = scale[n] * acc + bias[n] (+ residual[m][n]), in fp32, stored as out_type. Each operation is
 //               rounded on its own, as torch's eager `y * scale + bias`, unless `fused`: then product and sum are
 //               rounded once, as torch's BatchNorm is where it has an FMA. A residual with a scale and a bias of its
-//               own is residual_scale[n] * residual[m][n] + residual_bias[n], rounded in the same way. With
-//               `sign_words`, bit n of row m there says whether the result is below zero; out may then be null.
+//               own is residual_scale[n] * residual[m][n] + residual_bias[n], rounded in the same way. With `rprelu`,
+//               rows before, slope and after of [3][N], the result goes through ReActNet's RPReLU:
+//               t = result + before[n], then (t > 0 ? t : t * slope[n]) + after[n]. With `sign_words`, bit n of row m
+//               there says whether the result is below zero, or with `limits`, rows low and high of [2][N], whether it
+//               is below low[n] or above high[n]; out may then be null.
 //   kThreshold  bit n of out[m] = (acc < threshold[r][n]) ^ flip[n], r = bit n of residual_words[m], or 0 without
 //
 // BatchNorm followed by sign is the third: y(acc) is monotone, so `y < 0` is one comparison, flipped where gamma < 0;
@@ -36,7 +39,9 @@ struct Epilogue {
   FloatType out_type = FloatType::kFloat32;
   FloatType residual_type = FloatType::kFloat32;
   bool fused = false;
+  const float* rprelu = nullptr;   // [3][N]
   uint32_t* sign_words = nullptr;  // [M][words_for(N)]; out_type is kFloat32 with it
+  const float* limits = nullptr;   // [2][N], with sign_words
 
   const int32_t* thresholds = nullptr;   // [1][N], or [2][N] with residual_words
   const uint32_t* flip_words = nullptr;  // [words_for(N)]

@@ -31,7 +31,8 @@ struct DotsOut {
   int64_t stride;  // from one row of dots to the next
 };
 
-// Out: (starts - 2 * pop) * scale + bias (+ residual), rounded as in Epilogue. One of `out` and `words` may be null.
+// Out: (starts - 2 * pop) * scale + bias (+ residual), perhaps an RPReLU, rounded as in Epilogue. One of `out` and
+// `words` may be null.
 struct AffineOut {
   const int32_t* const* starts;  // as in DotsOut
   bool fused;
@@ -40,9 +41,15 @@ struct AffineOut {
   const float* residual;        // as `out`, or null
   const float* residual_scale;  // as `scale`, both or neither
   const float* residual_bias;
+  struct {
+    const float *before, *slope, *after;  // as `scale`, all or none
+  } rprelu;
+  struct {
+    const float *low, *high;  // as `scale`, both or neither
+  } limits;
   float* out;
   int64_t stride;   // from one row of outputs, or of residuals, to the next
-  uint32_t* words;  // [row][panel_count], bit i: output i is below zero
+  uint32_t* words;  // [row][panel_count], bit i: output i is below zero, or outside its limits
   int64_t word_stride;
 };
 

@@ -38,6 +38,7 @@ struct OutputColumn {
   int thresholds[2];
   uint32_t flip;
   float scale, bias, residual_scale, residual_bias;
+  float before, slope, after;  // of RPReLU
 
   __device__ static OutputColumn at(const Epilogue& e, int n, bool exists) {
     OutputColumn column = {};
@@ -49,6 +50,11 @@ struct OutputColumn {
       if (e.residual_scale != nullptr) {
         column.residual_scale = e.residual_scale[column.n];
         column.residual_bias = e.residual_bias[column.n];
+      }
+      if (e.rprelu != nullptr) {
+        column.before = e.rprelu[column.n];
+        column.slope = e.rprelu[e.N + column.n];
+        column.after = e.rprelu[2 * e.N + column.n];
       }
     }
     if (e.kind == Epilogue::Kind::kThreshold) {
@@ -90,6 +96,10 @@ __device__ inline void write_output(const Epilogue& e, int64_t row, const Output
       float residual = load_float(e.residual, e.residual_type, at);
       if (e.residual_scale != nullptr) residual = affine(e, residual, column.residual_scale, column.residual_bias);
       y = add_rounded(y, residual);
+    }
+    if (e.rprelu != nullptr) {
+      y = add_rounded(y, column.before);
+      y = y > 0.0f ? add_rounded(y, column.after) : multiply_add_rounded(y, column.slope, column.after);
     }
     store_float(e.out, e.out_type, at, y);
   } else {

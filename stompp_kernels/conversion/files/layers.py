@@ -124,7 +124,7 @@ def packed_from_json(spec: Mapping[str, Any], tensors: dict[str, Tensor], copy: 
         layer = kind(weight, epilogue, **options)
         layer.why_floats = spec.get("why_floats", "")
         return layer
-    if not isinstance(epilogue, Affine) or epilogue.fused:
+    if not isinstance(epilogue, Affine) or epilogue.fused or epilogue.rprelu is not None:
         raise ValueError(f"a {kind.__name__} has a scale and a bias only")
     return kind(weight, epilogue.scale, epilogue.bias, **options)
 
@@ -139,6 +139,8 @@ def _epilogue_from_json(
     names = ["scale", "bias", *(["residual_scale", "residual_bias"] if "residual_scale" in constants else [])]
     with torch.device("meta"):
         expected = {name: torch.empty(N, dtype=torch.float32) for name in names}
+        matrices = {"rprelu": 3, "limits": 2} if writes != "floats" else {"rprelu": 3}
+        expected |= {key: torch.empty(rows_of, N) for key, rows_of in matrices.items() if key in constants}
         if rows:
             flip_words = torch.empty(words_for(N), dtype=torch.int32)
             expected = {"thresholds": torch.empty(rows, N, dtype=torch.int32), "flip_words": flip_words}

@@ -24,6 +24,7 @@ from stompp_kernels.ops.reference.bits import (
 from stompp_kernels.ops.reference.epilogues import (
     affine,
     affine_signs,
+    apply_rprelu,
     fused_multiply_add,
     multiply_add,
     threshold,
@@ -75,6 +76,7 @@ __all__ = [
     "WORD_BITS",
     "affine",
     "affine_signs",
+    "apply_rprelu",
     "bconv2d",
     "bconv2d_affine",
     "bconv2d_affine_signs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stompp_kernels.ops.reference.bits import bits_from_words, pack_bits, pack_signs
+from stompp_kernels.ops.reference.bits import bits_from_words, pack_bits, pack_outside, pack_signs
 
 
 def fused_multiply_add(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -26,6 +26,13 @@ def multiply_add(x: Tensor, scale: Tensor, bias: Tensor, fused: bool) -> Tensor:
     return fused_multiply_add(x, scale, bias) if fused else x * scale + bias
 
 
+def apply_rprelu(y: Tensor, rprelu: Tensor) -> Tensor:
+    """Computes ReActNet's RPReLU per last dimension: a shift, a PReLU and another shift, the rows of [3, N]."""
+    before, slope, after = rprelu.unbind()
+    y = y + before
+    return torch.where(y > 0, y, y * slope) + after
+
+
 def affine(
     acc: Tensor,
     scale: Tensor,
@@ -35,8 +42,9 @@ def affine(
     residual_bias: Tensor | None,
     fused: bool,
     dtype: torch.dtype,
+    rprelu: Tensor | None = None,
 ) -> Tensor:
-    """Computes scale * acc + bias (+ residual) per last dimension, in float32.
+    """Computes scale * acc + bias (+ residual) per last dimension, in float32, and the RPReLU of that.
 
     A residual with a scale and a bias of its own is residual_scale * residual + residual_bias.
     """
@@ -46,7 +54,7 @@ def affine(
         if residual_scale is not None and residual_bias is not None:
             residual = multiply_add(residual, residual_scale, residual_bias, fused)
         y = y + residual
-    return y.to(dtype)
+    return (y if rprelu is None else apply_rprelu(y, rprelu)).to(dtype)
 
 
 def affine_signs(
@@ -58,10 +66,13 @@ def affine_signs(
     residual_bias: Tensor | None,
     fused: bool,
     floats: bool,
+    rprelu: Tensor | None = None,
+    limits: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Returns what :func:`affine` gives in float32, empty unless ``floats``, and its signs."""
-    y = affine(acc, scale, bias, residual, residual_scale, residual_bias, fused, torch.float32)
-    return y if floats else y.new_empty(0), pack_signs(y)
+    """Returns what :func:`affine` gives in float32, empty unless ``floats``, and its signs, by ``limits`` if given."""
+    y = affine(acc, scale, bias, residual, residual_scale, residual_bias, fused, torch.float32, rprelu)
+    words = pack_signs(y) if limits is None else pack_outside(y, *limits)
+    return y if floats else y.new_empty(0), words
 
 
 def threshold(acc: Tensor, thresholds: Tensor, flip_words: Tensor, residual_words: Tensor | None) -> Tensor:

@@ -42,7 +42,7 @@ def _followed_by(finish: Callable[..., Any], form: Form, product: Callable[..., 
     """Returns the op that gives the accumulator, and the operands behind the product's arguments, to ``finish``."""
 
     def op(*arguments: Any) -> Any:
-        own, operands = form.split(arguments)
+        own, operands = form.split(form.filled(product.__name__, arguments))
         return finish(product(*own), *operands)
 
     op.__name__ = product.__name__ + form.suffix

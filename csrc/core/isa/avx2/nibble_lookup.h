@@ -145,6 +145,21 @@ struct AffineSink {
     const __m256 s = _mm256_loadu_ps(scale), b = _mm256_loadu_ps(bias);
     return out.fused ? _mm256_fmadd_ps(x, s, b) : _mm256_add_ps(_mm256_mul_ps(x, s), b);
   }
+  // The outputs from n on behind the RPReLU.
+  STOMPP_AVX2_INLINE __m256 rprelu(__m256 y, int64_t n) const {
+    const __m256 t = _mm256_add_ps(y, _mm256_loadu_ps(out.rprelu.before + n));
+    const __m256 negative = _mm256_mul_ps(t, _mm256_loadu_ps(out.rprelu.slope + n));
+    const __m256 bent = _mm256_blendv_ps(negative, t, _mm256_cmp_ps(t, _mm256_setzero_ps(), _CMP_GT_OQ));
+    return _mm256_add_ps(bent, _mm256_loadu_ps(out.rprelu.after + n));
+  }
+  // Bit i: output n + i has the sign -1.
+  STOMPP_AVX2_INLINE uint32_t signs(__m256 y, int64_t n) const {
+    if (out.limits.low == nullptr)
+      return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(y, _mm256_setzero_ps(), _CMP_LT_OQ)));
+    const __m256 below = _mm256_cmp_ps(y, _mm256_loadu_ps(out.limits.low + n), _CMP_LT_OQ);
+    const __m256 above = _mm256_cmp_ps(y, _mm256_loadu_ps(out.limits.high + n), _CMP_GT_OQ);
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_or_ps(below, above)));
+  }
   STOMPP_AVX2_INLINE void take(int64_t r, int64_t p, const __m256i (&counts)[2]) const {
     const int64_t first = p * kPanelOutputs, at = r * out.stride + first;
     __m256 y[4];
@@ -164,13 +179,14 @@ struct AffineSink {
         y[i] = _mm256_add_ps(y[i], x);
       }
     }
+    if (out.rprelu.before != nullptr) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) y[i] = rprelu(y[i], first + 8 * i);
+    }
     if (out.words != nullptr) {
       uint32_t below = 0;
 #pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const __m256 less = _mm256_cmp_ps(y[i], _mm256_setzero_ps(), _CMP_LT_OQ);
-        below |= static_cast<uint32_t>(_mm256_movemask_ps(less)) << (8 * i);
-      }
+      for (int i = 0; i < 4; ++i) below |= signs(y[i], first + 8 * i) << (8 * i);
       out.words[r * out.word_stride + p] = below;
     }
     if (out.out == nullptr) return;

@@ -43,6 +43,19 @@ struct AffineSink {
     const __m256 s = _mm256_loadu_ps(scale), b = _mm256_loadu_ps(bias);
     return out.fused ? _mm256_fmadd_ps(x, s, b) : _mm256_add_ps(_mm256_mul_ps(x, s), b);
   }
+  // The outputs from n on behind the RPReLU.
+  STOMPP_AVX512_INLINE __m256 rprelu(__m256 y, int64_t n) const {
+    const __m256 t = _mm256_add_ps(y, _mm256_loadu_ps(out.rprelu.before + n));
+    const __m256 negative = _mm256_mul_ps(t, _mm256_loadu_ps(out.rprelu.slope + n));
+    const __m256 bent = _mm256_mask_blend_ps(_mm256_cmp_ps_mask(t, _mm256_setzero_ps(), _CMP_GT_OQ), negative, t);
+    return _mm256_add_ps(bent, _mm256_loadu_ps(out.rprelu.after + n));
+  }
+  // Bit i: output n + i has the sign -1.
+  STOMPP_AVX512_INLINE uint32_t signs(__m256 y, int64_t n) const {
+    if (out.limits.low == nullptr) return _mm256_cmp_ps_mask(y, _mm256_setzero_ps(), _CMP_LT_OQ);
+    const uint32_t below = _mm256_cmp_ps_mask(y, _mm256_loadu_ps(out.limits.low + n), _CMP_LT_OQ);
+    return below | _mm256_cmp_ps_mask(y, _mm256_loadu_ps(out.limits.high + n), _CMP_GT_OQ);
+  }
   STOMPP_AVX512_INLINE void take(int64_t r, int64_t p, const __m512i (&counts)[kVectors]) const {
     const int64_t first = p * kPanelOutputs, at = r * out.stride + first;
     __m256 y[kVectors];
@@ -59,13 +72,14 @@ struct AffineSink {
         y[v] = _mm256_add_ps(y[v], x);
       }
     }
+    if (out.rprelu.before != nullptr) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) y[v] = rprelu(y[v], first + 8 * v);
+    }
     if (out.words != nullptr) {
       uint32_t below = 0;
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        const uint32_t less = _mm256_cmp_ps_mask(y[v], _mm256_setzero_ps(), _CMP_LT_OQ);
-        below |= less << (8 * v);
-      }
+      for (int v = 0; v < kVectors; ++v) below |= signs(y[v], first + 8 * v) << (8 * v);
       out.words[r * out.word_stride + p] = below;
     }
     if (out.out == nullptr) return;

@@ -6,6 +6,9 @@ packed = sk.convert(model)                               # the packed inference 
 sk.save_packed(packed, "net.safetensors")
 """
 
+import importlib
+from typing import Any
+
 from stompp_kernels.torch_release import NO_TORCH, check_torch, torch_is_there
 
 if torch_is_there():
@@ -31,15 +34,20 @@ if torch_is_there():
     from stompp_kernels.progression import StoMPP, link
 
     prepare_models_by(prepare)  # models lie below conversion, and import nothing of it
-else:  # stompp_kernels.core works all the same
 
-    def __getattr__(name: str) -> None:
-        if name in __all__:
-            raise ImportError(NO_TORCH)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+# Without torch stompp_kernels.core works all the same.
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports ``sk.training`` when it is first used: a packed network runs without it."""
+    if name in __all__ and not torch_is_there():
+        raise ImportError(NO_TORCH)
+    if name == "training":
+        return importlib.import_module("stompp_kernels.training")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Implementation",

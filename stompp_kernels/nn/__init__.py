@@ -1,6 +1,7 @@
 """Layers for training (progressive) and for inference (packed)."""
 
 from stompp_kernels.nn.activation import ProgressiveActivation
+from stompp_kernels.nn.average import AveragedModel
 from stompp_kernels.nn.bfloat16 import BFloat16Linear
 from stompp_kernels.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear
 from stompp_kernels.nn.binary_weight import BinaryWeightConv2d, BinaryWeightLayer, BinaryWeightLinear
@@ -13,6 +14,7 @@ from stompp_kernels.nn.prepacked import PrepackedConv2d
 from stompp_kernels.nn.sign_keeping import SignKeepingGELU, SignKeepingMish, SignKeepingSiLU
 
 __all__ = [
+    "AveragedModel",
     "BFloat16Linear",
     "BinaryConv2d",
     "BinaryLayer",

@@ -56,8 +56,8 @@ class StoMPP:
     the model with ``DistributedDataParallel(model, find_unused_parameters=True)``, for commitments take gradients away;
     without it, or with ``static_graph=True``, DDP raises at the first forward after one. For FSDP2 call ``sk.prepare``
     before ``fully_shard``. In the STE-free regime checkpoints of activations must be ``use_reentrant=False``: the
-    reentrant ones give no gradient to a block whose input has none. An average of weights (``AveragedModel``) needs
-    ``stompp_kernels.nn.copy_masks(model, average.module)`` too. A step that a GradScaler skips still counts.
+    reentrant ones give no gradient to a block whose input has none. ``stompp_kernels.nn.AveragedModel`` averages
+    weights and copies masks. A step that a GradScaler skips still counts.
 
     A RuntimeWarning tells, once each, of a second StoMPP on the model, an optimizer without the model's parameters or
     without latent weights that are about to be committed, :meth:`step` before ``optimizer.step()`` or more often than

@@ -1,1 +1,5 @@
-"""Data sets, recipes, runs, what is made of them, and the demo."""
+"""A loop for a model and data of one's own, data sets, recipes, runs, what is made of them, and the demo."""
+
+from stompp_kernels.training.fit import Fit, fit
+
+__all__ = ["Fit", "fit"]

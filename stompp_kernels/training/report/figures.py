@@ -348,7 +348,7 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Sequence[Group]], Figure | None]],
         "gradient_norm.png",
         "Gradient norms",
         "Norm of the gradient of each unit's weights in a recipe's first run, log10 colours, unit 1 nearest the input; "
-        "grey is no gradient or no record, red ticks are commits. The middle one of the recipes decides on the range of "
+        "grey is no gradient or no record, red ticks are commits. The middle recipe decides on the range of "
         "colours.",
         _gradient_norms,
     ),

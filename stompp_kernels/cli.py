@@ -19,9 +19,9 @@ from stompp_kernels.table import table
 
 # Flags of `train` and `ablate` that change a value of the recipe.
 _RECIPE_FLAGS = {
-    "--model": ("model.name", "a registered model"),
+    "--model": ("model.name", "a registered model, or module:function"),
     "--binarize": ("model.binarize", "what is binarized: both or weights"),
-    "--dataset": ("data.name", "data set: digits, cifar10, cifar100, imagenet or sst2"),
+    "--dataset": ("data.name", "data set: digits, cifar10, cifar100, imagenet, sst2 or module:function"),
     "--data": ("data.path", "folder of the data set"),
     "--regime": ("progression.regime", "gradient of frozen entries: ste_free, ste or vanilla_ste"),
     "--surrogate": ("progression.surrogate", "surrogate gradient: clip, identity or approx_sign"),
@@ -60,12 +60,14 @@ def _changes(arguments: argparse.Namespace) -> list[str]:
 
 def _train(arguments: argparse.Namespace) -> int:
     from stompp_kernels.training.recipe import read_recipe
+    from stompp_kernels.training.trained import check_trusted
     from stompp_kernels.training.trainer import RECIPE, train
 
     path, output, changes = arguments.recipe, arguments.output, _changes(arguments)
     if path is None and arguments.resume:
         if output is not None and (output / RECIPE).exists():
             path = output / RECIPE
+            check_trusted(read_recipe(path), arguments.trust)
         elif not changes:
             where = "" if output is None else f": {str(output)!r} has no {RECIPE}"
             raise ValueError(f"--resume needs the run's recipe, or --output with the folder of a run{where}")
@@ -78,7 +80,9 @@ def _train(arguments: argparse.Namespace) -> int:
 def _eval(arguments: argparse.Namespace) -> int:
     from stompp_kernels.training.trained import evaluate_trained, load_trained, note_packed
 
-    model, data, recipe = load_trained(arguments.run, arguments.checkpoint, arguments.data, arguments.device)
+    model, data, recipe = load_trained(
+        arguments.run, arguments.checkpoint, arguments.data, arguments.device, arguments.trust
+    )
     accuracy, loss = evaluate_trained(model, data, recipe, arguments.packed)
     if arguments.packed and arguments.checkpoint == "last":
         note_packed(arguments.run, accuracy=accuracy)
@@ -92,7 +96,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from stompp_kernels.training.trained import convert_trained, load_trained, note_packed
 
     check_can_be_written(arguments.output)
-    model, _, _ = load_trained(arguments.run, arguments.checkpoint, arguments.data)
+    model, _, _ = load_trained(arguments.run, arguments.checkpoint, arguments.data, trust=arguments.trust)
     size = convert_trained(model, arguments.output, terminal())
     if arguments.checkpoint == "last":
         note_packed(arguments.run, bytes=size)
@@ -141,12 +145,19 @@ def _add_device(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust", action="store_true", help="call the functions that the run's own recipe names as module:function"
+    )
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder that `stompp train` wrote")
     parser.add_argument(
         "--checkpoint", choices=("last", "best"), default="last", help="checkpoint to load (default: last)"
     )
     parser.add_argument("--data", help="folder of the data set (default: as the recipe says)")
+    _add_trust(parser)
 
 
 def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
@@ -176,6 +187,7 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", choices=("last", "best"), help="checkpoint to load, for a run (default: last)")
     parser.add_argument("--data", help="folder of the data set, for a run (default: as its recipe says)")
+    _add_trust(parser)
     parser.add_argument("--output", type=Path, help="write what the tables show to this JSON file")
     _add_device(parser, "cpu")
 
@@ -223,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--output", type=Path, help="folder of the run (default: runs/NAME_seedN)")
     train.add_argument("--resume", action="store_true", help="continue from the last checkpoint in the folder")
     train.add_argument("--tensorboard", action="store_true", help="also write a log for TensorBoard")
+    _add_trust(train)
     _add_device(train, "auto")
     _add_recipe_flags(train)
     train.set_defaults(run_command=_train)

@@ -31,7 +31,7 @@ LEVELS = (
     ("progression", "models"),
     ("device", "nn"),
     ("ops", "ops.triton"),
-    ("native", "table", "terminal", "files", "default_dtype", "exit_status"),
+    ("native", "named", "table", "terminal", "files", "default_dtype", "exit_status"),
     ("core", "cpu_library", "cuda_library", "missing_library", "signals", "torch_release"),
     ("_core",),  # compiled, where it was asked for
 )

@@ -44,6 +44,7 @@ class Options:
     checkpoint: str | None = None
     data: str | None = None
     output: Path | None = None
+    trust: bool = False
 
 
 @default_dtype(torch.float32)
@@ -117,7 +118,7 @@ def _of_run(folder: Path, options: Options, device: str) -> Subject:
     from stompp_kernels.training.trained import load_trained
     from stompp_kernels.training.trainer import build_model
 
-    model, data, recipe = load_trained(folder, options.checkpoint or "last", options.data, device)
+    model, data, recipe = load_trained(folder, options.checkpoint or "last", options.data, device, options.trust)
     inputs = next(data.test_batches(2))[0]
     float_model = build_model(recipe, data, prepared=False)
     settle_norms(float_model, inputs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.models.common import check_sizes
+from stompp_kernels.named import is_named, named_function
 
 Inputs: TypeAlias = Tensor | dict[str, Tensor]
 
@@ -101,15 +102,20 @@ def list_models() -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """Returns what is registered under a name.
+    """Returns what is registered under a name, or makes an entry of a function of yours, named "module:function".
 
     Raises:
-        ValueError: nothing is.
+        ValueError: nothing is, or the function takes no ``num_classes``.
 
     Example:
         >>> sk.models.entry("resnet20").description
         'ResNet-20 for CIFAR: three stages of 16, 32 and 64 channels'
     """
+    if is_named(name):
+        factory = named_function("model.name", name)
+        if "num_classes" not in _keywords(factory):
+            raise ValueError(f"{name!r} must take num_classes, it takes {inspect.signature(factory)}")
+        return Entry(name, factory, (inspect.getdoc(factory) or name).partition("\n")[0], images, {})
     if name not in _ENTRIES:
         raise ValueError(f"name must be one of {', '.join(list_models())}, got {name!r}")
     return _ENTRIES[name]
@@ -127,7 +133,7 @@ def create(
     """Makes a new model of the registry.
 
     Args:
-        name: one of ``sk.models.list()``.
+        name: one of ``sk.models.list()``, or "module:function" for a function of yours.
         num_classes: outputs.
         binarize: None: the float model. "both" or "weights": prepared for StoMPP, as by ``sk.prepare``.
         prepare_options: arguments of ``sk.prepare`` that take the place of the entry's own.

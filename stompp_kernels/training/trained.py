@@ -15,6 +15,7 @@ from stompp_kernels.conversion import convert, explain, save_packed
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.device import choose_device
 from stompp_kernels.files import read_json, write_json
+from stompp_kernels.named import is_named
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
 from stompp_kernels.training.data import Data
 from stompp_kernels.training.evaluate import evaluate
@@ -31,17 +32,18 @@ CHECKPOINTS = {"last": LAST, "best": BEST}
 
 
 def load_trained(
-    folder: Path, checkpoint: str = "last", data_path: str | None = None, device: str = "cpu"
+    folder: Path, checkpoint: str = "last", data_path: str | None = None, device: str = "cpu", trust: bool = False
 ) -> tuple[nn.Module, Data, Recipe]:
     """The network of a run, in eval mode, with its data.
 
     Args:
         checkpoint: "last" or "best".
         data_path: where the data lie, if not where the recipe says.
+        trust: call the functions that the run's recipe names as "module:function".
 
     Raises:
         FileNotFoundError: the folder has no such checkpoint.
-        ValueError: it is damaged, or of another run.
+        ValueError: it is damaged, of another run, or its recipe names functions and ``trust`` is not given.
     """
     if not (folder / RECIPE).is_file():
         raise FileNotFoundError(f"no run of `stompp train` in {os.fspath(folder)!r}: it has no {RECIPE}")
@@ -52,6 +54,7 @@ def load_trained(
     different = first_difference(recipe.to_dict(), recipe_of(read_json(folder / RECIPE), folder / RECIPE).to_dict())
     if different:
         raise ValueError(f"{os.fspath(folder / file)!r} is of another run than {RECIPE} beside it: {different}")
+    check_trusted(recipe, trust)
     if data_path is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data_path))
     data = load_data(recipe, where)
@@ -77,6 +80,19 @@ def convert_trained(model: nn.Module, output: Path, console: Console) -> int:
     packed = convert(model)
     console.print(str(explain(packed)), highlight=False)
     return save_packed(packed, output)
+
+
+def check_trusted(recipe: Recipe, trust: bool) -> None:
+    """Checks that functions which a run's own recipe names may be called.
+
+    Raises:
+        ValueError: it names one, and ``trust`` is not given: a run may be a stranger's.
+    """
+    names = [name for name in (recipe.model.name, recipe.data.name) if is_named(name)]
+    if names and not trust:
+        raise ValueError(
+            f"the recipe in this run calls {' and '.join(names)}: give --trust if you know where it is from"
+        )
 
 
 def note_packed(folder: Path, **values: float) -> None:

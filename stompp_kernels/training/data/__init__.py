@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stompp_kernels.named import is_named, named_function
 from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.training.data import cifar, digits, imagenet, sst2
 from stompp_kernels.training.data.base import Data, Inputs
+from stompp_kernels.training.data.datasets import as_data
 
 __all__ = ["Data", "Inputs", "load"]
 
@@ -34,10 +36,13 @@ def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
     cifar100          (cifar-100-binary, cifar-100-python); augment=True, image_size=32
     imagenet          a folder with train/<class>/*.JPEG and val/<class>/*.JPEG; augment=True, image_size=224, workers=4
     sst2              a folder with train.tsv and dev.tsv; tokenizer="bert-base-uncased", max_length=64
+    module:function   what your function takes as path, and its options; it returns datasets (train, test) of pairs
+                      (inputs, label), a dict {"train": ..., "test": ..., "num_classes": ..., "collate": ...}, or
+                      :class:`Data`
     ================  ============================================================================================
 
-    All take train_limit and test_limit: that many samples, as evenly from the classes as they allow, each class's first
-    ones in the order of the files. None: all.
+    All but the last take train_limit and test_limit: that many samples, as evenly from the classes as they allow, each
+    class's first ones in the order of the files. None: all.
 
     Returns:
         Training and test samples. Images are float32 [B, C, H, W], tokens a dict of int64 [B, max_length], labels
@@ -55,6 +60,15 @@ def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
         >>> images.shape, labels.dtype
         (torch.Size([20, 1, 8, 8]), torch.int64)
     """
+    folder = None if path is None else Path(path).expanduser()
+    if is_named(name):
+        loader = named_function("data.name", name)
+        options = options if folder is None else {"path": folder, **options}
+        try:
+            inspect.signature(loader).bind(**options)
+        except TypeError as error:
+            raise ValueError(f"data.options of {name!r} do not fit the function: {error}") from error
+        return as_data(name, loader(**options))
     check_choice("name", name, tuple(_LOADERS))
     loader = _LOADERS[name]
     parameters = inspect.signature(loader).parameters.values()
@@ -62,4 +76,4 @@ def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
     for option in options:
         if option not in allowed:
             raise ValueError(f"options of data set {name!r} must be among {', '.join(allowed)}, got {option!r}")
-    return loader(None if path is None else Path(path).expanduser(), **options)
+    return loader(folder, **options)

@@ -132,7 +132,9 @@ def _check_structure(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]
     """Raises ValueError unless everything in a structure is what a file may hold."""
     if not {"model", "layers"} <= structure.keys() <= {"model", "layers", "signs", *_MAY_BE_MISSING}:
         allowed = ", ".join(("layers", "signs", *_MAY_BE_MISSING))
-        raise ValueError(f"a structure must have a model, and of {allowed} what it needs, got {shown(sorted(structure))}")
+        raise ValueError(
+            f"a structure must have a model, and of {allowed} what it needs, got {shown(sorted(structure))}"
+        )
     spec, layers = structure["model"], structure["layers"]
     required = {"class", "arguments", "config"}
     if type(spec) is not dict or not required <= spec.keys() <= {*required, "generation"}:

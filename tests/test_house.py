@@ -26,7 +26,7 @@ LEVELS = (
     ("conversion",),
     ("conversion.explain", "conversion.files"),
     ("conversion.packing", "conversion.prepare"),
-    ("conversion.profile", "conversion.tracing", "conversion.verify"),
+    ("conversion.profile", "conversion.tracing", "conversion.verify", "conversion.verify_fast"),
     ("conversion.sign_notes",),
     ("progression", "models"),
     ("device", "nn"),

@@ -79,10 +79,10 @@ class Explanation:
 
     def __str__(self) -> str:
         timed = any(row.ms is not None for row in self.rows)
-        titles = ("layer", "kernel", "arithmetic", "implementation", "bytes", "in a file", "in fp32")
+        titles = ("layer", "kernel", "implementation", "arithmetic", "bytes", "in a file", "in fp32")
         cells = [
             (
-                *(row.name, row.kernel, row.arithmetic, row.implementation),
+                *(row.name, row.kernel, row.implementation, row.arithmetic),
                 *(row.nbytes, row.file_nbytes, row.float_nbytes),
                 *((row.operations, f"{row.ms or 0.0:.3f}", f"{row.share or 0.0:.1%}") if timed else ()),
                 row.reason,

@@ -9,11 +9,11 @@ sk.save_packed(packed, "net.safetensors")
 import importlib
 from typing import Any
 
-from stompp_kernels.torch_release import NO_TORCH, check_torch, torch_is_there
+from stompp_kernels.torch_release import torch_problem
 
-if torch_is_there():
-    check_torch()
+_problem = torch_problem()
 
+if not _problem:
     from stompp_kernels import models, nn, ops
     from stompp_kernels.conversion import (
         PreparationReport,
@@ -35,15 +35,15 @@ if torch_is_there():
 
     prepare_models_by(prepare)  # models lie below conversion, and import nothing of it
 
-# Without torch stompp_kernels.core works all the same.
+# Without a torch that fits, stompp_kernels.core works all the same.
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Imports ``sk.training`` when it is first used: a packed network runs without it."""
-    if name in __all__ and not torch_is_there():
-        raise ImportError(NO_TORCH)
+    if name in __all__ and _problem:
+        raise ImportError(_problem)
     if name == "training":
         return importlib.import_module("stompp_kernels.training")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

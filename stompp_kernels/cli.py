@@ -9,11 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from stompp_kernels import __version__, native
+from stompp_kernels import __version__
 from stompp_kernels.exit_status import run
 from stompp_kernels.ops.checks import SURROGATES
 from stompp_kernels.progression.settings import REGIMES
-from stompp_kernels.table import table
 
 # Each command imports what it runs: `stompp info` must not wait for the training libraries.
 
@@ -44,11 +43,9 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    rows = [
-        (i.name, i.device, "active" if i.active else "available" if i.available else i.reason, i.description)
-        for i in native.implementations()
-    ]
-    print(table(("implementation", "device", "status", "method"), rows))
+    from stompp_kernels.installation import lines
+
+    print("\n".join(lines(__version__)))
     return 0
 
 
@@ -225,7 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--results", type=Path, help="write what the table shows to this JSON file")
     demo.set_defaults(run_command=_demo)
 
-    info = commands.add_parser("info", help="list the implementations and which ones run")
+    info = commands.add_parser("info", help="say what runs here, what is missing and what adds it")
     info.set_defaults(run_command=_info)
 
     train = commands.add_parser("train", help="train by a recipe, in a folder that can be resumed")

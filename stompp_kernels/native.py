@@ -17,6 +17,7 @@ import torch
 
 from stompp_kernels import cpu_library, cuda_library, missing_library
 from stompp_kernels.cpu_library import CpuLibrary
+from stompp_kernels.torch_release import torch_problem
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,12 @@ def _load() -> tuple[CpuLibrary | None, str]:
     """Returns the library and "", or None and the reason, of which a warning says more.
 
     Raises:
-        ImportError: another copy of this package has defined the ops in this process.
+        ImportError: torch is too old, or another copy of this package has defined the ops in this process.
         ValueError: STOMPP_CPU names an implementation that cannot run.
     """
+    problem = torch_problem()
+    if problem:
+        raise ImportError(problem)
     other = cpu_library.other_copy()
     if other is not None:
         raise ImportError(missing_library.two_copies(other))

@@ -1,4 +1,4 @@
-"""Says what is wrong with the torch of this Python, before anything imports it in earnest. Needs no torch itself."""
+"""Says what is wrong with the torch of this Python. Needs no torch itself."""
 
 from __future__ import annotations
 
@@ -9,32 +9,17 @@ from importlib import metadata
 OLDEST = (2, 10)
 """The first release whose stable ABI the libraries are built for."""
 
-NO_TORCH = (
-    "stompp_kernels needs torch >= 2.10, and there is none: run `pip install torch`. Without torch only "
-    "stompp_kernels.core works."
-)
 
-
-def torch_is_there() -> bool:
-    """Whether this Python finds a torch, of whatever release."""
-    return importlib.util.find_spec("torch") is not None
-
-
-def check_torch() -> None:
-    """Checks that the installed torch is new enough.
-
-    Raises:
-        ImportError: it is not, or there is none.
-    """
-    if not torch_is_there():
-        raise ImportError(NO_TORCH)
+def torch_problem() -> str:
+    """Says why this package cannot run with the torch that is installed, and what to do; empty if it can."""
+    needed = f"stompp_kernels needs torch >= {OLDEST[0]}.{OLDEST[1]}"
+    if importlib.util.find_spec("torch") is None:
+        return f"{needed}, and there is none: run `pip install torch` (stompp_kernels.core works without)"
     version = _version()
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is not None and tuple(map(int, numbers.groups())) < OLDEST:
-        raise ImportError(
-            f"stompp_kernels needs torch >= {OLDEST[0]}.{OLDEST[1]}, and torch {version} is installed: run "
-            "`pip install --upgrade torch`."
-        )
+        return f"{needed}, and torch {version} is installed: run `pip install --upgrade torch`"
+    return ""
 
 
 def _version() -> str:
@@ -43,4 +28,4 @@ def _version() -> str:
     except metadata.PackageNotFoundError:  # a build that was never installed
         import torch
 
-        return torch.__version__
+        return str(torch.__version__)

@@ -59,13 +59,6 @@ def test_augmentation_keeps_the_shape_and_follows_its_generator():
     assert 0.05 < float((one - images).abs().mean()) / 16 < 0.3
 
 
-def test_info_lists_the_implementations(capsys):
-    assert main(["info"]) == 0
-    out = capsys.readouterr().out
-    assert "active" in out
-    assert "reference" in out
-
-
 def test_a_wrong_argument_is_one_line_and_exit_code_2(capsys):
     assert main(["demo", "--epochs", "0"]) == 2
     assert capsys.readouterr().err.startswith("stompp: epochs must be positive, got 0")

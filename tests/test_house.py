@@ -16,11 +16,13 @@ NAME = "stompp_kernels"
 
 # Each part may import what stands on a later line, and itself. Parts of one line import nothing of each other.
 LEVELS = (
+    ("__main__",),
     ("cli",),
     (NAME,),  # the package's own __init__.py, which joins the parts that do not know each other
     ("bench",),
     ("training",),
     ("training.callbacks", "training.data"),
+    ("installation",),
     ("bench.machine", "bench.turns"),  # what training measures with too
     ("report",),
     ("conversion",),

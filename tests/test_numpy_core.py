@@ -138,7 +138,7 @@ def test_it_works_where_there_is_no_torch():
 def test_without_torch_the_package_says_what_to_install(code):
     result = run_python(WITHOUT_TORCH + code)
     assert result.returncode == 1
-    message = "ImportError: stompp_kernels needs torch >= 2.10, and there is none: run `pip install torch`."
+    message = "ImportError: stompp_kernels needs torch >= 2.10, and there is none: run `pip install torch`"
     assert message in result.stderr
 
 

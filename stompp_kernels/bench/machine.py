@@ -44,7 +44,7 @@ def machine() -> dict[str, str | int]:
     flags = _cpu_line("flags", "Features").split()
     return {
         **{name: os.environ[name] for name in _LIMITS if name in os.environ},
-        "processor": _processor(),
+        "processor": processor(),
         "features": " ".join(name for name in _FEATURES if name in flags),
         "implementation": native.active_implementation(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -67,7 +67,8 @@ def _gpu() -> dict[str, str]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Names the processor, as far as the system knows it."""
     return _cpu_line("model name") or platform.processor() or platform.machine()
 
 

@@ -6,7 +6,7 @@ Both are found by running the model on sample input, not by the order of registr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +64,10 @@ RELU_LIKE_OPS = {
 }
 
 
+# Ops that shift a tensor by another.
+_SHIFTING = {_aten.add, _aten.add_, _aten.sub, _aten.sub_}
+
+
 @dataclass(frozen=True)
 class Source:
     """Tells where the values of a tensor come from.
@@ -92,10 +96,13 @@ class Call(Source):
         name: the layer's qualified name.
         nonnegative: the input had no negative entry, so that all its signs are +1; False if it was zero everywhere, as
             after an example input of zeros, which says nothing.
+        shift: the name of a parameter that was added to the input last, a number for each of its channels (ReActNet's
+            RSign), or "".
     """
 
     name: str
     nonnegative: bool = False
+    shift: str = ""
 
 
 class _Provenance(TorchDispatchMode):
@@ -104,11 +111,17 @@ class _Provenance(TorchDispatchMode):
     Args:
         running: names of the modules whose forward runs now, the innermost last.
         functions: ops whose results are followed too, with their names.
+        parameters: name and parameter of the model.
     """
 
-    def __init__(self, running: list[str], functions: Mapping[Any, str]) -> None:
+    def __init__(
+        self, running: list[str], functions: Mapping[Any, str], parameters: Iterable[tuple[str, Tensor]]
+    ) -> None:
         super().__init__()
         self._running, self._functions = running, functions
+        # Before it is added a parameter may be viewed in another shape.
+        self._parameters = {_memory(parameter): (name, parameter.numel()) for name, parameter in parameters}
+        self._shifts: dict[int, tuple[str, int]] = {}
         self._marks: dict[int, Source] = {}
         self._alive: list[Tensor] = []  # an id names a tensor only while the tensor lives
 
@@ -123,24 +136,47 @@ class _Provenance(TorchDispatchMode):
     def source(self, tensor: Any) -> Source:
         return self._marks.get(id(tensor), _UNKNOWN)
 
+    def shift(self, tensor: Any, channels: int) -> str:
+        """The name of the parameter whose addition gave a tensor of so many channels, if one number is for each."""
+        name, numel = self._shifts.get(id(tensor), ("", 0))
+        return name if numel == channels else ""
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         operand = args[0] if args else None
         packet = func.overloadpacket
         outputs = result if isinstance(result, (tuple, list)) else [result]
+        if func._schema.is_mutable and isinstance(operand, Tensor):
+            self._forget(operand)
         if packet in self._functions:
             self.mark(outputs[0], Source(functional=self._functions[packet], place=self.place()))
         elif packet in _PRESERVING:
-            source = self.source(operand)
-            if source is not _UNKNOWN:
-                for output in outputs:
+            source, shift = self.source(operand), self._shifts.get(id(operand))
+            for output in outputs:
+                if source is not _UNKNOWN:
                     self.mark(output, source)
-        elif func._schema.is_mutable and isinstance(operand, Tensor):
-            memory = operand.untyped_storage()._cdata
-            for tensor in self._alive:
-                if tensor.untyped_storage()._cdata == memory:
-                    self._marks.pop(id(tensor), None)
+                if shift is not None:
+                    self._note_shift(output, shift)
+        elif packet in _SHIFTING:
+            added = [self._parameters[_memory(x)] for x in args if _memory(x) in self._parameters]
+            if len(added) == 1:
+                self._note_shift(result, added[0])
         return result
+
+    def _note_shift(self, tensor: Tensor, shift: tuple[str, int]) -> None:
+        self._shifts[id(tensor)] = shift
+        self._alive.append(tensor)
+
+    def _forget(self, changed: Tensor) -> None:
+        """Forgets where the values of a tensor came from that was changed in place."""
+        for tensor in self._alive:
+            if _memory(tensor) == _memory(changed):
+                self._marks.pop(id(tensor), None)
+                self._shifts.pop(id(tensor), None)
+
+
+def _memory(x: Any) -> int | None:
+    return x.untyped_storage()._cdata if isinstance(x, Tensor) else None
 
 
 class _Dropouts(TorchFunctionMode):
@@ -172,6 +208,10 @@ class _Dropouts(TorchFunctionMode):
 def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns the first argument of a call, by position or by keyword; None where there is none."""
     return next(iter((*args, *kwargs.values())), None)
+
+
+def _channels_in(layer: nn.Module) -> int:
+    return getattr(layer, "in_channels", getattr(layer, "in_features", 0))
 
 
 def _is_nonnegative(x: Any) -> bool:
@@ -213,7 +253,7 @@ def trace_calls(
     calls: list[Call] = []
     runs: dict[str, int] = {}
     running: list[str] = []
-    provenance = _Provenance(running, functions)
+    provenance = _Provenance(running, functions, model.named_parameters())
 
     def observe(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         layer, producer = is_layer(module), is_producer(module)
@@ -221,7 +261,9 @@ def trace_calls(
         def observed(*inputs: Any, **keywords: Any) -> Any:
             if layer:
                 x = first_argument(inputs, keywords)
-                calls.append(Call(**vars(provenance.source(x)), name=name, nonnegative=_is_nonnegative(x)))
+                shift = provenance.shift(x, _channels_in(module))
+                source = vars(provenance.source(x))
+                calls.append(Call(**source, name=name, nonnegative=_is_nonnegative(x), shift=shift))
             runs[name] = runs.get(name, 0) + 1
             running.append(name)
             try:

@@ -228,11 +228,13 @@ def check_inputs(model: nn.Module, example_inputs: Any, calls: Sequence[Call]) -
     with batch_statistics(model):
         found, _ = trace_calls(model, example_inputs, lambda m: isinstance(m, BinaryLayer), lambda _: False)
     for call in found:
-        if call.nonnegative and model.get_submodule(call.name).input_activation is not None:
+        # A shift that is learned can move the threshold off the end of a ReLU's range.
+        if call.nonnegative and not call.shift and model.get_submodule(call.name).input_activation is not None:
             refused[call.name] = (
                 "the signs of its input would all be +1, for it comes from a ReLU (or the like) through something that "
                 "does not preserve values, such as average pooling or a concatenation; move an nn.ReLU module to right "
-                "before the layer, put a BatchNorm there, or keep it in float with keep=..."
+                "before the layer, put a BatchNorm or a shift that is learned for each channel there, or keep it in "
+                "float with keep=..."
             )
     if refused:
         raise RefusedLayers(refused)

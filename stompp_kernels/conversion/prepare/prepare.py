@@ -66,10 +66,12 @@ def prepare(
 
     Conv2d and Linear layers (transformers' Conv1D too) become BinaryConv2d and BinaryLinear; a ReLU (ReLU6, Hardtanh)
     whose output arrives at one becomes a ProgressiveActivation, and a layer that no such activation feeds gets one of
-    its own, after a GELU or SiLU too. First, last and downsample layers stay in float, and so do activations that feed
-    no binarized layer, subclasses of Conv2d and Linear (parametrized ones too), layers with forward hooks, and layers
-    whose weights another module shares or reads; but layers that are binarized and share a weight go on sharing it,
-    with one mask. Attributes, buffers and hooks that were set on a layer or an activation go over to what replaces it.
+    its own, after a GELU or SiLU too. A parameter that is added right before a layer, a number for each channel, shifts
+    the values that are clipped and binarized (ReActNet's RSign), and learns until they are committed. First, last and
+    downsample layers stay in float, and so do activations that feed no binarized layer, subclasses of Conv2d and Linear
+    (parametrized ones too), layers with forward hooks, and layers whose weights another module shares or reads; but
+    layers that are binarized and share a weight go on sharing it, with one mask. Attributes, buffers and hooks that
+    were set on a layer or an activation go over to what replaces it.
 
     The fused kernel of ``nn.TransformerEncoderLayer`` for eval mode, which reads the weights of its layers, is turned
     off where they are binary.
@@ -239,6 +241,9 @@ def _how(layer: nn.Module, call: Call, binarize: str) -> str:
     how = "weights only"
     if binarize == "both":
         how = f"input binarized by {call.producer}" if call.producer else "binarizes its own input"
+        if call.shift:
+            unmoved = " (all signs are +1 until that moves)" if call.nonnegative and not call.producer else ""
+            how += f", shifted by {call.shift}{unmoved}"
     if isinstance(layer, transposed_linear()):
         how += "; its weight is [out, in] now"
     return how + attachments(layer)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import operator
 from dataclasses import replace
 
+import torch
 from torch import Tensor, fx, nn
 
-from stompp_kernels.conversion.packing.chains import Chain, affine_of, chain_of_floats, replaced_modules
+from stompp_kernels.conversion.packing.chains import Chain, affine_of, chain_of_floats, replaced_modules, rprelu_of
 from stompp_kernels.conversion.packing.folding import fold_norm
 from stompp_kernels.conversion.packing.graph_state import GraphState
 from stompp_kernels.conversion.packing.nodes import is_fixed_norm
 from stompp_kernels.conversion.packing.twins import packed_twin
 from stompp_kernels.conversion.sign_notes import noted_signs
-from stompp_kernels.nn import BinaryConv2d, PackSigns
+from stompp_kernels.nn import BinaryConv2d, PackBatchNorm, PackSigns
 from stompp_kernels.ops import Affine, AffineSigns
 
 
@@ -21,16 +22,18 @@ def absorb(state: GraphState, node: fx.Node) -> None:
     """BatchNorms behind a layer that writes floats, a shortcut, and the packing of the result become its own."""
     layer = state.layers[node].layer
     images = isinstance(layer, BinaryConv2d)
-    chain, end = chain_of_floats(state, node, layer, shortcuts=True)
-    packers = [user for user in end.users if _packs_signs(state, user, images)]
+    chain, end = chain_of_floats(state, node, layer, activations=True)
+    packers, limits = _packers(state, end, images)
     if end is node and not packers:
         return
     floats = len(end.users) > len(packers)
-    affine = affine_of(state, chain, layer)
+    affine = affine_of(chain, layer)
     residual, own = _residual_of(state, chain, affine.fused, images)
-    epilogue: Affine | AffineSigns = replace(affine, **own)
+    rprelu = rprelu_of(chain, layer)
+    epilogue: Affine | AffineSigns = replace(affine, rprelu=rprelu, **own)
     if packers:
-        epilogue = AffineSigns(affine.scale, affine.bias, fused=affine.fused, floats=floats, **own)
+        linear = affine.scale, affine.bias
+        epilogue = AffineSigns(*linear, fused=affine.fused, floats=floats, rprelu=rprelu, limits=limits, **own)
     name, replaces = replaced_modules(state, chain)
     replaces = (*replaces, *(signs.activation for signs in map(noted_signs, packers) if signs is not None))
     args = [node.args[0], *([] if residual is None else [residual])]
@@ -67,6 +70,21 @@ def _residual_of(
     return source, {"residual_scale": folded[0], "residual_bias": folded[1]}
 
 
-def _packs_signs(state: GraphState, node: fx.Node, images: bool) -> bool:
-    module = state.module_of(node)
-    return isinstance(module, PackSigns) and module.images == images
+def _packers(state: GraphState, end: fx.Node, images: bool) -> tuple[list[fx.Node], Tensor | None]:
+    """The nodes that pack a value's signs by the same limits, and these; None: by the sign of the value itself.
+
+    Where there are several limits, as of several shifts, the first is taken: the others pack the floats.
+    """
+    found: list[tuple[fx.Node, Tensor | None]] = []
+    for user in end.users:
+        module = state.module_of(user)
+        if isinstance(module, PackSigns) and module.images == images:
+            found.append((user, None))
+        elif isinstance(module, PackBatchNorm) and module.images == images:
+            found.append((user, torch.stack([module.low, module.high])))
+    limits = found[0][1] if found else None
+    return [user for user, other in found if _equal(other, limits)], limits
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))

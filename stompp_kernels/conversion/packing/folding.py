@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.ops import Affine, Threshold
-from stompp_kernels.ops.reference import multiply_add, pack_signs
+from stompp_kernels.ops.reference import bits_from_words, multiply_add, pack_signs
 
 _ALWAYS = torch.iinfo(torch.int32).max  # acc < this, whatever acc is
 _NEVER = torch.iinfo(torch.int32).min
@@ -31,21 +31,37 @@ def fold_threshold(
 
     Args:
         function: maps integers as float32 [channels], and the residual's value (+1, -1, or None without), to float
-            [channels]; monotone in each channel.
+            [channels]; monotone in each channel. What is folded of another has to pass :func:`holds_everywhere`.
         K: bound of the accumulator.
         residual: fold one row for a residual of +1 and one for -1.
     """
     rows = [_fold_row(function, value, K, channels, device) for value in ((1.0, -1.0) if residual else (None,))]
     flip = rows[0][1]
     if residual:
-        # A row that is constant has no direction: it takes the other's.
+        # A row that is constant has no direction: it takes the other's. No residual turns a monotone function's.
         flip = torch.where(rows[0][2], rows[1][1], rows[0][1])
-        assert bool((flip == rows[1][1])[~rows[1][2]].all()), "a residual cannot turn a channel's direction"
     thresholds = []
     for threshold, own_flip, constant in rows:
         turned = torch.where(threshold == _ALWAYS, _NEVER, _ALWAYS)
         thresholds.append(torch.where(constant & (flip != own_flip), turned, threshold))
     return Threshold(torch.stack(thresholds).to(torch.int32), _words(flip))
+
+
+def holds_everywhere(threshold: Threshold, function: Callable[[Tensor, float | None], Tensor], K: int) -> bool:
+    """Whether thresholds give the signs of a function for every |acc| <= K.
+
+    Args:
+        function: as of :func:`fold_threshold`, but of float32 [n, channels].
+    """
+    rows, channels = threshold.thresholds.shape
+    flip = bits_from_words(threshold.flip_words, channels)
+    acc = torch.arange(-K, K + 1, dtype=torch.int32, device=flip.device)[:, None]
+    for row, value in zip(threshold.thresholds, (1.0, -1.0) if rows == 2 else (None,), strict=True):
+        for some in acc.split(max(1, _CHUNK // channels)):
+            found = function(some.to(torch.float32).expand(-1, channels), value) < 0
+            if not torch.equal((some < row) ^ flip, found):
+                return False
+    return True
 
 
 def _words(bits: Tensor) -> Tensor:

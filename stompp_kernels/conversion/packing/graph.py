@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from stompp_kernels.conversion.packing.concatenation import move_before_concatenations
 from stompp_kernels.conversion.packing.fast_layers import round_linear_layers
 from stompp_kernels.conversion.packing.float_convs import pack_float_convs
 from stompp_kernels.conversion.packing.floats import absorb
 from stompp_kernels.conversion.packing.graph_state import GraphState
 from stompp_kernels.conversion.packing.layers import pack_layer, pack_weight
 from stompp_kernels.conversion.packing.names import rename_for_python
-from stompp_kernels.conversion.packing.nodes import has_hooks, is_max_pool
+from stompp_kernels.conversion.packing.nodes import has_hooks, is_expanded_needlessly, is_max_pool
 from stompp_kernels.conversion.packing.signs import pack_activation, pool_signs, unpack_for_float_users
 from stompp_kernels.conversion.packing.strided_unpack import move_strides_to_unpacking
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
@@ -36,6 +37,7 @@ def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.Grap
     names = rename_for_python(model, graph)
     state = GraphState(model, graph)
     _simplify(state)
+    move_before_concatenations(state)
     for node in list(state.graph.nodes):
         _pack_node(state, node)
     for node in state.signs:
@@ -65,6 +67,9 @@ def _simplify(state: GraphState) -> None:
             state.graph.erase_node(node)
         elif node.op == "call_method" and node.target == "view":
             node.target = "reshape"  # packed convolutions write channels_last, of which not every view exists
+        elif is_expanded_needlessly(node):
+            node.replace_all_uses_with(node.args[0])  # so that who reads the values does not read their shape too
+            state.graph.erase_node(node)
 
 
 def _pack_node(state: GraphState, node: fx.Node) -> None:

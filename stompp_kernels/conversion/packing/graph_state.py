@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from stompp_kernels.conversion.packing.nodes import fresh_name
 from stompp_kernels.nn import BinaryLayer
@@ -49,6 +49,7 @@ class GraphState:
         signs: the float nodes whose values are +-1.
         layers: the nodes that call a packed twin which still writes floats.
         pixels: height and width of what a node gives, where that is known.
+        parts: the channels of what a node concatenates, where packed convolutions give it.
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
@@ -58,6 +59,7 @@ class GraphState:
         self.signs: dict[fx.Node, Signs] = {}
         self.layers: dict[fx.Node, LayerCall] = {}
         self.pixels: dict[fx.Node, Pixels] = {}
+        self.parts: dict[fx.Node, list[int]] = {}
         self._modules = dict(self.module.named_modules())
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
@@ -71,6 +73,13 @@ class GraphState:
         self._modules[name] = module
         with self.graph.inserting_before(before):
             return self.graph.call_module(name, args)
+
+    def add_constant(self, name: str, value: Tensor) -> fx.Node:
+        """A read of a new buffer, placed where the graph inserts nodes now."""
+        while hasattr(self.module, name):
+            name += "_"
+        self.module.register_buffer(name, value)
+        return self.graph.get_attr(name)
 
     def note_words(self, node: fx.Node, signs: Signs, words: fx.Node) -> None:
         """Notes that a float node's values are +-1, and which node writes them as words."""

@@ -16,7 +16,8 @@ def pack_layer(state: GraphState, node: fx.Node, layer: BinaryLayer) -> None:
     value = node.args[0]
     assert isinstance(value, fx.Node)
     # An activation of the layer's own divides by a positive scale at most: the signs are the input's.
-    words = bits_of(state, value, node, isinstance(layer, BinaryConv2d))
+    shape = None if layer.activation is None else layer.activation.mask_shape
+    words = bits_of(state, value, node, isinstance(layer, BinaryConv2d), shape)
     name = str(node.target)
     twin = state.add(node, f"{name}_packed", packed_twin(layer, own_affine(layer), (name,)), words)
     state.layers[twin] = LayerCall(layer, name)
@@ -26,9 +27,9 @@ def pack_layer(state: GraphState, node: fx.Node, layer: BinaryLayer) -> None:
 
 def pack_weight(state: GraphState, node: fx.Node, layer: BinaryLayer) -> None:
     """A layer with committed weights on floats; BatchNorms behind it become its scale and bias, to rounding."""
-    chain, end = chain_of_floats(state, node, layer, shortcuts=False)
+    chain, end = chain_of_floats(state, node, layer, activations=False)
     name, replaces = replaced_modules(state, chain)
     value = node.args[0]
     assert isinstance(value, fx.Node)
-    twin = binary_weight_twin(layer, affine_of(state, chain, layer), replaces)
+    twin = binary_weight_twin(layer, affine_of(chain, layer), replaces)
     end.replace_all_uses_with(state.add(end, f"{name}_binary_weight", twin, value))

@@ -12,6 +12,9 @@ from torch import fx, nn
 from stompp_kernels.nn.sign_keeping import SignKeeping, keep_negative
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
+SUBTRACTIONS = (operator.sub, torch.sub, "sub")
+PRODUCTS = (operator.mul, torch.mul, "mul")
+ARITHMETIC = (*_ADDITIONS, "add", *SUBTRACTIONS, *PRODUCTS)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
 
@@ -43,6 +46,16 @@ def is_addition(node: fx.Node) -> bool:
     function = node.op == "call_function" and node.target in _ADDITIONS
     method = node.op == "call_method" and node.target in ("add", "add_")
     return (function or method) and len(node.args) == 2 and not node.kwargs
+
+
+def is_expanded_needlessly(node: fx.Node) -> bool:
+    """Whether a node expands a parameter to the shape of values that it is then added to, or multiplied by."""
+    if node.op != "call_method" or node.target != "expand_as" or len(node.args) != 2 or node.kwargs:
+        return False
+    values = node.args[1]
+    return all(
+        user.target in ARITHMETIC and set(user.args) == {node, values} and not user.kwargs for user in node.users
+    )
 
 
 def is_max_pool(node: fx.Node, module: nn.Module | None) -> bool:

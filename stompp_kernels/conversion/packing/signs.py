@@ -5,10 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from stompp_kernels.conversion.packing.chains import Chain, arithmetic_of, chain_to_signs, replaced_modules
-from stompp_kernels.conversion.packing.folding import fold_limits, fold_threshold
+from stompp_kernels.conversion.packing.chains import (
+    Chain,
+    applied,
+    arithmetic_of,
+    chain_to_signs,
+    reads_signs,
+    replaced_modules,
+    steps_to,
+)
+from stompp_kernels.conversion.packing.concatenation import concatenated
+from stompp_kernels.conversion.packing.folding import fold_limits, fold_threshold, holds_everywhere
 from stompp_kernels.conversion.packing.graph_state import GraphState, Signs
-from stompp_kernels.conversion.packing.nodes import flat_name, is_fixed_norm, pool_settings, with_the_same_signs
+from stompp_kernels.conversion.packing.nodes import flat_name, pool_settings, with_the_same_signs
 from stompp_kernels.conversion.packing.twins import packed_twin
 from stompp_kernels.conversion.sign_notes import note_signs
 from stompp_kernels.nn import (
@@ -21,31 +30,39 @@ from stompp_kernels.nn import (
     UnpackSigns,
 )
 from stompp_kernels.ops.checks import pair
-from stompp_kernels.ops.reference import max_pool2d_out_size
+from stompp_kernels.ops.reference import WORD_BITS, max_pool2d_out_size
 
 
-def bits_of(state: GraphState, value: fx.Node, user: fx.Node, images: bool) -> fx.Node:
-    """The sign bits of a float node, packed before ``user`` unless they exist already."""
+def bits_of(state: GraphState, value: fx.Node, user: fx.Node, images: bool, shape: tuple[int, ...] | None) -> fx.Node:
+    """The sign bits of a float node, made before ``user`` unless they exist already.
+
+    Args:
+        state: the network.
+        value: the node.
+        user: reads nothing but its signs.
+        images: the words are NHWC, not [..., K].
+        shape: of one sample of the value; None where that is not known.
+    """
     while (source := with_the_same_signs(value, state.module_of(value))) is not None:
         value = source
     if (value, images) not in state.bits:
-        state.bits[value, images] = state.add(user, f"{flat_name(user)}_pack", PackSigns(images), value)
+        state.bits[value, images] = _folded_bits(state, value, user, images, shape) or _add_packing(
+            state, user, PackSigns(images), value
+        )
     return state.bits[value, images]
 
 
 def pack_activation(state: GraphState, node: fx.Node, activation: ProgressiveActivation) -> None:
     """A committed activation becomes words: thresholds of the layer before it, or signs packed in one pass."""
-    assert activation.mask_shape is not None
-    chain = chain_to_signs(state, node, activation)
-    if chain is None:
-        linear = any(isinstance(state.module_of(user), BinaryLinear) for user in node.users)
-        signs = Signs(len(activation.mask_shape) == 3 and not linear, activation.mask_shape)
-        value = node.args[0]
-        assert isinstance(value, fx.Node)
-        words = _normalized_bits(state, value, node, signs) or bits_of(state, value, node, signs.images)
-    else:
-        signs = Signs(isinstance(state.layers[chain.layer].layer, BinaryConv2d), activation.mask_shape)
-        words = _threshold(state, chain, node)
+    shape, value = activation.mask_shape, node.args[0]
+    assert shape is not None
+    assert isinstance(value, fx.Node)
+    linear = any(isinstance(state.module_of(user), BinaryLinear) for user in node.users)
+    chain = chain_to_signs(state, value, [node], shape)
+    if chain is not None:
+        linear = not isinstance(state.layers[chain.layer].layer, BinaryConv2d)
+    signs = Signs(len(shape) == 3 and not linear, shape)
+    words = bits_of(state, value, node, signs.images, shape)
     note_signs(words, str(node.target), signs.images)
     state.note_words(node, signs, words)
 
@@ -82,40 +99,79 @@ def unpack_for_float_users(state: GraphState, node: fx.Node) -> None:
         node.replace_all_uses_with(floats, delete_user_cb=lambda user: user is not words)
 
 
-def _normalized_bits(state: GraphState, value: fx.Node, user: fx.Node, signs: Signs) -> fx.Node | None:
-    """The sign bits of a BatchNorm's output, from its input in one pass; None if it is no such node."""
-    norm = state.module_of(value)
-    if not is_fixed_norm(norm) or list(value.users) != [user]:
+def _folded_bits(
+    state: GraphState, value: fx.Node, user: fx.Node, images: bool, shape: tuple[int, ...] | None
+) -> fx.Node | None:
+    """The sign bits of a value that steps compute, from what is before them; None where nothing can be folded."""
+    readers = [reader for reader in value.users if reads_signs(state, reader)]
+    chain = chain_to_signs(state, value, readers, shape)
+    words = None
+    if chain is not None and images == isinstance(state.layers[chain.layer].layer, BinaryConv2d):
+        words = _threshold(state, chain, user)
+    return words or (None if shape is None else _limited_bits(state, value, readers, user, images, shape))
+
+
+def _limited_bits(
+    state: GraphState, value: fx.Node, readers: list[fx.Node], user: fx.Node, images: bool, shape: tuple[int, ...]
+) -> fx.Node | None:
+    """The sign bits of a value behind monotone steps, from the value before them in one pass; None without steps."""
+    channels = shape[0 if images else -1]
+    steps = steps_to(state, value, readers, channels, images)
+    # BatchNorm's channels lie in the middle of [B, C, L].
+    if not steps or (not images and len(shape) != 1 and any(step.channels_second for step in steps)):
         return None
-    # [B, C, L] has its channels in the middle.
-    if signs.images != isinstance(norm, nn.BatchNorm2d) or (not signs.images and len(signs.shape) != 1):
-        return None
-    shape = (1, norm.num_features, 1, 1) if signs.images else (1, norm.num_features)
 
     def function(x: Tensor) -> Tensor:
-        return norm(x.reshape(shape)).reshape(-1)
+        return applied(steps, x[None])[0]
 
-    packer = PackBatchNorm(norm.num_features, signs.images)
+    device = next(state.module.parameters()).device
+    packer = PackBatchNorm(channels, images)
     with torch.no_grad():
-        packer.low, packer.high = fold_limits(function, norm.num_features, norm.running_mean.device)
-    source = value.args[0]
-    assert isinstance(source, fx.Node)
-    return state.add(user, f"{flat_name(user)}_pack", packer, source)
+        largest = torch.full((channels,), torch.finfo(torch.float32).max, device=device)
+        if bool((function(largest).isnan() | function(-largest).isnan()).any()):
+            return None  # infinities between the steps: their signs are no limits' to tell
+        packer.low, packer.high = fold_limits(function, channels, device)
+    return _add_packing(state, user, packer, steps[0].source)
 
 
-def _threshold(state: GraphState, chain: Chain, node: fx.Node) -> fx.Node:
-    """The node of the words that a chain ends in."""
+def _add_packing(state: GraphState, user: fx.Node, packer: PackSigns | PackBatchNorm, source: fx.Node) -> fx.Node:
+    """A call of a packer before ``user``; one for each part of a concatenation, for its layer to do."""
+    name, channels = f"{flat_name(user)}_pack", state.parts.get(source)
+    if channels is None or not packer.images or any(count % WORD_BITS for count in channels[:-1]):
+        return state.add(user, name, packer, source)
+    words, first = [], 0
+    for part, count in zip(concatenated(source) or [], channels, strict=True):
+        own: PackSigns | PackBatchNorm = PackSigns(images=True)
+        if isinstance(packer, PackBatchNorm):
+            own = PackBatchNorm(count, images=True)
+            own.low, own.high = (limit[first : first + count].clone() for limit in (packer.low, packer.high))
+        words.append(state.add(user, name, own, part))
+        first += count
+    with state.graph.inserting_before(user):
+        return state.graph.call_function(torch.cat, (words, 3))
+
+
+def _threshold(state: GraphState, chain: Chain, node: fx.Node) -> fx.Node | None:
+    """The node of the words that a chain ends in; None where its signs are no thresholds of the layer's sums."""
     layer = state.layers[chain.layer].layer
-    arithmetic = arithmetic_of(state, chain, layer)
+    before = arithmetic_of(chain.before, layer)
+
+    def functions(acc: Tensor, residual: float | None) -> Tensor:
+        sums = before(acc)
+        return applied(chain.after, sums if residual is None else sums + residual)
 
     def function(acc: Tensor, residual: float | None) -> Tensor:
-        return arithmetic(acc[None], residual)[0]
+        return functions(acc[None], residual)[0]
 
     K, channels = layer.weight[0].numel(), layer.weight.shape[0]
     with torch.no_grad():
         epilogue = fold_threshold(function, K, channels, chain.residual is not None, layer.weight.device)
+        if not all(step.monotone for step in chain.steps) and not holds_everywhere(epilogue, functions, K):
+            return None
     args = [chain.layer.args[0]]
     if chain.residual is not None:
         args.append(state.bits[chain.residual, isinstance(layer, BinaryConv2d)])
     name, replaces = replaced_modules(state, chain)
-    return state.add(node, f"{name}_fused", packed_twin(layer, epilogue, (*replaces, str(node.target))), *args)
+    if isinstance(state.module_of(node), ProgressiveActivation):
+        replaces = (*replaces, str(node.target))
+    return state.add(node, f"{name}_fused", packed_twin(layer, epilogue, replaces), *args)

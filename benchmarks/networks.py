@@ -33,7 +33,7 @@ from stompp_kernels.bench.sides import FORMS
 from stompp_kernels.bench.subjects import untrained
 from stompp_kernels.files import write_json
 
-NETWORKS = ("resnet18", "resnet50", "bireal18", "bert", "mobilenet_v2")
+NETWORKS = ("resnet18", "resnet50", "bireal18", "bert", "mobilenet_v2", "reactnet_a", "bnext_t", "binary_vit")
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:

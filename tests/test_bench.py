@@ -413,7 +413,7 @@ def test_the_command_times_a_packed_encoder(own, tmp_path, capsys):
 
 def test_the_command_says_what_it_takes(tmp_path, capsys):
     assert main(["bench", "resnet19", *FLAGS]) == 2
-    assert "model must be one of bert, bireal18" in capsys.readouterr().err
+    assert "model must be one of bert, binary_vit, bireal18" in capsys.readouterr().err
     assert main(["bench", str(tmp_path), *FLAGS]) == 2
     assert "no run of `stompp train`" in capsys.readouterr().err
     if not torch.cuda.is_available():

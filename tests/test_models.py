@@ -62,7 +62,8 @@ def train_to_the_end(model, batches):
 
 
 def test_the_list_is_what_is_tested_here():
-    assert sk.models.list() == sorted([*IMAGE_MODELS, "bert"])
+    in_test_record_models = ["binary_vit", "bnext_t", "reactnet_a"]
+    assert sk.models.list() == sorted([*IMAGE_MODELS, *in_test_record_models, "bert"])
     assert all(sk.models.entry(name).description for name in sk.models.list())
 
 

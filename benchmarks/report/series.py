@@ -19,6 +19,9 @@ NETWORKS = {
     "bireal18": "Bi-Real-18",
     "bert": "BERT-base",
     "mobilenet_v2": "MobileNetV2",
+    "reactnet_a": "ReActNet-A",
+    "bnext_t": "BNext-T",
+    "binary_vit": "BinaryViT",
 }
 REGIMES = {"ste": "StoMPP + STE", "ste_free": "StoMPP, STE-free", "vanilla_ste": "vanilla STE"}
 

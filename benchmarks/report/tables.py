@@ -29,6 +29,9 @@ NETWORKS = {
     "Bi-Real-18": "bireal18",
     "BERT-base, 128 tokens": "bert",
     "MobileNetV2": "mobilenet_v2",
+    "ReActNet-A": "reactnet_a",
+    "BNext-T": "bnext_t",
+    "BinaryViT": "binary_vit",
 }
 STUDY = {  # row and group of the study
     "StoMPP + STE (clip)": "ste_clip",

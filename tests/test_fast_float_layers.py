@@ -219,7 +219,7 @@ def test_models_converted_layer_by_layer(multiplies, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"'bert\.embeddings' of type BertEmbeddings cannot multiply bfloat16"):
         sk.load_packed(tmp_path / "forged.safetensors")
     forge(path, tmp_path / "forged.safetensors", lambda structure: structure.update(bfloat16="classifier"))
-    with pytest.raises(ValueError, match="bfloat16 must be a list of names, got .classifier."):
+    with pytest.raises(ValueError, match=r"bfloat16 must be a list of names, got .classifier."):
         sk.load_packed(tmp_path / "forged.safetensors")
 
 

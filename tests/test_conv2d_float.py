@@ -212,7 +212,7 @@ LIMITS = Limits(torch.zeros(8), torch.zeros(8))
         ({"epilogue": Limits(LIMITS.low, LIMITS.high.double())}, TypeError, "high must be torch.float32"),
         ({"epilogue": Affine(LIMITS.low, LIMITS.high[1:])}, ValueError, "bias must have shape"),
         ({"epilogue": Affine(LIMITS.low, LIMITS.low, residual=LIMITS.low)}, ValueError, "without a residual"),
-        ({"epilogue": Affine(LIMITS.low, LIMITS.low, rprelu=torch.ones(3, 7))}, ValueError, "or an RPReLU"),
+        ({"epilogue": Affine(LIMITS.low, LIMITS.low, rprelu=torch.ones(3, 8))}, ValueError, "or an RPReLU"),
     ],
 )
 def test_bad_arguments_are_named(change, error, message):

@@ -1,6 +1,8 @@
 # make demo     set everything up, then train, convert and time a binary network (DEMO_ARGS=...)
 # make test     set everything up, then run the tests (PYTEST_ARGS=...)
 # make bench    set everything up, then time every op against PyTorch and make a page of it (BENCH_OUT=folder)
+# make wheels   build the wheels for this machine, and for 64-bit Arm where its compiler is, in dist, and check them
+# make try-wheel  install a wheel of dist as a user does, with no compiler in reach, and run its kernels
 # make headers  compile the bindings against several releases of torch (HEADERS="2.10.0 2.14.1"), none installed
 # make build    set everything up, or recompile what changed in csrc
 # make core     the same, and the core on NumPy arrays, stompp_kernels.core
@@ -32,7 +34,7 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build core setup setup-dev setup-arm test headers demo bench docs lint format clean distclean
+.PHONY: build core wheels try-wheel setup setup-demo setup-dev setup-arm setup-wheels test headers demo bench docs lint format clean distclean
 
 build: setup
 
@@ -43,6 +45,10 @@ core: setup
 setup:
 	@$(SETUP_ENV)
 
+# No compiler runs where dist has a wheel of this checkout.
+setup-demo:
+	@$(SETUP_ENV) --extras demo --wheels dist
+
 setup-dev:
 	@$(SETUP_ENV) --extras demo,test,dev,docs
 
@@ -51,13 +57,24 @@ setup-arm:
 	apt-get update
 	apt-get install -y g++-aarch64-linux-gnu qemu-user
 
+# The same systems: what `make wheels` runs, besides a compiler for this machine and CUDA's.
+setup-wheels:
+	apt-get update
+	apt-get install -y g++ g++-aarch64-linux-gnu python3-venv
+
 test: setup
 	$(RUN) pytest $(PYTEST_ARGS)
+
+wheels: setup-dev
+	"$(VENV)/bin/python" scripts/wheels.py
+
+try-wheel: setup-demo
+	"$(VENV)/bin/python" scripts/try_wheel.py
 
 headers: setup
 	"$(VENV)/bin/python" scripts/check_headers.py $(HEADERS)
 
-demo: setup
+demo: setup-demo
 	"$(VENV)/bin/stompp" demo $(DEMO_ARGS)
 
 bench: setup

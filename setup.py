@@ -11,7 +11,11 @@ needs no torch.
 Environment: CXX, CXXFLAGS, LDFLAGS, MAX_JOBS as usual, flags that name a processor or loosen arithmetic (-march=native,
 -ffast-math) being left out; CFLAGS, CPPFLAGS and ARCHFLAGS are not read. STOMPP_BUILD_NATIVE=0 leaves both libraries
 out, STOMPP_CUDA=0 leaves _cuda out and STOMPP_CUDA=1 insists on it; CUDA_HOME says where nvcc is, TORCH_CUDA_ARCH_LIST
-("8.0;9.0a;12.0+PTX") what _cuda is compiled for.
+("8.0;9.0a;12.0+PTX") what _cuda is compiled for. STOMPP_TORCH_HEADERS names a directory with torch's "include" to
+compile against in the place of an installed torch, for another platform say.
+
+On Linux the libraries need nothing of a glibc beyond 2.28, whatever the building machine has:
+csrc/torch/old_systems.cpp and older_symbols() see to it.
 """
 
 import importlib.util
@@ -29,14 +33,14 @@ from pathlib import Path
 
 import setuptools
 from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.dist_info import dist_info
 from setuptools.errors import CompileError, PlatformError
 
 try:
-    # Recent releases of setuptools bring it along.
+    # Recent releases of setuptools bring both along.
     from packaging.version import InvalidVersion, Version
+    from setuptools.command.bdist_wheel import bdist_wheel
 except ModuleNotFoundError:
     raise SystemExit(
         "error: stompp_kernels is built with setuptools >= 77.0.3, packaging and ninja. Run "
@@ -51,6 +55,9 @@ TORCH_TARGET_VERSION = f"0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 
 CPP_LIBRARY, CUDA_LIBRARY = "stompp_kernels.libstompp_kernels", "stompp_kernels._cuda"
 NUMPY_MODULE = "stompp_kernels._core"
+
+# What both libraries hold.
+SHARED_SOURCES = ("csrc/core/product/check_shapes.cpp", "csrc/torch/old_systems.cpp")
 
 WITHOUT_NATIVE = "STOMPP_BUILD_NATIVE=0 installs stompp_kernels without its compiled kernels."
 WITHOUT_CUDA = "STOMPP_CUDA=0 leaves out the kernels for NVIDIA GPUs."
@@ -89,6 +96,8 @@ FORWARDS_NEXT = re.compile(r"-X\w+$|-mllvm$")
 MIN_NVCC = (12, 8)
 DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
 OLDEST_ARCHITECTURE = 75
+# The newest glibc that a library may need, as the manylinux_2_28 wheels promise.
+GLIBC = (2, 28)
 # Words of $CXX that start a compiler and are none.
 LAUNCHERS = ("ccache", "sccache", "distcc", "icecc")
 
@@ -109,7 +118,15 @@ def numpy_enabled() -> bool:
 
 
 def find_torch() -> Path:
-    """The directory of the installed torch, which must offer the stable ABI."""
+    """The directory of the torch to compile against, which must offer the stable ABI."""
+    named = os.environ.get("STOMPP_TORCH_HEADERS", "")
+    if named:
+        if not Path(named, "include/torch/csrc/stable/library.h").is_file():
+            raise PlatformError(
+                f"STOMPP_TORCH_HEADERS={named!r} has no include/torch/csrc/stable/library.h: name the directory "
+                "`torch` of an unpacked wheel of torch >= 2.10."
+            )
+        return Path(named).resolve()
     try:
         import torch
     except Exception as error:  # a broken installation raises OSError and others
@@ -263,6 +280,25 @@ def find_cuda_runtime(nvcc: str) -> str:
     raise PlatformError(f"{nvcc} comes without libcudart_static.a, which the kernels are linked with. {WITHOUT_CUDA}")
 
 
+def older_symbols(compiler: list[str]) -> dict[str, str]:
+    """Symbols with a version after GLIBC, each with the last one before: {"dlopen": "dlopen@GLIBC_2.2.5"}.
+
+    libcudart_static.a names none, so a linker takes the newest. A loader finds an older one in whichever of glibc's
+    libraries it is.
+    """
+    libc = subprocess.run([*compiler, "-print-file-name=libc.so.6"], capture_output=True, text=True).stdout.strip()
+    listed = subprocess.run(["nm", "-D", "--defined-only", libc], capture_output=True, text=True).stdout
+    versions: dict[str, list[tuple[int, ...]]] = {}
+    for name, number in re.findall(r" (\w+)@@?GLIBC_([\d.]+)$", listed, re.MULTILINE):
+        versions.setdefault(name, []).append(tuple(map(int, number.split("."))))
+    found = {}
+    for name, numbers in versions.items():
+        old = [number for number in numbers if number <= GLIBC]
+        if old and max(numbers) > GLIBC:
+            found[name] = f"{name}@GLIBC_{'.'.join(map(str, max(old)))}"
+    return found
+
+
 def find_ninja() -> str:
     on_path = shutil.which("ninja")
     if on_path:
@@ -387,9 +423,15 @@ def link_command(compiler: list[str], libraries: list[str]) -> list[str]:
     return [*compiler, "-O3", *kind, "$in", *libraries, *user_flags("LDFLAGS")]
 
 
-def torch_libraries(torch_dir: Path) -> list[str]:
+def torch_libraries(folder: str, *names: str) -> list[str]:
     # No rpath: `import torch` comes first, and the loader finds its libraries by their names.
-    return [f"-L{torch_dir / 'lib'}", "-ltorch_cpu", "-lc10"]
+    if sys.platform == "darwin":
+        return [f"-L{folder}", *(f"-l{name}" for name in names)]
+    # A linker takes libtorch, which stands for all others, and what is empty for unused.
+    empty = bool(os.environ.get("STOMPP_TORCH_HEADERS"))
+    kept = [f"-l{name}" for name in names if empty or name == "torch"]
+    rest = [f"-l{name}" for name in names if f"-l{name}" not in kept]
+    return [f"-L{folder}", "-Wl,--no-as-needed", *kept, "-Wl,--as-needed", *rest]
 
 
 def to_host(flags: Iterable[str]) -> list[str]:
@@ -421,12 +463,13 @@ def cuda_compile_command(nvcc: list[str], torch_dir: Path, defines: list[str]) -
     ]
 
 
-def cuda_link_command(compiler: list[str], torch_dir: Path, cuda_runtime: str) -> list[str]:
+def cuda_link_command(compiler: list[str], torch_folder: str) -> list[str]:
     # libtorch stands for libtorch_cuda, which a torch for CPUs does not have.
-    torch = [f"-L{torch_dir / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-Wl,--as-needed", "-ltorch_cpu", "-lc10"]
-    # The CUDA runtime in it must neither be seen by others nor be replaced by one that is loaded already.
-    runtime = ["-Wl,--exclude-libs,ALL", cuda_runtime, "-lpthread", "-ldl", "-lrt"]
-    return [*compiler, "-O3", "-shared", "$in", *torch, *runtime, *user_flags("LDFLAGS")]
+    torch = torch_libraries(torch_folder, "torch", "torch_cpu", "c10")
+    # A glibc before 2.34 has in these what the CUDA runtime calls. The runtime must neither be seen by others nor be
+    # replaced by one that is loaded already.
+    glibc = ["-Wl,--no-as-needed", "-l:libpthread.so.0", "-l:libdl.so.2", "-l:librt.so.1", "-Wl,--as-needed"]
+    return [*compiler, "-O3", "-shared", "-Wl,--exclude-libs,ALL", "$in", *torch, *glibc, *user_flags("LDFLAGS")]
 
 
 def shell(command: list[str]) -> str:
@@ -462,6 +505,11 @@ class NinjaFile:
     def link(self, rule: str, target: str, objects: Iterable[str]) -> None:
         self.lines.append(f"build {target}: {rule} {' '.join(objects)}")
 
+    def make(self, target: str, command: list[str]) -> None:
+        """A file that a command writes without a source of ours."""
+        rule = Path(target).stem
+        self.lines += [f"rule {rule}", f"  command = {shell(command)}", f"build {target}: {rule}"]
+
     def write(self) -> str:
         path = f"{self.folder}/build.ninja"
         (ROOT / self.folder).mkdir(parents=True, exist_ok=True)
@@ -479,8 +527,7 @@ def native_sources() -> list[str]:
 
 
 def cuda_sources() -> list[str]:
-    # The core's file that checks shapes is theirs too.
-    return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", "csrc/core/product/check_shapes.cpp")
+    return sources_in("csrc/cuda/**/*.cu", "csrc/torch/cuda/*.cpp", *SHARED_SOURCES)
 
 
 def check_requirements() -> tuple[Path | None, list[str], str]:
@@ -498,16 +545,19 @@ class BuildNative(build_ext):
 
     def build_extensions(self) -> None:
         torch_dir, compiler, ninja = check_requirements()
-        file = NinjaFile(f"build/native/{sysconfig.get_platform()}")
+        # A folder for each set of headers, so that neither build makes the other begin anew.
+        kind = "-headers" if os.environ.get("STOMPP_TORCH_HEADERS") else ""
+        file = NinjaFile(f"build/native/{sysconfig.get_platform()}{kind}")
         if torch_dir is not None:
+            torch_folder = self.torch_folder(file, compiler, torch_dir)
             file.rule("cxx", compile_command(compiler, torch_dir))
-            file.rule("link", link_command(compiler, torch_libraries(torch_dir)), compiles=False)
+            file.rule("link", link_command(compiler, torch_libraries(torch_folder, "torch_cpu", "c10")), compiles=False)
         targets = {}
         for ext in self.extensions:
             output = Path(self.get_ext_fullpath(ext.name))
             target = targets[output] = f"{file.folder}/{output.name}"
             if ext.name == CUDA_LIBRARY:
-                self.add_cuda(file, ext.sources, target, compiler, torch_dir)
+                self.add_cuda(file, ext.sources, target, compiler, torch_dir, torch_folder)
             elif ext.name == NUMPY_MODULE:
                 self.add_numpy(file, ext.sources, target, compiler)
             else:
@@ -517,6 +567,17 @@ class BuildNative(build_ext):
             output.parent.mkdir(parents=True, exist_ok=True)
             self.copy_file(str(ROOT / target), str(output))
 
+    def torch_folder(self, file: NinjaFile, compiler: list[str], torch_dir: Path) -> str:
+        """The directory of torch's libraries; where there are headers alone, of empty ones of the same names."""
+        if not os.environ.get("STOMPP_TORCH_HEADERS"):
+            return str(torch_dir / "lib")
+        folder = f"{file.folder}/torch"
+        (ROOT / folder).mkdir(parents=True, exist_ok=True)
+        for name in () if sys.platform == "darwin" else ("libtorch.so", "libtorch_cpu.so", "libc10.so"):
+            empty = ["-shared", "-x", "c++", os.devnull, f"-Wl,-soname,{name}", "-o", f"{folder}/{name}"]
+            self.spawn([*compiler, *empty])
+        return folder
+
     def add_numpy(self, file: NinjaFile, sources: list[str], target: str, compiler: list[str]) -> None:
         file.rule("cxx_numpy", numpy_compile_command(compiler))
         file.rule("link_numpy", link_command(compiler, []), compiles=False)
@@ -525,7 +586,15 @@ class BuildNative(build_ext):
         objects = [file.compile(own if source.startswith("csrc/core/") else "cxx_numpy", source) for source in sources]
         file.link("link_numpy", target, objects)
 
-    def add_cuda(self, file: NinjaFile, sources: list[str], target: str, compiler: list[str], torch_dir: Path) -> None:
+    def add_cuda(
+        self,
+        file: NinjaFile,
+        sources: list[str],
+        target: str,
+        compiler: list[str],
+        torch_dir: Path,
+        torch_folder: str,
+    ) -> None:
         nvcc = find_nvcc()
         assert nvcc is not None, "extensions() asked for it"
         wanted = requested_architectures(nvcc)
@@ -535,10 +604,10 @@ class BuildNative(build_ext):
         names = "_".join(name for a in wanted for name in (a.name, *([f"{a.name}ptx"] if a.ptx else [])))
         defines = [f"-DSTOMPP_CUDA_ARCHITECTURES={names}", *(f"-DSTOMPP_SM{family.upper()}" for family in held)]
         file.rule("nvcc", cuda_compile_command(nvcc_command(nvcc, compiler), torch_dir, defines))
-        file.rule("link_cuda", cuda_link_command(compiler, torch_dir, find_cuda_runtime(nvcc)), compiles=False)
+        file.rule("link_cuda", cuda_link_command(compiler, torch_folder), compiles=False)
         objects = []
         for source in sources:
-            if source.startswith("csrc/core/"):
+            if source in SHARED_SOURCES:
                 objects.append(file.compile("cxx", source))
             elif source.endswith(".cpp"):
                 # Bindings have no code for a GPU, but include CUDA's headers, which nvcc finds.
@@ -546,7 +615,16 @@ class BuildNative(build_ext):
             elif compiled_for[source]:
                 flags = [flag for a in compiled_for[source] for flag in a.flags()]
                 objects.append(file.compile("nvcc", source, flags))
-        file.link("link_cuda", target, objects)
+        file.link("link_cuda", target, [*objects, self.add_cuda_runtime(file, compiler, find_cuda_runtime(nvcc))])
+
+    def add_cuda_runtime(self, file: NinjaFile, compiler: list[str], library: str) -> str:
+        """The CUDA runtime, its calls of glibc bound to versions that an old one has."""
+        names, copy = f"{file.folder}/older_symbols.txt", f"{file.folder}/libcudart_static.a"
+        (ROOT / file.folder).mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{name} {older}\n" for name, older in sorted(older_symbols(compiler).items()))
+        (ROOT / names).write_text(text)
+        file.make(copy, ["objcopy", f"--redefine-syms={names}", library, copy])
+        return copy
 
     def run_ninja(self, command: list[str]) -> None:
         jobs = os.environ.get("MAX_JOBS")

@@ -15,6 +15,7 @@ import ast
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import site
@@ -211,6 +212,34 @@ def install(venv, extras, release):
     call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]", f"torch=={torch_version}"], cwd=ROOT)
 
 
+def find_wheel(folder, sources):
+    """A wheel in a folder that this machine can install and that no source is newer than; None if there is none."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)
+    machine = "macosx_*_" if sys.platform == "darwin" else "manylinux_*_"
+    wheels = sorted(folder.glob(f"stompp_kernels-{version}-py3-none-{machine}{platform.machine()}.whl"))
+    if not wheels:
+        return None
+    newer = [path for path in sources if path.stat().st_mtime > wheels[-1].stat().st_mtime]
+    if newer:
+        say(f"not using {wheels[-1]}: {newer[0].relative_to(ROOT)} is newer")
+        return None
+    return wheels[-1]
+
+
+def use_wheel(venv, state, wheel, extras, release):
+    done = {"wheel": f"{wheel.name} {wheel.stat().st_mtime}", "extras": extras}
+    if all(state.get(key) == value for key, value in done.items()):
+        return
+    python = venv / "bin" / "python"
+    install_torch(python, venv, release)
+    say(f"installing {wheel}; nothing is compiled")
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    call([*pip, "--force-reinstall", "--no-deps", wheel])  # another wheel may have the same version
+    torch_version, _ = probe(python, PROBE_TORCH)
+    call([*pip, f"{wheel}[{','.join(extras)}]", f"torch=={torch_version}"])
+    write_state(venv, {**state, **done})
+
+
 def release_of_torch(text):
     if re.fullmatch(r"\d+\.\d+\.\d+", text) is None or numbers(text) < MIN_TORCH:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed: name a release from 2.10.0 on, such as 2.13.0.")
@@ -227,6 +256,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--venv", default=".venv", type=Path)
     parser.add_argument("--extras", default="demo,test")
+    parser.add_argument(
+        "--wheels", type=Path, help="install a wheel from this folder, if there is one of this checkout"
+    )
     parser.add_argument("--torch", type=release_of_torch, help="the release of torch to install")
     arguments = parser.parse_args()
     venv = Path(os.path.abspath(arguments.venv))
@@ -243,6 +275,12 @@ def main():
     variables += ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"]
     build = digest([ROOT / "setup.py", *sources], variables) + f" {shutil.which('nvcc')}"
 
+    # A wheel spares the compiler where nothing was built yet.
+    if native and arguments.wheels is not None and state.get("build") is None:
+        files = [ROOT / "setup.py", ROOT / "pyproject.toml", *sources, *sorted(PACKAGE.rglob("*.py"))]
+        wheel = find_wheel(arguments.wheels, files)
+        if wheel is not None:
+            return use_wheel(venv, state, wheel, extras, arguments.torch)
     if state.get("metadata") != metadata or state.get("extras") != extras:
         install(venv, extras, arguments.torch)
     elif native and (
@@ -258,7 +296,7 @@ def main():
         unwanted.append(CUDA_LIBRARY)
     for library in unwanted:
         library.unlink(missing_ok=True)
-    done = {"metadata": metadata, "extras": extras, "build": build, "cuda": CUDA_LIBRARY.exists()}
+    done = {"metadata": metadata, "extras": extras, "build": build, "cuda": CUDA_LIBRARY.exists(), "wheel": None}
     write_state(venv, {**state, **done})
 
 

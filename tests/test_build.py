@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import types
 from importlib import metadata
 from pathlib import Path
@@ -53,7 +54,7 @@ def project(tmp_path, monkeypatch):
     fake_torch(folder, "__version__ = '2.10.0'")
     for name in (
         *("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "STOMPP_BUILD_NATIVE", "CUDA_HOME", "TORCH_CUDA_ARCH_LIST"),
-        *("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"),
+        *("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "STOMPP_CORE", "STOMPP_TORCH_HEADERS"),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STOMPP_CUDA", "0")  # a real nvcc takes its time
@@ -84,6 +85,7 @@ def cuda_home(project):
     for name in ("bin/nvcc", "lib/libcudart_static.a"):
         (home / name).parent.mkdir(parents=True)
         (home / name).touch()
+    (home / "lib/libcudart_static.a").write_text("!<arch>\n")
     (home / "bin/nvcc").write_text(FAKE_NVCC + FAKE_COMPILER.removeprefix("#!/bin/sh\n"))
     (home / "bin/nvcc").chmod(0o755)
     return home
@@ -213,6 +215,36 @@ def test_the_numpy_module_needs_no_torch(project):
     assert not re.search("TORCH|-ltorch|-lpython", commands)
 
 
+def test_headers_are_enough_where_no_torch_is_installed(project):
+    fake_torch(project, "raise ImportError('no torch')")
+    headers = project / "headers" / "torch"
+    variables = {"CXX": "./fake-c++", "STOMPP_TORCH_HEADERS": str(headers)}
+    result = run_setup(project, "build_ext", "--inplace", **variables)
+    assert_clear_error(result, "STOMPP_TORCH_HEADERS", str(headers), "include/torch/csrc/stable/library.h")
+    (headers / "include/torch/csrc/stable").mkdir(parents=True)
+    (headers / "include/torch/csrc/stable/library.h").touch()
+    result = run_setup(project, "build_ext", "--inplace", **variables)
+    assert result.returncode == 0, result.stdout
+    commands = (project / "commands.log").read_text()
+    assert f"-isystem {headers}/include" in commands.replace("'", "")
+    if sys.platform == "linux":
+        assert re.search(r"-Wl,-soname,libtorch_cpu\.so -o build/native/\S+/torch/libtorch_cpu\.so", commands)
+        assert re.search(r"-Lbuild/native/\S+/torch -Wl,--no-as-needed -ltorch_cpu -lc10", commands)
+
+
+@pytest.mark.parametrize(("module", "tag"), [("0", "py3-none"), ("1", f"cp3{sys.version_info[1]}-cp3")])
+def test_a_wheel_is_for_any_python_unless_it_has_the_numpy_module(project, module, tag):
+    for name in ("csrc/numpy/core.cpp", "site/torch/include/pybind11/numpy.h"):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).touch()
+    command = ["bdist_wheel", "--plat-name", "manylinux_2_28_x86_64"]
+    result = run_setup(project, *command, CXX="./fake-c++", STOMPP_CORE=module)
+    assert result.returncode == 0, result.stdout
+    [wheel] = project.glob("dist/*.whl")
+    assert wheel.name.startswith(f"stompp_kernels-0.1.0-{tag}")
+    assert wheel.name.endswith("-manylinux_2_28_x86_64.whl")
+
+
 def test_build_commands(project):
     """The whole way through ninja: what it compiles, with which flags, and what it then repeats."""
     variables = {"CXX": "./fake-c++", "CXXFLAGS": "-march=native -mavx2 -mcpu=native -m64 -g1"}
@@ -245,10 +277,15 @@ def test_build_commands(project):
     assert rebuilt(project, "README.md", CXX="./fake-c++", CXXFLAGS="-O1") == everything
 
 
+def ninja_file(project):
+    [path] = project.glob("build/native/*/build.ninja")
+    return path.read_text()
+
+
 def rebuilt(project, changed, **variables):
     """The sources compiled by a build after a file has changed."""
     (project / "commands.log").unlink()
-    later = (project / changed).stat().st_mtime + 10
+    later = time.time() + 10
     os.utime(project / changed, (later, later))
     result = run_setup(project, "build_ext", "--inplace", **variables)
     assert result.returncode == 0, result.stdout
@@ -453,6 +490,18 @@ def test_an_architecture_that_nvcc_does_not_know_is_refused(build, monkeypatch, 
     assert [a.number for a in build.requested_architectures(nvcc)] == [75, 80, 86, 89, 90, 100, 120]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the versions are glibc's")
+def test_the_cuda_runtime_is_bound_to_what_an_old_glibc_has(build):
+    found = build.older_symbols(build.find_compiler())
+    for name, older in found.items():
+        symbol, _, version = older.partition("@GLIBC_")
+        assert symbol == name
+        assert tuple(map(int, version.split("."))) <= build.GLIBC
+    if tuple(map(int, os.confstr("CS_GNU_LIBC_VERSION").split()[1].split("."))) >= (2, 34):
+        assert {"dlopen", "dlsym", "pthread_create", "pthread_once", "sem_wait"} <= set(found)
+    assert not {"printf", "malloc"} & set(found)
+
+
 def test_each_family_of_kernels_is_compiled_for_its_architectures(build):
     families = ["75", "80", "90a", "100"]
 
@@ -530,9 +579,10 @@ def test_build_commands_of_the_gpu_library(project, cuda_home):
     assert codes["cuda/tile_sm90a.cu"] == ["sm_90a"]
     assert codes["torch/cuda/binding.cpp"] == ["sm_80"]
     [link] = [c for c in commands if c.split(" -o ")[-1].endswith("_cuda.so")]
-    assert str(cuda_home / "lib" / "libcudart_static.a") in link
+    assert "/libcudart_static.a" in link
     assert "rpath" not in link
     assert "-lpython" not in link
+    assert re.search(r"objcopy --redefine-syms=build/native/\S+/older_symbols\.txt", ninja_file(project))
     assert sum("check_shapes" in re.findall(r"-c (\S+)", c)[0] for c in commands if " -c " in c) == 1
 
     assert rebuilt(project, "csrc/cuda/any.cu", **variables) == ["csrc/cuda/any.cu"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,54 @@ def test_nonsense_as_a_release_is_refused(release):
     done = subprocess.run([sys.executable, SCRIPT, "--torch", release], capture_output=True, text=True)
     assert done.returncode == 2
     assert f"{release!r} is not allowed: name a release from 2.10.0 on" in done.stderr
+
+
+@pytest.fixture
+def checkout(setup_env, monkeypatch, tmp_path):
+    """A checkout of one source file, older than a wheel in its folder ``dist``."""
+    (tmp_path / "pyproject.toml").write_text('version = "1.2.0"\n')
+    source = tmp_path / "source.cpp"
+    source.touch()
+    os.utime(source, (1, 1))
+    machine = "macosx_11_0_arm64" if sys.platform == "darwin" else f"manylinux_2_28_{platform.machine()}"
+    wheel = tmp_path / "dist" / f"stompp_kernels-1.2.0-py3-none-{machine}.whl"
+    wheel.parent.mkdir()
+    wheel.touch()
+    monkeypatch.setattr(setup_env, "ROOT", tmp_path)
+    return wheel, source
+
+
+def test_a_wheel_of_the_checkout_is_found(setup_env, checkout, capsys):
+    wheel, source = checkout
+    assert setup_env.find_wheel(wheel.parent, [source]) == wheel
+    os.utime(source)
+    os.utime(wheel, (2, 2))
+    assert setup_env.find_wheel(wheel.parent, [source]) is None
+    assert f"not using {wheel}: source.cpp is newer" in capsys.readouterr().out
+    assert setup_env.find_wheel(wheel.parent / "absent", [source]) is None
+
+
+@pytest.mark.parametrize("name", ["1.3.0-py3-none-{}", "1.2.0-cp311-cp311-{}", "1.2.0-py3-none-win_amd64"])
+def test_other_wheels_are_left(setup_env, checkout, name):
+    wheel, source = checkout
+    wheel.rename(wheel.with_name(f"stompp_kernels-{name.format(wheel.stem.split('-')[-1])}.whl"))
+    assert setup_env.find_wheel(wheel.parent, [source]) is None
+
+
+def test_a_wheel_is_installed_once(setup_env, checkout, monkeypatch, tmp_path):
+    wheel, _ = checkout
+    has_torch(setup_env, monkeypatch, "2.13.0+cpu")
+    setup_env.use_wheel(tmp_path, {"created": True}, wheel, ["demo"], None)
+    assert [command.split("install --quiet ")[1] for command in setup_env.calls] == [
+        f"--force-reinstall --no-deps {wheel}",
+        f"{wheel}[demo] torch==2.13.0+cpu",
+    ]
+    state = setup_env.read_state(tmp_path)
+    assert state["created"]
+    setup_env.use_wheel(tmp_path, state, wheel, ["demo"], None)
+    assert len(setup_env.calls) == 2
+    setup_env.use_wheel(tmp_path, state, wheel, ["demo", "test"], None)
+    assert len(setup_env.calls) == 4
 
 
 def commands_of_make(*arguments):

@@ -1,0 +1,120 @@
+"""The compiled libraries load under any Python and any glibc from 2.28 on, and wheels hold them and no others."""
+
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from helpers import IMPLEMENTATIONS, run_python
+
+from stompp_kernels import cuda_library, native
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="these are Linux's formats"),
+    pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf is not on PATH"),
+]
+needs_library = pytest.mark.skipif(native.library is None, reason="there is no compiled library")
+
+SYMBOLS = """
+     1: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND malloc@GLIBC_2.2.5 (4)
+     2: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND pthread_create@GLIBC_2.34 (5)
+     3: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND _ZSt9terminatev@GLIBCXX_3.4.30 (6)
+     4: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND PyList_New
+     5: 0000000000001000     8 FUNC    GLOBAL DEFAULT   12 stompp_compiler
+"""
+DYNAMIC = """
+ 0x0000000000000001 (NEEDED)             Shared library: [libc10.so]
+ 0x0000000000000001 (NEEDED)             Shared library: [libcudart.so.13]
+ 0x000000000000001d (RUNPATH)            Library runpath: [/opt]
+"""
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"stompp_{name}", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def wheels():
+    return script("wheels")
+
+
+@needs_library
+def test_the_libraries_of_this_tree_load_anywhere(wheels):
+    assert wheels.problems_of_library(native.library.path) == []
+    if cuda_library.PATH.is_file():
+        assert wheels.problems_of_library(cuda_library.PATH) == []
+
+
+@needs_library
+def test_the_library_shows_its_c_functions_and_nothing_else():
+    listed = subprocess.run(["nm", "-D", "--defined-only", native.library.path], capture_output=True, text=True).stdout
+    functions = set(re.findall(r" T (\w+)$", listed, re.MULTILINE))
+    names = ("active_implementation", "compiler", "implementation", "packed_bytes", "select_implementation")
+    assert functions == {f"stompp_{name}" for name in names}
+
+
+def test_what_keeps_a_library_from_loading_is_named(wheels, monkeypatch):
+    monkeypatch.setattr(wheels, "output_of", lambda *command: DYNAMIC if "--dynamic" in command else SYMBOLS)
+    assert wheels.problems_of_library("lib.so") == [
+        "pthread_create needs GLIBC 2.34",
+        "_ZSt9terminatev needs GLIBCXX 3.4.30",
+        "PyList_New is Python's",
+        "it needs libcudart.so.13",
+        "it has RUNPATH",
+    ]
+
+
+def test_a_wheel_is_tried_where_there_is_one(monkeypatch, tmp_path):
+    module = script("try_wheel")
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match=r"dist has no wheel for manylinux on .*; `make wheels` builds it"):
+        module.find_wheel()
+    (tmp_path / "dist").mkdir()
+    for name in ("manylinux_2_28_mips", "win_amd64"):
+        (tmp_path / "dist" / f"stompp_kernels-1-py3-none-{name}.whl").touch()
+    wheel = tmp_path / "dist" / f"stompp_kernels-1-py3-none-manylinux_2_28_{platform.machine()}.whl"
+    wheel.touch()
+    assert module.find_wheel() == wheel
+
+
+@needs_library
+def test_what_a_tried_wheel_must_compute_the_library_computes():
+    module = script("try_wheel")
+    result = run_python(module.TRY)
+    assert result.returncode == 0, result.stderr
+    assert f"right: {', '.join(IMPLEMENTATIONS)}" in result.stdout
+
+
+def write_wheel(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("stompp_kernels/__init__.py", *names):
+            archive.writestr(name, "")
+    return path
+
+
+def test_a_wheel_holds_the_libraries_that_were_built_and_no_others(wheels, monkeypatch, tmp_path):
+    monkeypatch.setattr(wheels, "problems_of_library", lambda path: [])
+    library = "libstompp_kernels.so"
+    good = write_wheel(tmp_path / "a-1-py3-none-manylinux_2_28_x86_64.whl", f"stompp_kernels/{library}")
+    assert wheels.problems_of_wheel(good, [library]) == []
+    assert wheels.problems_of_wheel(good, [library, "_cuda.so"]) == [
+        f"it holds stompp_kernels/{library}; expected stompp_kernels/{library}, stompp_kernels/_cuda.so"
+    ]
+    stale = write_wheel(tmp_path / "a-1-cp311-cp311-linux_x86_64.whl", "stompp_kernels/_C.cpython-311.so")
+    assert [problem.split(" ")[0] for problem in wheels.problems_of_wheel(stale, [library])] == ["it", stale.name]
+    monkeypatch.setattr(wheels, "MAX_WHEEL", 10)
+    assert re.search(r"it has \d+ bytes, more than 10", wheels.problems_of_wheel(good, [library])[0])
+
+
+def test_the_promise_is_the_one_that_the_build_keeps(wheels):
+    assert wheels.NEWEST["GLIBC"] == wheels.load("stompp_setup", ROOT / "setup.py").GLIBC

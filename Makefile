@@ -1,5 +1,6 @@
 # make demo     set everything up, then train, convert and time a binary network (DEMO_ARGS=...)
-# make test     set everything up, then run the tests (PYTEST_ARGS=...)
+# make test     set everything up, then run the tests but for the slow ones (PYTEST_ARGS=...)
+# make test-all  the same with the slow ones: long sweeps, sanitizers, emulations, builds for every GPU
 # make bench    set everything up, then time every op against PyTorch and make a page of it (BENCH_OUT=folder)
 # make wheels   build the wheels for this machine, and for 64-bit Arm where its compiler is, in dist, and check them
 # make try-wheel  install a wheel of dist as a user does, with no compiler in reach, and run its kernels
@@ -34,12 +35,12 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build core wheels try-wheel setup setup-demo setup-dev setup-arm setup-wheels test headers demo bench docs lint format clean distclean
+.PHONY: build core wheels try-wheel setup setup-demo setup-dev setup-arm setup-wheels test test-all headers demo bench docs lint format clean distclean
 
 build: setup
 
 # The tests use it too.
-core test: export STOMPP_CORE = 1
+core test test-all: export STOMPP_CORE = 1
 core: setup
 
 setup:
@@ -63,6 +64,9 @@ setup-wheels:
 	apt-get install -y g++ g++-aarch64-linux-gnu python3-venv
 
 test: setup
+	$(RUN) pytest -m "not slow" --durations 10 --durations-min 5 $(PYTEST_ARGS)
+
+test-all: setup
 	$(RUN) pytest $(PYTEST_ARGS)
 
 wheels: setup-dev

@@ -42,6 +42,7 @@ def test_every_implementation_has_ceilings(program, implementation, threads):
     check(ceilings.measure([program], implementation, threads, 0.002, 64 << 10), threads)
 
 
+@pytest.mark.slow
 @on_arm
 @pytest.mark.parametrize("implementation", ["neon", "scalar"])
 def test_64_bit_arm_has_ceilings(tmp_path, implementation):

@@ -10,6 +10,7 @@ import pytest
 from helpers import compile_program
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # compiles the core, one to three times
 FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-ffp-contract=off"]
 # Sanitized code takes the compiler more than twice as long at -O2.
 SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

@@ -7,6 +7,8 @@ import sys
 import pytest
 from helpers import run_python
 
+pytestmark = pytest.mark.slow  # hundreds of files
+
 RUN = "import runpy; runpy.run_module('fuzz_packed', run_name='__main__', alter_sys=True)"
 
 

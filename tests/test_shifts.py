@@ -266,6 +266,24 @@ def test_files_and_exports_hold_them(form, tmp_path):
     torch.testing.assert_close(sk.load_exported(tmp_path / "packed.pt2")(x), packed(x))
 
 
+def test_a_shift_that_makes_many_channels_of_one_is_not_folded():
+    class Widened(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.inner = nn.Conv2d(3, 1, 1), nn.Conv2d(8, 1, 1)
+            self.first, self.second = nn.Parameter(torch.randn(8, 1, 1)), nn.Parameter(torch.randn(4, 1, 1))
+            self.wide, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x):
+            return self.last(self.wide(self.inner(self.stem(x) + self.first) + self.second))
+
+    torch.manual_seed(0)
+    model, _ = prepared(Widened())
+    set_stage(model, Stage.BINARY).eval()
+    packed = sk.convert(model, verify=images())
+    torch.testing.assert_close(packed(images()), simulated(model, images()))
+
+
 def test_tokens_are_shifted_in_their_last_dimension():
     class Tokens(nn.Module):
         def __init__(self):

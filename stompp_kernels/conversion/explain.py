@@ -115,7 +115,7 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
         >>> progression = sk.StoMPP(model, total_steps=10, regime="vanilla_ste")  # commits all layers at once
         >>> for row in sk.explain(sk.convert(model)).rows[2:5]:
         ...     print(row.kernel, row.reason, sep=": ")
-        pack_outside: BatchNorm and sign of a float input folded to one comparison
+        pack_outside: BatchNorm or shift, and the sign, of a float input folded to one comparison
         bgemm + threshold: all up to the next signs folded to integer thresholds
         bgemm + affine: what comes next needs floats
     """
@@ -187,7 +187,7 @@ def _kernel_of(module: nn.Module) -> _Kernel | None:
         return _Kernel("pack_signs", "", 0, 0, "float input of a binary layer")
     if isinstance(module, PackBatchNorm):
         nbytes = sum(t.numel() * t.element_size() for t in module.buffers())
-        reason = "BatchNorm and sign of a float input folded to one comparison"
+        reason = "BatchNorm or shift, and the sign, of a float input folded to one comparison"
         return _Kernel("pack_outside", "", nbytes, 2 * nbytes, reason, "float32")
     if isinstance(module, UnpackSigns):
         return _Kernel("unpack_signs", "", 0, 0, "a float module reads these signs")
@@ -201,10 +201,11 @@ def _product(layer: PackedConv2d | PackedLinear) -> _Kernel:
         epilogue, reason = " + threshold", f"all up to the next signs{with_shortcut} folded to integer thresholds"
     else:
         epilogue = " + affine" + ("" if layer.writes == "floats" else " signs")
+        folded = f"BatchNorm{'' if layer.rprelu is None else ', RPReLU'} and float shortcut folded"
         reason = {
             "floats": layer.why_floats or "what comes next needs floats",
-            "bits": "BatchNorm and float shortcut folded, of which only the signs are read",
-            "both": "BatchNorm and float shortcut folded, read as signs and as floats",
+            "bits": f"{folded}, of which only the signs are read",
+            "both": f"{folded}, read as signs and as floats",
         }[layer.writes]
     arithmetic = "bits" if layer.has_thresholds else "bits, then float32"
     return _Kernel(op, epilogue, layer.nbytes, _float_nbytes(layer), reason, arithmetic)

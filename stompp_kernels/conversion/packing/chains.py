@@ -106,7 +106,11 @@ def steps_to(
             break
         steps.append(step)
         users, current = {current}, step.source
-    return steps[::-1]
+    # One channel that a shift makes many of is not packed as many.
+    found = getattr(
+        state.module_of(current), "num_features", getattr(state.module_of(current), "out_channels", channels)
+    )
+    return steps[::-1] if found == channels else []
 
 
 def chain_of_floats(state: GraphState, node: fx.Node, layer: BinaryLayer, activations: bool) -> tuple[Chain, fx.Node]:
@@ -194,7 +198,8 @@ def applied(steps: list[Step], values: Tensor) -> Tensor:
 
 def _is_per_output(state: GraphState, chain: Chain, shape: tuple[int, ...], images: bool) -> bool:
     """Whether the chain's channels are the layer's outputs, and its residual's words are in their order."""
-    if images != isinstance(state.layers[chain.layer].layer, BinaryConv2d):
+    layer = state.layers[chain.layer].layer
+    if images != isinstance(layer, BinaryConv2d) or layer.weight.shape[0] != shape[0 if images else -1]:
         return False
     if chain.residual is not None and (chain.residual, images) not in state.bits:
         return False

@@ -19,12 +19,13 @@ from stompp_kernels.progression.settings import REGIMES
 # Flags of `train` and `ablate` that change a value of the recipe.
 _RECIPE_FLAGS = {
     "--model": ("model.name", "a registered model, or module:function"),
-    "--binarize": ("model.binarize", "what is binarized: both or weights"),
+    "--binarize": ("model.binarize", "what is binarized: both, weights or nothing"),
     "--dataset": ("data.name", "data set: digits, cifar10, cifar100, imagenet, sst2 or module:function"),
     "--data": ("data.path", "folder of the data set"),
     "--regime": ("progression.regime", "gradient of frozen entries: ste_free, ste or vanilla_ste"),
     "--surrogate": ("progression.surrogate", "surrogate gradient: clip, identity or approx_sign"),
     "--order": ("progression.order", "order of the windows: forward, reverse or global"),
+    "--init-from": ("init_from", "weights to start from: the folder of a run, or a file with a state dict"),
     "--epochs": ("epochs", "number of epochs"),
     "--batch-size": ("batch_size", "samples per optimizer step, over all processes"),
     "--lr": ("optimizer.lr", "learning rate"),
@@ -57,8 +58,9 @@ def _changes(arguments: argparse.Namespace) -> list[str]:
 
 def _train(arguments: argparse.Namespace) -> int:
     from stompp_kernels.training.recipe import read_recipe
+    from stompp_kernels.training.saved_run import RECIPE
     from stompp_kernels.training.trained import check_trusted
-    from stompp_kernels.training.trainer import RECIPE, train
+    from stompp_kernels.training.trainer import train
 
     path, output, changes = arguments.recipe, arguments.output, _changes(arguments)
     if path is None and arguments.resume:

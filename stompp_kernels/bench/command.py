@@ -115,8 +115,8 @@ def _check_options(name: str, kind: str, options: Options, *own: str) -> None:
 
 def _of_run(folder: Path, options: Options, device: str) -> Subject:
     """Loads a trained network, beside the float network that its recipe began with, at random."""
+    from stompp_kernels.training.build import build_model
     from stompp_kernels.training.trained import load_trained
-    from stompp_kernels.training.trainer import build_model
 
     model, data, recipe = load_trained(folder, options.checkpoint or "last", options.data, device, options.trust)
     inputs = next(data.test_batches(2))[0]

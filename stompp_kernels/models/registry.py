@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -128,6 +129,7 @@ def create(
     binarize: str | None = None,
     prepare_options: Mapping[str, Any] | None = None,
     example: Any = None,
+    state_dict: Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Makes a new model of the registry.
@@ -139,6 +141,8 @@ def create(
         prepare_options: arguments of ``sk.prepare`` that take the place of the entry's own.
         example: inputs that it is prepared with, which an ``input_scale`` wants to be real ones; None: those of
             :func:`example_inputs`.
+        state_dict: weights of the float model, loaded before it is prepared; a prepared model's serve too. Those of
+            another shape, as of a classifier for other classes, are left out with a RuntimeWarning.
         options: of the model; ``entry(name).options()`` has their names and defaults.
 
     Returns:
@@ -163,9 +167,29 @@ def create(
     known = _keywords(_preparation, without=("model", "example_inputs", "binarize"))
     _check_known("prepare option", preparation, known)
     model = found.factory(num_classes=num_classes, **_accepted(found.factory, options))
+    if state_dict is not None:
+        _load(model, state_dict)
     if binarize is None:
         return model
     return _preparation(model, noise if example is None else example, binarize=binarize, **preparation)[0]
+
+
+def _load(model: nn.Module, given: Mapping[str, Tensor]) -> None:
+    own = model.state_dict()
+    missing = [key for key in own if key not in given and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(
+            f"state_dict must have the weights of the model, it lacks {len(missing)}, such as {missing[0]!r}"
+        )
+    other = [key for key, value in own.items() if key in given and given[key].shape != value.shape]
+    if other:
+        warnings.warn(
+            f"of state_dict {', '.join(other)} are left out: their shapes are not the model's, such as "
+            f"{list(given[other[0]].shape)} for {list(own[other[0]].shape)}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    model.load_state_dict({key: given[key] for key in own if key in given and key not in other}, strict=False)
 
 
 def example_inputs(name: str, **options: Any) -> Inputs:

@@ -67,6 +67,10 @@ def unused(recipe: Recipe) -> Mapping[str, str]:
     if progression.regime == "vanilla_ste":
         of_windows = ("shape", "order", "refresh", "overlap", "warmup", "cooldown", "activation_masks")
         found |= {f"progression.{name}": with_regime for name in of_windows}
+    if recipe.model.binarize == "nothing":
+        found |= {f"progression.{name}": "with model.binarize=nothing" for name in vars(progression)}
+    if not recipe.optimizer.weight_decay:
+        found["optimizer.decay"] = "without optimizer.weight_decay"
     if recipe.optimizer.name != "sgd":
         found["optimizer.momentum"] = f"with optimizer.name={recipe.optimizer.name}"
     return found

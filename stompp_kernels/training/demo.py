@@ -21,11 +21,12 @@ from stompp_kernels.files import check_can_be_written, write_json
 from stompp_kernels.nn import BinaryLayer, float_simulation
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.terminal import terminal
+from stompp_kernels.training.build import build_model, load_data
 from stompp_kernels.training.data import Data
 from stompp_kernels.training.evaluate import accuracy, predict
 from stompp_kernels.training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, ProgressionRecipe, Recipe
 from stompp_kernels.training.trained import load_trained, time_network
-from stompp_kernels.training.trainer import build_model, load_data, train
+from stompp_kernels.training.trainer import train
 
 if TYPE_CHECKING:
     from rich.console import Console

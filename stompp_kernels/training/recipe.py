@@ -38,6 +38,8 @@ from stompp_kernels.training.changes import check_used, keys_of
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "linear", "cosine")
+DECAYS = ("all", "matrices")
+NOTHING = "nothing"
 _VALUES = 100_000  # in a file
 
 
@@ -65,16 +67,42 @@ class OptimizerRecipe:
     """Holds the optimizer's settings.
 
     ``lr`` rises linearly over ``warmup``, a fraction of the run, and then follows ``schedule`` (down to 0).
-    ``momentum`` is SGD's; ``max_gradient_norm`` scales down a larger gradient of the whole model.
+    ``momentum`` is SGD's; ``max_gradient_norm`` scales down a larger gradient of the whole model. ``weight_decay`` is
+    of "all" parameters, or with ``decay`` "matrices" of those with two dimensions or more: not of biases and norms.
     """
 
     name: str = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 0.0
+    decay: str = "all"
     schedule: str = "constant"
     warmup: float = 0.0
     max_gradient_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """Holds what changes cross-entropy: label smoothing, and the alphas of torchvision's MixUp and CutMix; 0: none."""
+
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
+class DistillRecipe:
+    """Holds the arguments of :class:`stompp_kernels.training.Distillation`.
+
+    ``teacher`` is the folder of a run, $NAME is read from the environment, or "module:function" for a function that
+    returns a module. ``features`` maps names of the student's layers to names of the teacher's.
+    """
+
+    teacher: str
+    weight: float = 0.9
+    temperature: float = 1.0
+    features: dict[str, Any] = field(default_factory=dict)
+    feature_weight: float = 1.0
 
 
 def _options_of_progression() -> Any:
@@ -106,9 +134,14 @@ class Recipe:
 
     Attributes:
         name: of the run.
-        model, data, optimizer, progression: the sections of the file.
+        model, data, optimizer, progression, loss, distill: the sections of the file; without the last no teacher.
         epochs: how often all training samples are seen.
         batch_size: of an optimizer step, over all processes.
+        accumulate: parts that a process runs its share of a batch in, one after the other, to take less memory.
+        init_from: weights that the float model starts from, before it is prepared: the folder of a run, or a file
+            (.safetensors, .pt, .pth) with a state dict; None: random ones.
+        ema: decay of an exponential moving average of the weights, in (0, 1), which then is what is evaluated,
+            converted and taught from; 0: none.
         seed: of weights, masks, order of samples and augmentation.
         amp: forward and loss run under bfloat16 autocast.
         channels_last: the model's weights and inputs have that memory format.
@@ -134,6 +167,11 @@ class Recipe:
     progression: ProgressionRecipe = field(default_factory=ProgressionRecipe)
     epochs: int = 200
     batch_size: int = 256
+    loss: LossRecipe = field(default_factory=LossRecipe)
+    distill: DistillRecipe | None = None
+    accumulate: int = 1
+    init_from: str | None = None
+    ema: float = 0.0
     seed: int = 0
     amp: bool = False
     channels_last: bool = True
@@ -149,15 +187,21 @@ class Recipe:
             check_settings(vars(self.progression))
         except ValueError as error:
             raise ValueError(f"progression.{error}") from error
-        check_choice("model.binarize", self.model.binarize, BINARIZE)
+        check_choice("model.binarize", self.model.binarize, (*BINARIZE, NOTHING))
+        check_choice("optimizer.decay", self.optimizer.decay, DECAYS)
+        for name, value in {"loss.label_smoothing": self.loss.label_smoothing, "ema": self.ema}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
         check_choice("optimizer.name", self.optimizer.name, OPTIMIZERS)
         check_choice("optimizer.schedule", self.optimizer.schedule, LR_SCHEDULES)
         positive = {"epochs": self.epochs, "batch_size": self.batch_size, "log_every": self.log_every}
+        positive["accumulate"] = self.accumulate
         every = {"evaluate_every": self.evaluate_every, "checkpoint_every": self.checkpoint_every}
         for name, value in {**positive, **every, "optimizer.lr": self.optimizer.lr}.items():
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
-        for name, value in {"seed": self.seed, "diagnostics_every": self.diagnostics_every}.items():
+        mixing = {"loss.mixup": self.loss.mixup, "loss.cutmix": self.loss.cutmix}
+        for name, value in {"seed": self.seed, "diagnostics_every": self.diagnostics_every, **mixing}.items():
             if value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
         if not 0 <= self.optimizer.warmup < 1:

@@ -69,20 +69,24 @@ class RunState:
             raise self._error("seconds", f"must be finite and not negative, got {seconds}")
         return seconds, self.get("accuracy", float), (best[0], best[1])
 
-    def model(self, model: nn.Module) -> dict[str, Any]:
-        """Returns the state dict, which fits ``model`` in names, shapes and types."""
-        saved, own = self.get("model", dict), model.state_dict()
+    def model(self, model: nn.Module, name: str = "model") -> dict[str, Any]:
+        """Returns the state dict of a name, which fits ``model`` in names, shapes and types."""
+        saved, own = self.get(name, dict), model.state_dict()
         for key in own.keys() - saved.keys():
-            raise self._error(f"model.{key}", "is missing")
+            raise self._error(f"{name}.{key}", "is missing")
         for key in saved.keys() - own.keys():
-            raise self._error(f"model.{key}", "is unknown to the recipe's model")
+            raise self._error(f"{name}.{key}", "is unknown to the recipe's model")
         for key, tensor in own.items():
             if not isinstance(tensor, Tensor):
                 continue  # state of a module's own, which its set_extra_state checks
-            self._check_tensor(f"model.{key}", saved[key], tensor)
+            self._check_tensor(f"{name}.{key}", saved[key], tensor)
             if key.rpartition(".")[2] == _EXTRA_STATE:
-                self._check_extra_state(f"model.{key}", saved[key], tensor)
+                self._check_extra_state(f"{name}.{key}", saved[key], tensor)
         return saved
+
+    def network(self, model: nn.Module) -> dict[str, Any]:
+        """Returns the state dict of what the run trained: the average of its weights where it has one."""
+        return self.model(model, "average" if "average" in self.content else "model")
 
     def optimizer(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Returns the state dict, which fits ``optimizer``."""

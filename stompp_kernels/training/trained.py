@@ -16,6 +16,7 @@ from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.device import choose_device
 from stompp_kernels.files import read_json, write_json
 from stompp_kernels.named import is_named
+from stompp_kernels.training.build import build_model, load_data
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint
 from stompp_kernels.training.data import Data
 from stompp_kernels.training.evaluate import evaluate
@@ -23,7 +24,7 @@ from stompp_kernels.training.processes import Processes
 from stompp_kernels.training.recipe import Recipe
 from stompp_kernels.training.run_log import PACKED
 from stompp_kernels.training.run_state import RunState
-from stompp_kernels.training.trainer import RECIPE, build_model, first_difference, load_data, recipe_of
+from stompp_kernels.training.saved_run import RECIPE, first_difference, recipe_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,9 +46,29 @@ def load_trained(
         FileNotFoundError: the folder has no such checkpoint.
         ValueError: it is damaged, of another run, or its recipe names functions and ``trust`` is not given.
     """
+    where = choose_device(device)
+    recipe, saved = _read(folder, checkpoint, trust)
+    if data_path is not None:
+        recipe = replace(recipe, data=replace(recipe.data, path=data_path))
+    data = load_data(recipe, where)
+    return _network(saved, recipe, data), data, recipe
+
+
+def load_network(folder: Path, checkpoint: str, data: Data, trust: bool) -> tuple[nn.Module, Recipe]:
+    """The network of a run, in eval mode, made for these data; arguments and errors as of :func:`load_trained`."""
+    recipe, saved = _read(folder, checkpoint, trust)
+    return _network(saved, recipe, data), recipe
+
+
+def _network(saved: RunState, recipe: Recipe, data: Data) -> nn.Module:
+    model = build_model(recipe, data)
+    model.load_state_dict(saved.network(model))
+    return model.eval()
+
+
+def _read(folder: Path, checkpoint: str, trust: bool) -> tuple[Recipe, RunState]:
     if not (folder / RECIPE).is_file():
         raise FileNotFoundError(f"no run of `stompp train` in {os.fspath(folder)!r}: it has no {RECIPE}")
-    where = choose_device(device)
     file = CHECKPOINTS[checkpoint]
     saved = RunState(load_checkpoint(folder / file), os.fspath(folder / file), file)
     recipe = recipe_of(saved.recipe, folder / file)
@@ -55,12 +76,7 @@ def load_trained(
     if different:
         raise ValueError(f"{os.fspath(folder / file)!r} is of another run than {RECIPE} beside it: {different}")
     check_trusted(recipe, trust)
-    if data_path is not None:
-        recipe = replace(recipe, data=replace(recipe.data, path=data_path))
-    data = load_data(recipe, where)
-    model = build_model(recipe, data)
-    model.load_state_dict(saved.model(model))
-    return model.eval(), data, recipe
+    return recipe, saved
 
 
 @default_dtype(torch.float32)

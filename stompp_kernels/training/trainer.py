@@ -7,7 +7,6 @@ was killed and resumed ends with the same bits as one that was not (as far as to
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from contextlib import ExitStack
@@ -16,35 +15,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stompp_kernels import models
 from stompp_kernels.bench.machine import machine
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import remove_unfinished, write_json
+from stompp_kernels.nn import AveragedModel
 from stompp_kernels.progression import StoMPP
 from stompp_kernels.signals import Stopped, noting_signals
 from stompp_kernels.terminal import terminal
-from stompp_kernels.training import data as datasets
-from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from stompp_kernels.training.data import Data, Inputs
+from stompp_kernels.training.build import build_model, build_optimizer, example_of, load_data, lr_factor
+from stompp_kernels.training.checkpoint import BEST, LAST, save_checkpoint
+from stompp_kernels.training.data import Inputs
 from stompp_kernels.training.data.base import mixed_seed
 from stompp_kernels.training.diagnostics import Diagnostics
 from stompp_kernels.training.evaluate import evaluate, logits_of
 from stompp_kernels.training.folder_lock import locked
+from stompp_kernels.training.micro_batches import backward
+from stompp_kernels.training.no_progression import NoProgression
+from stompp_kernels.training.objective import Objective
 from stompp_kernels.training.processes import Processes, start_processes
 from stompp_kernels.training.progress_bar import ProgressBar
-from stompp_kernels.training.recipe import OptimizerRecipe, Recipe, expand, recipe_from_dict
-from stompp_kernels.training.run_log import NAME as LOG
+from stompp_kernels.training.recipe import NOTHING, Recipe
 from stompp_kernels.training.run_log import PACKED, RunLog
 from stompp_kernels.training.run_state import RunState
+from stompp_kernels.training.saved_run import RECIPE, RESULT, saved_state
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-RECIPE, RESULT = "recipe.json", "result.json"
-PROBE_SIZE = 32  # samples that a model is prepared with, and that saturation is measured on
 
 
 def train(
@@ -110,71 +108,28 @@ def train(
             run.forward = None  # DDP holds the group of processes, which is to end with this block
 
 
-def load_data(recipe: Recipe, device: torch.device) -> Data:
-    """Loads the data of a recipe onto a device."""
-    path, options = expand(recipe.data.path, "data.path"), expand(recipe.data.options, "data.options")
-    return datasets.load(recipe.data.name, path, **options).to(device)
-
-
-@default_dtype(torch.float32)
-def build_model(recipe: Recipe, data: Data, prepared: bool = True) -> nn.Module:
-    """Makes the model of a recipe as it is before the first step, on the data's device.
-
-    Args:
-        recipe: has the model's name, options and seed.
-        data: decide on the model's input and its classes.
-        prepared: False: the float model that it is made from.
-    """
-    torch.manual_seed(mixed_seed(recipe.seed, -1))
-    options = {**_shape_options(recipe.model.name, data), **expand(recipe.model.options, "model.options")}
-    preparation: dict[str, Any] = {}
-    if prepared:
-        preparation = {
-            "binarize": recipe.model.binarize,
-            "prepare_options": recipe.model.prepare,
-            "example": _example(data, torch.device("cpu")),
-        }
-    model = models.create(recipe.model.name, data.num_classes, **preparation, **options)
-    memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
-    return model.to(data.device, memory_format=memory_format)
-
-
-def _example(data: Data, device: torch.device) -> Inputs:
-    """Real inputs, the same for every seed."""
-    inputs = next(data.test_batches(PROBE_SIZE))[0]
-    return inputs.to(device) if isinstance(inputs, Tensor) else {key: x.to(device) for key, x in inputs.items()}
-
-
-def _shape_options(name: str, data: Data) -> dict[str, int]:
-    """Those options of a model that its data determine."""
-    example = data.example_inputs()
-    if isinstance(example, dict):
-        found = {"max_length": example["input_ids"].shape[1]}
-    else:
-        found = {"in_channels": example.shape[1], "image_size": example.shape[-1]}
-    return {key: value for key, value in found.items() if key in models.entry(name).options()}
-
-
 class Run:
     """The state of a run, and its steps; see :func:`train`."""
 
     def __init__(self, recipe: Recipe, folder: Path, processes: Processes, resume: bool, console: Console) -> None:
         self.recipe, self.folder, self.processes, self.console = recipe, folder, processes, console
-        saved = _saved_state(recipe, folder, resume)
+        saved = saved_state(recipe, folder, resume)
         processes.wait()  # before the first one writes there
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         self.data = load_data(recipe, processes.device)
-        self.model = build_model(recipe, self.data)
+        self.model = build_model(recipe, self.data, start=saved is None)
         self.epoch_steps = self.data.steps_per_epoch(recipe.batch_size)
         self.total_steps = recipe.epochs * self.epoch_steps
-        self.progression = StoMPP(
-            self.model,
-            self.total_steps,
-            binarize=recipe.model.binarize,
-            seed=recipe.seed,
-            **vars(recipe.progression),
-        )
-        self.optimizer = _optimizer(recipe.optimizer, self.model)
+        share = recipe.batch_size // processes.world_size
+        if share % recipe.accumulate:
+            raise ValueError(f"accumulate must divide the {share} samples of a process, got {recipe.accumulate}")
+        self.progression: Any = NoProgression()
+        if recipe.model.binarize != NOTHING:
+            options = {"binarize": recipe.model.binarize, "seed": recipe.seed, **vars(recipe.progression)}
+            self.progression = StoMPP(self.model, self.total_steps, **options)
+        self.average = AveragedModel(self.model, recipe.ema) if recipe.ema else None
+        self.objective = Objective(recipe, self.model, self.data)
+        self.optimizer = build_optimizer(recipe.optimizer, self.model)
         self.diagnostics = Diagnostics(self.model, self.progression.units)
         self.step, self.seconds, self.best, self.accuracy = 0, 0.0, (-1, -1.0), math.nan
         if saved is not None:
@@ -194,7 +149,7 @@ class Run:
             self._open_records(tensorboard)
         self.model.train()
         self._committed = {unit.name for unit in self.progression.units if unit.layer.committed}
-        self._probe = _example(self.data, self.processes.device)
+        self._probe = example_of(self.data, self.processes.device)
         evaluate_every = max(1, round(self.recipe.evaluate_every * self.epoch_steps))
         checkpoint_every = max(1, round(self.recipe.checkpoint_every * self.epoch_steps))
         with ProgressBar(self.console, self.total_steps, self.step) as self._bar:
@@ -222,7 +177,9 @@ class Run:
     def _introduction(self) -> str:
         """Says on what, with what and where the run trains."""
         recipe, units = self.recipe, self.progression.units
-        if recipe.progression.regime == "vanilla_ste":
+        if not units:
+            how = ", for the network stays in float"
+        elif recipe.progression.regime == "vanilla_ste":
             how = "from the start"
         else:
             how = f"in windows of {len(units[0].window)} steps, refresh {self.progression.refresh:g}"
@@ -254,23 +211,29 @@ class Run:
             group["lr"] = self.recipe.optimizer.lr * lr_factor(self.recipe.optimizer, self.step, self.total_steps)
         if self.recipe.channels_last and isinstance(inputs, Tensor):
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.amp):
-            logits = logits_of(self.forward, inputs)
-        loss = F.cross_entropy(logits, labels)
+        batches = _parts(*self.objective.mixed(inputs, labels), self.recipe.accumulate)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss, outputs = backward(lambda part: logits_of(self.forward, part), self.objective, batches, self._autocast)
+        if loss is None:
+            raise ValueError(f"no gradient reaches a parameter at step {self.step}: keep the last layer in float")
         if self.recipe.optimizer.max_gradient_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_gradient_norm)
         diagnosed = self.recipe.diagnostics_every > 0 and (self.step + 1) % self.recipe.diagnostics_every == 0
         norms = self.diagnostics.gradient_norms() if diagnosed else None
         self.optimizer.step()
         self.progression.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.step += 1
-        self._losses.append(loss.detach())
-        self._accuracies.append((logits.detach().argmax(1) == labels).float().mean())
+        self._losses.append(loss)
+        logits = torch.cat([output.detach() for output in outputs]) if len(outputs) > 1 else outputs[0].detach()
+        self._accuracies.append((logits.argmax(1) == labels).float().mean())
         self._log_commitments()
         if norms is not None:
             self._diagnose(norms)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.amp)
 
     def _log_commitments(self) -> None:
         for index, unit in enumerate(self.progression.units):
@@ -283,7 +246,7 @@ class Run:
 
     def _diagnose(self, norms: list[float | None]) -> None:
         start = time.perf_counter()
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.amp):
+        with self._autocast():
             values = self.diagnostics.record(self._probe)
         rounded = {
             key: [None if v is None else float(f"{v:.4g}") for v in of_units]
@@ -318,9 +281,10 @@ class Run:
 
     def _evaluate(self) -> None:
         self._record()
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.amp):
+        model, forward = (self.model, self.evaluated) if self.average is None else (self.average, self.average)
+        with self._autocast():
             batch_size = max(1, self.recipe.batch_size // self.processes.world_size)
-            accuracy, loss = evaluate(self.model, self.evaluated, self.data, batch_size, self.processes)
+            accuracy, loss = evaluate(model, forward, self.data, batch_size, self.processes)
         self.accuracy = accuracy
         frontier = self.progression.frontier
         self._write("evaluation", epoch=self.step / self.epoch_steps, accuracy=accuracy, loss=loss, frontier=frontier)
@@ -395,6 +359,8 @@ class Run:
             "recipe": self.recipe.to_dict(),
             "model": self.model.state_dict(),
         }
+        if self.average is not None:
+            state["average"] = self.average.module.state_dict()
         if name == LAST:
             state["optimizer"] = self.optimizer.state_dict()
             state["progression"] = self.progression.state_dict()
@@ -405,6 +371,9 @@ class Run:
         self.step = saved.step(self.total_steps)
         self.seconds, self.accuracy, self.best = saved.figures()
         self.model.load_state_dict(saved.model(self.model))
+        if self.average is not None:
+            self.average.module.load_state_dict(saved.model(self.model, "average"))
+            self.average.n_averaged.fill_(self.step)
         self.optimizer.load_state_dict(saved.optimizer(self.optimizer))
         self.diagnostics.load_state_dict(saved.signs(self.diagnostics.state_dict()["signs"]))
         self.progression.load_state_dict(saved.content["progression"])
@@ -431,59 +400,11 @@ class Run:
         )
 
 
-def lr_factor(recipe: OptimizerRecipe, step: int, total_steps: int) -> float:
-    """What the learning rate of step ``step``, from 0, is a multiple of."""
-    warmup = recipe.warmup * total_steps
-    rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
-    left = 1 - step / total_steps
-    fall = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
-    return rise * fall[recipe.schedule]
-
-
-def _optimizer(recipe: OptimizerRecipe, model: nn.Module) -> torch.optim.Optimizer:
-    if recipe.name == "sgd":
-        return torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
-    kind = torch.optim.Adam if recipe.name == "adam" else torch.optim.AdamW
-    return kind(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-
-
-def _saved_state(recipe: Recipe, folder: Path, resume: bool) -> RunState | None:
-    """The last checkpoint to go on from; None: the run begins."""
-    if not resume:
-        there = [name for name in (RECIPE, RESULT, LAST, BEST, LOG) if (folder / name).exists()]
-        if there:
-            raise ValueError(
-                f"folder {str(folder)!r} has a run already ({there[0]}): resume it, or choose another folder"
-            )
-        return None
-    if not (folder / LAST).exists():
-        return None
-    saved = RunState(load_checkpoint(folder / LAST), str(folder / LAST), LAST)
-    different = first_difference(recipe_of(saved.recipe, folder / LAST).to_dict(), recipe.to_dict())
-    if different:
-        raise ValueError(
-            f"the run in {str(folder)!r} has another recipe: {different}; `stompp train --resume --output {folder}` "
-            "goes on with the run's own"
-        )
-    return saved
-
-
-def recipe_of(values: Any, path: Path) -> Recipe:
-    """The recipe that a file of a run holds; what an older version's recipe lacks is as it was without it."""
-    try:
-        return recipe_from_dict(values)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)!r} holds no recipe: {error}") from error
-
-
-def first_difference(saved: dict[str, Any], given: dict[str, Any], where: str = "") -> str:
-    """The first value in which recipes differ; where the data lie does not count."""
-    for key in saved.keys() | given.keys():
-        a, b = saved.get(key), given.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found = first_difference(a, b, f"{where}{key}.")
-            if found:
-                return found
-        elif a != b and where + key != "data.path":
-            return f"{where}{key} is {a!r}, got {b!r}"
-    return ""
+def _parts(inputs: Inputs, target: Tensor, count: int) -> list[tuple[Inputs, Tensor]]:
+    """A batch in parts of equal size."""
+    if count == 1:
+        return [(inputs, target)]
+    if isinstance(inputs, Tensor):
+        return list(zip(inputs.chunk(count), target.chunk(count), strict=True))
+    columns = {key: value.chunk(count) for key, value in inputs.items()}
+    return [({key: parts[i] for key, parts in columns.items()}, part) for i, part in enumerate(target.chunk(count))]

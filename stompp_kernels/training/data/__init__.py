@@ -33,7 +33,7 @@ def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
     ================  ============================================================================================
     digits            None (they come with scikit-learn); augment=True
     cifar10,          the folder that holds cifar-10-batches-bin or cifar-10-batches-py, or that folder itself
-    cifar100          (cifar-100-binary, cifar-100-python); augment=True, image_size=32
+    cifar100          (cifar-100-binary, cifar-100-python); augment=True or "randaugment", image_size=32
     imagenet          a folder with train/<class>/*.JPEG and val/<class>/*.JPEG; augment=True, image_size=224, workers=4
     sst2              a folder with train.tsv and dev.tsv; tokenizer="bert-base-uncased", max_length=64
     module:function   what your function takes as path, and its options; it returns datasets (train, test) of pairs

@@ -43,3 +43,33 @@ class CropAndFlip:
         crops = F.pad(images, (self.frame,) * 4).unfold(2, size, 1).unfold(3, size, 1)
         chosen = crops[torch.arange(len(images), device=images.device), :, row, column]
         return torch.where(flip.bool()[:, None, None, None], chosen.flip(3), chosen)
+
+
+class RandAugment:
+    """Crops and flips, then two random changes of torchvision's RandAugment (Cubuk et al. 2020, arXiv 1909.13719).
+
+    Args:
+        image_size: H and W in pixels.
+
+    Raises:
+        ImportError: torchvision is missing.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        try:
+            from torchvision.transforms import v2
+        except ImportError as error:
+            raise ImportError("augment='randaugment' is torchvision's: pip install torchvision") from error
+        self._first, self._change = CropAndFlip(image_size), v2.RandAugment()
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """int64 [n, 4]: those of :class:`CropAndFlip`, and a seed."""
+        return torch.cat([self._first.draw(n, generator), torch.randint(1 << 31, (n, 1), generator=generator)], dim=1)
+
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
+        changed = []
+        with torch.random.fork_rng(devices=[]):
+            for image, seed in zip(self._first.apply(images, draws[:, :3]), draws[:, 3].tolist(), strict=True):
+                torch.manual_seed(seed)
+                changed.append(self._change(image))
+        return torch.stack(changed)

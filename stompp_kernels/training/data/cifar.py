@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import check_choice
-from stompp_kernels.training.data.augment import CropAndFlip
+from stompp_kernels.training.data.augment import CropAndFlip, RandAugment
 from stompp_kernels.training.data.base import Data, check_file, check_path
 from stompp_kernels.training.data.cifar_pickle import read_pickled_batch
 from stompp_kernels.training.data.images import ImageData, first_images, shrink
@@ -61,7 +61,7 @@ def load(
     *,
     train_limit: int | None = None,
     test_limit: int | None = None,
-    augment: bool = True,
+    augment: bool | str = True,
     image_size: int = 32,
 ) -> Data:
     """Loads CIFAR at 32x32, or shrunk by averaging pixels; CIFAR-100 with its 100 fine labels.
@@ -70,14 +70,16 @@ def load(
 
     Args:
         path: a folder that holds the binary or the python version's folder (the binary one comes first), or is it.
-        augment: random crops in a frame of image_size // 8 black pixels and flips of training images.
+        augment: random crops in a frame of image_size // 8 black pixels and flips of training images; "randaugment":
+            two random changes of torchvision's RandAugment after these.
         image_size: H and W of the images: 32, 16, 8, 4, 2 or 1.
 
     Raises:
         FileNotFoundError, ValueError: files are missing or damaged, or an option is out of range.
     """
-    check_choice("augment", augment, (True, False))
+    check_choice("augment", augment, (True, False, "randaugment"))
     check_choice("image_size", image_size, (32, 16, 8, 4, 2, 1))
+    augmentation = RandAugment(image_size) if augment == "randaugment" else CropAndFlip(image_size) if augment else None
     layout = f"expected {' or '.join(map(str, _VERSIONS[name]))}"
     root = check_path(name, path, layout)
     version, folder = _find(root, name, layout)
@@ -95,7 +97,7 @@ def load(
         _CLASSES[name],
         read(version.train, "train_limit", train_limit),
         read((version.test,), "test_limit", test_limit),
-        CropAndFlip(image_size) if augment else None,
+        augmentation,
     )
 
 

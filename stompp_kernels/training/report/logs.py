@@ -145,7 +145,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         if record is None:
             run.notes.append(f"line {number}, the last one, is damaged and left out")
             continue
-        if not run.units and record["event"] != "start":
+        if not run.total_steps and record["event"] != "start":
             raise ValueError(f"{path}, line {number}: the first record must be 'start', got {record['event']!r}")
         try:
             run.add(record)
@@ -153,7 +153,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             raise ValueError(f"{path}, line {number}: {record['event']!r} record lacks the key {error}") from error
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
-    if not run.units:
+    if not run.total_steps:
         raise ValueError(f"{path}: must begin with a 'start' record that names units, and has none")
     if (path.parent / PACKED).exists():
         run.packed = read_json(path.parent / PACKED)

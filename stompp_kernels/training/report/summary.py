@@ -110,7 +110,7 @@ def sawtooth(group: Group) -> Sawtooth | None:
 
 def window_length(group: Group) -> int:
     """Steps; the median of the units' windows."""
-    return int(statistics.median(stop - start for start, stop in group.runs[0].windows))
+    return int(statistics.median([stop - start for start, stop in group.runs[0].windows] or [0]))
 
 
 def commit_steps(run: Run) -> list[int]:

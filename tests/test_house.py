@@ -29,7 +29,7 @@ LEVELS = (
     ("conversion.explain", "conversion.files"),
     ("conversion.packing", "conversion.prepare"),
     ("conversion.profile", "conversion.tracing", "conversion.verify", "conversion.verify_fast"),
-    ("conversion.sign_notes",),
+    ("conversion.input_notes", "conversion.sign_notes"),
     ("progression", "models"),
     ("device", "nn"),
     ("ops", "ops.triton"),

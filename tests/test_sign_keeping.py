@@ -248,6 +248,27 @@ def test_functions_become_modules_that_keep_signs():
     sk.convert(model, verify=x)
 
 
+class Excited(nn.Module):
+    """The layer binarizes the activation times a positive scale, as in EfficientNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.act, self.squeeze, self.b, self.head = (
+            *(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.Linear(8, 8)),
+            nn.Linear(8, 4),
+        )
+
+    def forward(self, x):
+        y = self.act(self.a(x))
+        return self.head(self.b(torch.sigmoid(self.squeeze(y.mean(0, keepdim=True))) * (y / 2)))
+
+
+def test_signs_are_kept_through_positive_scales():
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    _, report = sk.prepare(Excited(), x, keep=("squeeze",))
+    assert [row.name for row in report.rows if row.action == "keeps signs"] == ["act"]
+
+
 def test_functions_that_modules_keep_become_modules():
     layer = nn.TransformerEncoderLayer(16, 2, 32, activation="gelu", batch_first=True)
     net = nn.Sequential(nn.Linear(16, 16), layer, nn.Linear(16, 4))

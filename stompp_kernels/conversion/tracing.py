@@ -9,6 +9,7 @@ record calls a substitute. The model must be the caller's own, in no other threa
 from __future__ import annotations
 
 import builtins
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx._symbolic_trace import _create_wrapped_func, _wrapped_fns_to_patch
+from torch.utils._pytree import tree_leaves
 
 
 class Tracer(fx.Tracer):
-    """As torch.fx.Tracer, of which it has the methods to override, but for the process-wide patches."""
+    """As torch.fx.Tracer, of which it has the methods to override, but for the process-wide patches.
+
+    Attributes:
+        follows_wrapped: whether what functions of torch.fx.wrap do is recorded where that can be followed, and their
+            call elsewhere; else always their call.
+    """
+
+    follows_wrapped = False
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of a module's forward; see torch.fx.Tracer.trace.
@@ -49,10 +58,16 @@ class Tracer(fx.Tracer):
         self.submodule_paths = {}  # as empty as torch.fx leaves it: the modules are not kept alive
         return self.graph
 
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """As torch.fx's, with the line of the model's that made the node in its ``stack_trace``."""
+        node = super().create_node(*args, **kwargs)
+        node.stack_trace = node.stack_trace or _line_of_the_model()
+        return node
+
     @contextmanager
     def _recording(self, root: nn.Module) -> Iterator[None]:
         """Inside, calls of the modules and reads of their parameters go through this tracer."""
-        substitutes = _Substitutes(self._autowrap_function_ids)
+        substitutes = _Substitutes(self._autowrap_function_ids, self.follows_wrapped)
         recording: dict[type, type] = {}
         originals = [(module, type(module), substitutes.attributes(module)) for module in root.modules()]
         try:
@@ -96,8 +111,9 @@ class _Substitutes:
     others, is left as it is; so is torch.
     """
 
-    def __init__(self, recorded: set[int]) -> None:
+    def __init__(self, recorded: set[int], follows_wrapped: bool) -> None:
         self._recorded = recorded  # ids of functions, wherever they are found
+        self._follows_wrapped = follows_wrapped
         self._made: dict[types.FunctionType, types.FunctionType] = {}
 
     def methods(self, kind: type) -> dict[str, Callable[..., Any]]:
@@ -155,7 +171,8 @@ class _Substitutes:
 
     def _substitute(self, value: Any, scope: dict[str, Any], name: str, names: set[str]) -> Any:
         if (id(scope), name) in _wrapped_fns_to_patch or (callable(value) and id(value) in self._recorded):
-            return _create_wrapped_func(value)
+            follow = self._follows_wrapped and isinstance(value, types.FunctionType)
+            return _followed(value, self._function(value)) if follow else _create_wrapped_func(value)
         if isinstance(value, types.ModuleType) and not _is_of_torch(value):
             own = vars(value)
             substitutes = {key: self._substitute(own[key], own, key, set()) for key in names & own.keys()}
@@ -164,6 +181,37 @@ class _Substitutes:
         if isinstance(value, types.FunctionType) and not _is_of_torch(value):
             return self._function(value)
         return value
+
+
+def _followed(function: types.FunctionType, copy: Callable[..., Any]) -> Callable[..., Any]:
+    """Records what a function does with what stands for values, or its call where that cannot be followed."""
+    recorded = _create_wrapped_func(function)
+
+    def follow(*args: Any, **kwargs: Any) -> Any:
+        proxies = [value for value in tree_leaves((args, kwargs)) if isinstance(value, fx.Proxy)]
+        if not proxies:
+            return function(*args, **kwargs)
+        graph = proxies[0].tracer.graph
+        before = set(graph.nodes)
+        try:
+            return copy(*args, **kwargs)
+        except Exception:  # it branches on values, say, which is why it is wrapped
+            for node in reversed([node for node in graph.nodes if node not in before]):
+                graph.erase_node(node)
+            return recorded(*args, **kwargs)
+
+    return follow
+
+
+def _line_of_the_model() -> str | None:
+    """The innermost line that is neither of torch nor of this package, as tracebacks write it."""
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__"))
+        if module.split(".")[0] not in (torch.__name__, __name__.split(".")[0]) and frame.f_code.co_name[0] != "<":
+            return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+        frame = frame.f_back
+    return None
 
 
 def _is_of_torch(value: Any) -> bool:

@@ -98,11 +98,13 @@ class Call(Source):
             after an example input of zeros, which says nothing.
         shift: the name of a parameter that was added to the input last, a number for each of its channels (ReActNet's
             RSign), or "".
+        reads: a number of the tensor that the layer read, the same for the same tensor.
     """
 
     name: str
     nonnegative: bool = False
     shift: str = ""
+    reads: int = -1
 
 
 class _Provenance(TorchDispatchMode):
@@ -112,13 +114,14 @@ class _Provenance(TorchDispatchMode):
         running: names of the modules whose forward runs now, the innermost last.
         functions: ops whose results are followed too, with their names.
         parameters: name and parameter of the model.
+        signs: follow signs alone, which products with what is positive have too.
     """
 
     def __init__(
-        self, running: list[str], functions: Mapping[Any, str], parameters: Iterable[tuple[str, Tensor]]
+        self, running: list[str], functions: Mapping[Any, str], parameters: Iterable[tuple[str, Tensor]], signs: bool
     ) -> None:
         super().__init__()
-        self._running, self._functions = running, functions
+        self._running, self._functions, self._signs = running, functions, signs
         # Before it is added a parameter may be viewed in another shape.
         self._parameters = {_memory(parameter): (name, parameter.numel()) for name, parameter in parameters}
         self._shifts: dict[int, tuple[str, int]] = {}
@@ -141,10 +144,22 @@ class _Provenance(TorchDispatchMode):
         name, numel = self._shifts.get(id(tensor), ("", 0))
         return name if numel == channels else ""
 
+    def _scaled(self, packet: Any, a: Any, b: Any) -> Any:
+        """Returns the side of a product or quotient whose signs the result has: the other one is positive."""
+        if isinstance(b, Tensor) and self.source(b) is not _UNKNOWN and packet in (_aten.mul, _aten.mul_):
+            a, b = b, a
+        return a if bool((torch.as_tensor(b) > 0).all()) else None
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         operand = args[0] if args else None
         packet = func.overloadpacket
+        if self._signs and packet in (_aten.mul, _aten.mul_, _aten.div, _aten.div_):
+            source = self.source(self._scaled(packet, *args[:2]))
+            if func._schema.is_mutable:
+                self._forget(operand)
+            self.mark(result, source)
+            return result
         outputs = result if isinstance(result, (tuple, list)) else [result]
         if func._schema.is_mutable and isinstance(operand, Tensor):
             self._forget(operand)
@@ -224,6 +239,7 @@ def trace_calls(
     is_layer: Callable[[nn.Module], bool],
     is_producer: Callable[[nn.Module], bool],
     functions: Mapping[Any, str] = RELU_LIKE_OPS,
+    signs: bool = False,
 ) -> tuple[list[Call], dict[str, int]]:
     """Runs the model in eval mode, and returns its layers' calls in order and how often each of its modules ran.
 
@@ -233,6 +249,7 @@ def trace_calls(
         is_layer: modules whose calls are recorded.
         is_producer: modules whose output is followed to the layers.
         functions: ops of ``torch.ops.aten`` whose output is followed too, outside such modules, with their names.
+        signs: follow signs alone, through products with what is positive too.
 
     Returns:
         One :class:`Call` for each call of a layer, and the number of runs by qualified name.
@@ -253,7 +270,8 @@ def trace_calls(
     calls: list[Call] = []
     runs: dict[str, int] = {}
     running: list[str] = []
-    provenance = _Provenance(running, functions, model.named_parameters())
+    read: dict[int, tuple[int, Any]] = {}  # with the tensors, so that an id names one
+    provenance = _Provenance(running, functions, model.named_parameters(), signs)
 
     def observe(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         layer, producer = is_layer(module), is_producer(module)
@@ -262,8 +280,9 @@ def trace_calls(
             if layer:
                 x = first_argument(inputs, keywords)
                 shift = provenance.shift(x, _channels_in(module))
-                source = vars(provenance.source(x))
-                calls.append(Call(**source, name=name, nonnegative=_is_nonnegative(x), shift=shift))
+                number, _ = read.setdefault(id(x), (len(read), x))
+                source, nonnegative = vars(provenance.source(x)), _is_nonnegative(x)
+                calls.append(Call(**source, name=name, nonnegative=nonnegative, shift=shift, reads=number))
             runs[name] = runs.get(name, 0) + 1
             running.append(name)
             try:

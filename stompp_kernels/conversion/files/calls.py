@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from stompp_kernels.conversion.files.aten import operators
 from stompp_kernels.conversion.files.kinds import (
     BOOLEAN,
     DEVICES,
@@ -81,6 +82,7 @@ _KINDS: dict[str, Kind] = {
     "patch": integer(1, 16) | with_product(list_of(integer(1, 256), 1, 3), 256),
     "patch_padding": triple(0, 16),
     "stride": triple(1, 1024),
+    "strides": list_of(integer(1, 1024), 0, 3) | integer(1, 1024),
     "padding": triple(0, 256),
     "same": choice("same", "valid"),
     "pads": pads(integer(-4096, 4096) | NODE, 1 << 19) | NODE,
@@ -114,6 +116,7 @@ _KINDS: dict[str, Kind] = {
     "text": TEXT | NODE,
     "name": PATH,
     "constant": NONE | BOOLEAN | NUMBER | WORD,
+    "fixed": list_of(integer(0, 1 << 31) | NONE, 0, 16),
     "keys": integer(0, 4096) | list_of(WORD, 0, 4096),
 }
 
@@ -248,6 +251,8 @@ _CALLS_OF_TORCH = {
     "rsub": "input:tensor other:value alpha=number",
     "is_tensor": _TENSOR,
     "is_floating_point": _TENSOR,
+    **dict.fromkeys(("sym_max", "sym_min"), "a:value b:value"),
+    **dict.fromkeys(("sym_float", "sym_int", "sym_not"), "a:value"),
 }
 _METHODS_ONLY = {
     **dict.fromkeys(
@@ -366,6 +371,7 @@ _CHECKS = {  # of arguments, see checks.py
     "require_constant": "value:tensor name:name constant:constant",
     **dict.fromkeys(("require_given", "require_left_out"), "value:tensor name:name"),
     "require_items": "value:tensor name:name keys:keys",
+    "require_sizes": "value:tensor name:name sizes:fixed",
 }
 
 
@@ -385,7 +391,8 @@ def _listed() -> tuple[dict[str, Callable[..., Any]], dict[str, tuple[Parameter,
             if (function := getattr(module, name, None)) is not None:
                 functions[prefix + name] = function
                 signatures[prefix + name] = signature(text, _KINDS)
-    return functions, signatures
+    found, own = operators(_KINDS)
+    return {**functions, **found}, {**signatures, **own}
 
 
 FUNCTIONS, FUNCTION_SIGNATURES = _listed()

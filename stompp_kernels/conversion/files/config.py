@@ -35,6 +35,7 @@ _KEY = re.compile(r"[A-Za-z0-9 _./:+-]{1,256}")
 # Bounds of labels, and of token lists that are keys too.
 _MOST_CHARACTERS, _DEEPEST = 4096, 16
 _COMMON_SIZE = 1 << 20  # of positions, say, which rotary embeddings need no tensor for
+_COMMON_COUNT = 1 << 10  # of codes or samples, say, which need no tensor either; those of modules end by FewTensors
 _MOST_LABELS = 1 << 16  # transformers makes two dicts of them
 MADE_PER_TENSOR = 16  # tensors made while a model is built; those of transformers make 2 to 5
 _SECONDS, _SECONDS_PER_TENSOR = 3.0, 0.002  # of the processor; a BERT with 200 tensors takes 0.2 s
@@ -90,7 +91,7 @@ def check_settings(settings: Any, generation: Any, tensors: Mapping[str, Tensor]
     # A tensor without elements has no bytes, whatever its shape.
     sizes = [size for t in tensors.values() if t.numel() for size in t.shape]
     count = max([len(tensors), *sizes])
-    limits = {"layers": len(tensors), "labels": min(count, _MOST_LABELS), "count": count}
+    limits = {"layers": len(tensors), "labels": min(count, _MOST_LABELS), "count": max(count, _COMMON_COUNT)}
     limits["any"] = max(_COMMON_SIZE, sum(t.numel() * t.element_size() for t in tensors.values()))
     for key, value in _entries(settings):
         if key == "attn_implementation":

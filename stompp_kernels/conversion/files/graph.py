@@ -7,6 +7,7 @@ written is checked too, so that a file that is written can be read.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,6 @@ def graph_to_json(packed: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Ten
     structure: dict[str, Any] = {"modules": {}, "attributes": {}, "graph": []}
     tensors: dict[str, Tensor] = {}
     attributes = {}
-    aliases: dict[fx.Node, fx.Node] = {}
     for node in packed.graph.nodes:
         target = str(node.target)
         if node.op == "call_module" and target not in structure["modules"]:
@@ -41,10 +41,7 @@ def graph_to_json(packed: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Ten
             tensors |= module.state_dict(prefix=f"{target}.")
         elif node.op == "get_attr":
             attributes[target] = _attribute_of(packed, node)
-        if (same_as := _passes_on(node)) is not None:
-            aliases[node] = aliases.get(same_as, same_as)
-        else:
-            structure["graph"].append(_node_to_json(node, aliases))
+        structure["graph"].append(_node_to_json(node))
     for name in attributes.keys() - tensors.keys():
         tensors[name] = attributes[name]
         structure["attributes"][name] = "parameter" if isinstance(attributes[name], nn.Parameter) else "buffer"
@@ -93,7 +90,7 @@ def _module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
     if isinstance(module, PackedLayer):
         return packed_to_json(module)
     spec = float_module_to_json(name, module)
-    return {**spec, "arguments": {key: _value_to_json(value, {}, False) for key, value in spec["arguments"].items()}}
+    return {**spec, "arguments": {key: _value_to_json(value, False) for key, value in spec["arguments"].items()}}
 
 
 def _module_from_json(spec: Mapping[str, Any], tensors: dict[str, Tensor], copy: bool) -> nn.Module:
@@ -118,16 +115,7 @@ def _attribute_of(packed: fx.GraphModule, node: fx.Node) -> Tensor:
 # To JSON
 
 
-def _passes_on(node: fx.Node) -> fx.Node | None:
-    """What a node returns unchanged: torchvision's stochastic depth does nothing in eval mode."""
-    of_torchvision = getattr(node.target, "__module__", "") == "torchvision.ops.stochastic_depth"
-    if node.op != "call_function" or not of_torchvision:
-        return None
-    training = node.kwargs.get("training", node.args[3] if len(node.args) > 3 else True)
-    return node.args[0] if training is False else None
-
-
-def _node_to_json(node: fx.Node, aliases: Mapping[fx.Node, fx.Node]) -> dict[str, Any]:
+def _node_to_json(node: fx.Node) -> dict[str, Any]:
     target = str(node.target)
     if node.op == "call_function":
         if node.target not in FUNCTION_NAMES:
@@ -141,7 +129,7 @@ def _node_to_json(node: fx.Node, aliases: Mapping[fx.Node, fx.Node]) -> dict[str
 
     def to_json(value: Any) -> Any:
         try:
-            return _value_to_json(value, aliases, keep)
+            return _value_to_json(value, keep)
         except ValueError as error:
             raise ValueError(f"{error}{_place_of(node)}") from error
 
@@ -151,21 +139,18 @@ def _node_to_json(node: fx.Node, aliases: Mapping[fx.Node, fx.Node]) -> dict[str
 
 
 def _place_of(node: fx.Node) -> str:
-    """Where a node comes from, as far as its tracer has noted it."""
-    text = f" (node {node.name!r}"
-    trace = node.stack_trace
-    if trace:
-        lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-        text += f", {lines[-1]}" if lines else ""
-    return f"{text})"
+    """Where a node comes from, as far as its tracer has noted it: the innermost line that is not of torch."""
+    lines = [line.strip() for line in (node.stack_trace or "").splitlines() if line.strip().startswith("File ")]
+    own = [line for line in lines if os.path.dirname(torch.__file__) not in line] or lines
+    return f" (node {node.name!r}{''.join(f', {line}' for line in own[-1:])})"
 
 
-def _value_to_json(value: Any, aliases: Mapping[fx.Node, fx.Node], keep_lists: bool) -> Any:
+def _value_to_json(value: Any, keep_lists: bool) -> Any:
     def inner(v: Any) -> Any:
-        return _value_to_json(v, aliases, keep_lists)
+        return _value_to_json(v, keep_lists)
 
     if isinstance(value, fx.Node):
-        return {"node": aliases.get(value, value).name}
+        return {"node": value.name}
     if isinstance(value, (list, tuple)):
         listed = [inner(v) for v in value]
         return {"list": listed} if keep_lists and isinstance(value, list) else listed

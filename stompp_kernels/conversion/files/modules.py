@@ -30,6 +30,7 @@ from stompp_kernels.conversion.files.kinds import shown
 from stompp_kernels.conversion.files.layers import check_packed, packed_from_json, packed_to_json
 from stompp_kernels.conversion.packing.modules import swap_layers
 from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
+from stompp_kernels.conversion.prepare.layers import transposed_linear
 from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE
 from stompp_kernels.nn import (
     BFloat16Linear,
@@ -274,8 +275,11 @@ def _twin_from_json(
 ) -> PackedLayer:
     """The packed twin of a model's layer; its tensors are taken from ``unused``. ``bare``: it reads words."""
     kind, shape = spec["type"], list(spec["shape"])
-    of = nn.Linear if kind.endswith("Linear") else nn.Conv2d
-    if type(layer) is not of or list(layer.weight.shape) != shape:
+    own_shape = list(layer.weight.shape)
+    if isinstance(layer, transposed_linear()):
+        own_shape.reverse()
+    of = (nn.Linear, *transposed_linear()) if kind.endswith("Linear") else (nn.Conv2d,)
+    if type(layer) not in of or own_shape != shape:
         raise ValueError(f"{name!r} of type {type(layer).__name__} has no packed twin {kind} of shape {shape}")
     prefix = name if bare or kind.startswith("BinaryWeight") else f"{name}.layer"
     constants = ("thresholds", "flip_words") if spec["threshold_rows"] else ("scale", "bias")

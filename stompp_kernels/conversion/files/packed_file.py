@@ -10,36 +10,42 @@ a file. docs/file-format.md describes the format.
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from stompp_kernels.conversion.files import container
+from stompp_kernels.conversion.files.exported import exported_graph
 from stompp_kernels.conversion.files.graph import graph_from_json, graph_to_json
 from stompp_kernels.conversion.files.graph_checks import check_graph
 from stompp_kernels.conversion.files.modules import is_packed_by_layer, modules_from_json, modules_to_json
 from stompp_kernels.conversion.files.older_versions import upgraded
+from stompp_kernels.conversion.input_notes import noted_inputs
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.gives_floats import GivesFloats, cast_like_parameters, type_of_parameters
 
 
-def save_packed(packed: nn.Module, path: str | os.PathLike[str]) -> int:
+def save_packed(packed: nn.Module, path: str | os.PathLike[str], example_inputs: Any = None) -> int:
     """Writes a packed network, whole, to one file; an existing file is replaced only once the new one is complete.
 
-    A network that was traced is saved whatever its class. Of one that was converted layer by layer the file holds the
-    name of its class and its config: it must be a model of Hugging Face transformers or ``sk.models``' "bert", as class
-    and config make it.
+    A network that was traced is saved as its graph. Of one that was converted layer by layer the file holds the name of
+    its class and its config if it is a model of Hugging Face transformers or ``sk.models``' "bert", as class and config
+    make it. What neither can hold is saved as torch.export reads its forward with example inputs: the file then gives
+    the sizes that inputs must have, all but that of the batch, which may be any if torch.export finds so.
 
     Args:
         packed: made by ``sk.convert``.
         path: of the file, by convention ``*.safetensors``.
+        example_inputs: a tensor, tuple or dict of inputs for torch.export. None: like those that ``sk.convert`` was
+            given, as ``verify`` or ``example_inputs``.
 
     Returns:
         The file's size in bytes.
 
     Raises:
         TypeError: ``packed`` is not such a network.
-        ValueError: it holds a module, function or argument that the format does not know, or is of another class and
-            was converted layer by layer; the message names it. Or it was cast to several types.
+        ValueError: it holds a module, function or argument that the format does not know; the message names it and
+            says what to do. Or it was cast to several types.
 
     Example:
         >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
@@ -52,16 +58,29 @@ def save_packed(packed: nn.Module, path: str | os.PathLike[str]) -> int:
     cast = {str(m.dtype) for m in packed.modules() if isinstance(m, GivesFloats) and m.dtype is not expected}
     if cast:
         raise ValueError(f"packed must have the type of its parameters, {expected}, throughout, got {', '.join(cast)}")
-    if isinstance(packed, fx.GraphModule):
-        structure, tensors = graph_to_json(packed)
-    elif is_packed_by_layer(packed):
-        structure, tensors = modules_to_json(packed)
-    else:
+    if not isinstance(packed, fx.GraphModule) and not is_packed_by_layer(packed):
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
+    try:
+        structure, tensors = (graph_to_json if isinstance(packed, fx.GraphModule) else modules_to_json)(packed)
+    except ValueError as error:
+        structure, tensors = _exported_to_json(packed, example_inputs, error)
     content = container.to_bytes(structure, tensors)
     # Not save_file: it makes files that only their owner can read, whatever the umask.
     with replacing(path) as file:
         return file.write(content)
+
+
+def _exported_to_json(packed: Any, example_inputs: Any, why: ValueError) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Structure and tensors of what torch.export reads, where the network cannot be saved as it stands and why."""
+    inputs = noted_inputs(packed) if example_inputs is None else example_inputs
+    if inputs is None:
+        raise ValueError(
+            f"{why}; or give save_packed example_inputs, with which torch.export reads the network"
+        ) from why
+    try:
+        return graph_to_json(exported_graph(packed, inputs))
+    except ValueError as error:
+        raise ValueError(f"{why}; as torch.export reads it, it cannot be saved either: {error}") from why
 
 
 def load_packed(path: str | os.PathLike[str], mmap: bool = False) -> nn.Module:

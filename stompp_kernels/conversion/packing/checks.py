@@ -65,7 +65,18 @@ def require_items(value: Any, name: str, keys: Sequence[str] | int) -> Any:
     return value
 
 
-CHECKS = (require_constant, require_given, require_left_out, require_items)
+def require_sizes(value: Any, name: str, sizes: Sequence[int | None]) -> Any:
+    """Raises ValueError unless an argument is a tensor of these sizes; None allows any."""
+    if isinstance(value, fx.Proxy):
+        return _recorded(value, require_sizes, name, tuple(sizes))
+    fits = isinstance(value, Tensor) and value.dim() == len(sizes)
+    if not fits or any(size not in (None, own) for size, own in zip(sizes, value.shape, strict=True)):
+        shown = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise ValueError(f"{name} must be a tensor of shape [{shown}], got {_description(value)}")
+    return value
+
+
+CHECKS = (require_constant, require_given, require_left_out, require_items, require_sizes)
 for _check in CHECKS:
     has_side_effect(_check)  # its result is read by no one, and yet it must stay in the graph
 
@@ -82,6 +93,9 @@ def what_is_required(graph: fx.Graph) -> tuple[str, ...]:
                 keys = rest[0]
                 what = f"a list of {keys}" if isinstance(keys, int) else f"a dict of {', '.join(map(repr, keys))}"
                 lines.append(f"{name} is {what}")
+            elif node.target is require_sizes:
+                sizes = ", ".join("any" if size is None else str(size) for size in rest[0])
+                lines.append(f"{name} has shape [{sizes}]")
             else:
                 lines.append(f"{name} is {'given' if node.target is require_given else 'left out'}")
     return tuple(lines)

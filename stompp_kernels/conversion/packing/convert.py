@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from stompp_kernels.conversion.input_notes import note_inputs
 from stompp_kernels.conversion.packing.arguments import TracedArguments
 from stompp_kernels.conversion.packing.fast_layers import warn_of_exact_layers
 from stompp_kernels.conversion.packing.finite import check_finite
@@ -102,6 +103,7 @@ def convert(
         raise ValueError(f"model must have float32 parameters (model.float()), got {', '.join(sorted(other))}")
     check_finite(model)
     original, model = model, copy.deepcopy(model).eval()
+    inputs = verify if example_inputs is None else example_inputs
     if example_inputs is None and not _is_transformer(model):
         example_inputs = verify
     graph = None if by_layer else _graph_of(model, by_layer, example_inputs)
@@ -110,6 +112,8 @@ def convert(
     packed = pack_modules(model, fast) if graph is None else pack_graph(model, graph, fast)
     if fast:
         warn_of_exact_layers(packed)
+    if inputs is not None:
+        note_inputs(packed, inputs)
     if verify is not None:
         verify_packed(original, packed, verify)
         if fast:
@@ -154,5 +158,6 @@ def _warn_of_hooks(model: nn.Module, graph: fx.Graph | None) -> None:
 
 def _is_transformer(model: nn.Module) -> bool:
     """Returns whether a model holds one of Hugging Face transformers, none of which torch.fx can trace."""
-    transformers = sys.modules.get("transformers")
+    # Not transformers itself, which imports the class when that is asked for.
+    transformers = sys.modules.get("transformers.modeling_utils")
     return transformers is not None and any(isinstance(m, transformers.PreTrainedModel) for m in model.modules())

@@ -23,6 +23,8 @@ class PackedTracer(Tracer):
         arguments: of the forward; None: all are inputs, as when a packed network is unpickled.
     """
 
+    follows_wrapped = True
+
     def __init__(self, arguments: TracedArguments | None = None) -> None:
         super().__init__()
         self._arguments = arguments

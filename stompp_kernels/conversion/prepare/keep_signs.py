@@ -96,6 +96,7 @@ def _calls(model: nn.Module, example_inputs: Any) -> list[Call]:
         lambda module: isinstance(module, BinaryLayer) and module.input_activation is not None,
         lambda module: module in losing,
         _OPS,
+        signs=True,
     )
     return [call for call in calls if call.producer or call.functional]
 

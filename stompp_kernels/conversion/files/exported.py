@@ -1,0 +1,304 @@
+"""A packed network as torch.export reads it: a graph for those that keep a forward of their own, which no file holds.
+
+Modules that a file can hold stay modules: torch.export sees one opaque operator for each call. What is left, the
+forward's own arithmetic, becomes PyTorch's operators, whose list is in aten.py. The sizes of inputs are fixed, but for
+the batch where torch.export finds that any will do.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils._pytree import TreeSpec, tree_leaves
+
+from stompp_kernels.conversion.files.float_modules import float_module_to_json, takes_one_tensor
+from stompp_kernels.conversion.packing.arguments import TracedArguments
+from stompp_kernels.conversion.packing.checks import require_sizes
+from stompp_kernels.nn import BinaryWeightLayer, PackSigns
+from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.progression.example_run import as_arguments
+
+_LIBRARY = torch.library.Library("stompp_files", "DEF")
+_LIBRARY.define("call(Tensor[] inputs, int index) -> Tensor[]")
+_numbers = itertools.count()
+_called: dict[int, nn.Module] = {}
+# Without a result that anyone reads: what they say of sizes is said of the inputs.
+_ASSERTIONS = ("aten._assert_", "aten.sym_constrain_range", "aten._assert_tensor_metadata")
+_LEFT_OUT = ("layout", "pin_memory", "generator")
+
+
+@torch.library.register_fake("stompp_files::call", lib=_LIBRARY)
+def _call(inputs: list[Tensor], index: int) -> list[Tensor]:
+    result = _called[index](*inputs)
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def exported_graph(packed: nn.Module, example_inputs: Any) -> fx.GraphModule:
+    """The network as a graph of modules and operators, equal to ``packed`` on inputs of these sizes.
+
+    Raises:
+        ValueError: torch.export cannot read it, or it holds what the format does not know.
+    """
+    # A copy of the modules alone: their tensors are shared.
+    shared = {id(tensor): tensor for tensor in (*packed.parameters(), *packed.buffers())}
+    shared |= {id(m.weight): m.weight for m in packed.modules() if isinstance(m, PackedLayer)}
+    copied = copy.deepcopy(packed, shared)
+    with _opaque_modules(copied) as names:
+        program, any_batch = _program(copied, example_inputs)
+    graph = _Translation(packed, program, names, example_inputs, any_batch).graph()
+    network = fx.GraphModule(_root_of(packed, graph, program), graph).eval()
+    network.graph.eliminate_dead_code()
+    network.recompile()
+    _check_equal(packed, network, example_inputs)
+    return network
+
+
+@contextmanager
+def _opaque_modules(model: nn.Module) -> Iterator[dict[int, str]]:
+    """Inside, calls of modules that a file can hold are one operator each; gives their names by its index."""
+    names: dict[int, str] = {}
+    for name, module in model.named_modules():
+        if _fits_in_a_file(name, module):
+            index, kind = next(_numbers), type(module)
+            _called[index], names[index] = copy.copy(module), name
+            stand_in: Any = module
+            stand_in.__class__ = type(kind.__name__, (kind,), {"forward": _forward_of(kind, index)})
+    try:
+        yield names
+    finally:
+        for index in names:
+            del _called[index]
+
+
+def _fits_in_a_file(name: str, module: nn.Module) -> bool:
+    if isinstance(module, (PackedLayer, BinaryWeightLayer, PackSigns)):
+        return True
+    try:
+        return takes_one_tensor(type(module)) and bool(float_module_to_json(name, module))
+    except ValueError:
+        return False
+
+
+def _forward_of(kind: Any, index: int) -> Any:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        inputs = [*args, *kwargs.values()]
+        if not all(isinstance(value, Tensor) for value in inputs):
+            return kind.forward(self, *args, **kwargs)
+        results = torch.ops.stompp_files.call(inputs, index)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    return forward
+
+
+def _program(model: nn.Module, example_inputs: Any) -> tuple[ExportedProgram, bool]:
+    """The program, and whether it takes batches of any size."""
+    args, kwargs = as_arguments(example_inputs)
+    batch = {0: Dim("batch")}
+    error: Exception | None = None
+    for any_batch in (True, False):
+        given = tuple(args), dict(kwargs)
+        shapes: Any = None
+        if any_batch:
+            if not all(_has_batch(value) for value in tree_leaves(given) if isinstance(value, Tensor)):
+                continue
+            given = _two_samples(given)
+            shapes = torch.utils._pytree.tree_map(lambda value: batch if isinstance(value, Tensor) else None, given)
+            names = list(inspect.signature(model.forward).parameters)
+            shapes = {**dict(zip(names, shapes[0], strict=False)), **shapes[1]}
+        try:
+            with torch.no_grad():
+                return torch.export.export(model, *given, dynamic_shapes=shapes), any_batch
+        except Exception as raised:  # torch.export raises a dozen kinds
+            error = error or raised
+    first = (str(error).strip().splitlines() or [""])[0]
+    raise ValueError(f"torch.export cannot read its forward: {type(error).__name__}: {first}")
+
+
+def _has_batch(value: Tensor) -> bool:
+    return value.dim() > 0 and value.shape[0] > 0
+
+
+def _two_samples(values: Any) -> Any:
+    """The same with batches of at least 2: a batch of 1 would be exported as a constant."""
+    return torch.utils._pytree.tree_map(
+        lambda value: torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[0] == 1 else value, values
+    )
+
+
+class _Translation:
+    """A program's graph as a graph of a file's modules, functions and attributes."""
+
+    def __init__(
+        self, model: nn.Module, program: ExportedProgram, names: Mapping[int, str], example_inputs: Any, any_batch: bool
+    ) -> None:
+        self._model, self._program, self._names = model, program, names
+        self._inputs, self._any_batch = example_inputs, any_batch
+        self._graph = fx.Graph()
+        self._made: dict[fx.Node, Any] = {}
+        self._packed: dict[tuple[str, fx.Node], fx.Node] = {}
+
+    def graph(self) -> fx.Graph:
+        self._make_inputs()
+        for node in self._program.graph.nodes:
+            if node.op == "call_function" and not str(node.target).startswith(_ASSERTIONS):
+                self._made[node] = self._call(node)
+            elif node.op == "output":
+                flat = [self._value(value) for value in node.args[0]]
+                self._graph.output(_unflattened(iter(flat), self._program.call_spec.out_spec))
+        placeholders = [node for node in self._graph.nodes if node.op == "placeholder"]
+        first = next(node for node in self._graph.nodes if node.op != "placeholder")
+        for node in placeholders:
+            first.prepend(node)
+        self._graph.lint()
+        return self._graph
+
+    def _make_inputs(self) -> None:
+        """Placeholders with the names of the forward's arguments, and reads of parameters and buffers."""
+        tracer = fx.proxy.GraphAppendingTracer(self._graph)
+        arguments = TracedArguments(self._model, self._inputs, fix_numbers=True)
+        args, kwargs = arguments.make(lambda name, *default: tracer.create_proxy("placeholder", name, default, {}))
+        bound = inspect.signature(self._model.forward).bind(*args, **kwargs).arguments
+        given_args, given_kwargs = as_arguments(self._inputs)
+        own = inspect.signature(self._model.forward).bind(*given_args, **given_kwargs).arguments
+        proxies = dict(zip(_paths(own), (_leaf(bound, path) for path in _paths(own)), strict=True))
+        order = iter(_paths_of_call(self._model, given_args, given_kwargs))
+        for node, spec in zip(
+            [n for n in self._program.graph.nodes if n.op == "placeholder"],
+            self._program.graph_signature.input_specs,
+            strict=True,
+        ):
+            if spec.kind is InputKind.USER_INPUT:
+                path = next(order)
+                proxy = proxies[path]
+                self._made[node] = proxy.node if isinstance(proxy, fx.Proxy) else proxy
+                value = _leaf(own, path)
+                if isinstance(proxy, fx.Proxy) and isinstance(value, Tensor):
+                    sizes = [None if self._any_batch and index == 0 else n for index, n in enumerate(value.shape)]
+                    require_sizes(proxy, ".".join(map(str, path)), sizes)
+            elif node.users:
+                assert spec.target is not None
+                self._made[node] = self._graph.get_attr(spec.target)
+
+    def _call(self, node: fx.Node) -> Any:
+        args, kwargs = self._value(node.args), self._value(node.kwargs)
+        if node.target is torch.ops.stompp_files.call.default:
+            inputs, index = args
+            return self._module(self._names[index], inputs)
+        kwargs = {key: value for key, value in kwargs.items() if key not in _LEFT_OUT and value is not None}
+        target: Any = node.target
+        if target.__name__ == "getitem" and isinstance(node.args[0], fx.Node) and _is_module_call(node.args[0]):
+            outputs = len(node.args[0].meta["val"])
+            return args[0] if outputs == 1 else self._graph.call_function(target, args)
+        made = self._graph.call_function(target, args, kwargs)
+        made.stack_trace = node.stack_trace
+        return made
+
+    def _module(self, name: str, inputs: list[fx.Node]) -> fx.Node:
+        """A call of a module; of signs that are packed already, their words."""
+        packs = isinstance(self._model.get_submodule(name), PackSigns)
+        if packs and (name, inputs[0]) in self._packed:
+            return self._packed[name, inputs[0]]
+        made = self._graph.call_module(name, tuple(inputs))
+        if packs:
+            self._packed[name, inputs[0]] = made
+        return made
+
+    def _value(self, value: Any) -> Any:
+        return fx.node.map_arg(value, lambda node: self._made[node])
+
+
+def _is_module_call(node: fx.Node) -> bool:
+    return node.target is torch.ops.stompp_files.call.default
+
+
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where the leaves of nested lists, tuples and dicts are."""
+    if isinstance(value, Mapping):
+        return [found for key, inner in value.items() for found in _paths(inner, (*path, key))]
+    if isinstance(value, (list, tuple)):
+        return [found for index, inner in enumerate(value) for found in _paths(inner, (*path, index))]
+    return [path]
+
+
+def _leaf(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def _paths_of_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The same in the order in which torch.export takes inputs: by position, then by keyword as given."""
+    signature = inspect.signature(model.forward)
+    by_position = signature.bind_partial(*args).arguments
+    return [*_paths(dict(by_position)), *_paths(kwargs)]
+
+
+def _unflattened(leaves: Iterator[Any], spec: TreeSpec) -> Any:
+    """The structure of an output in lists, tuples and dicts; objects with named fields become dicts."""
+    if spec.is_leaf():
+        return next(leaves)
+    inner = [_unflattened(leaves, child) for child in spec.children()]
+    if spec.type is tuple or (isinstance(spec.type, type) and issubclass(spec.type, tuple)):
+        return tuple(inner)
+    if spec.type is list:
+        return inner
+    names = spec.context
+    if isinstance(names, (list, tuple)) and len(names) == len(inner) and all(isinstance(name, str) for name in names):
+        return dict(zip(names, inner, strict=True))
+    raise ValueError(f"its output holds a {getattr(spec.type, '__name__', spec.type)}, which no file can hold")
+
+
+def _root_of(model: nn.Module, graph: fx.Graph, program: ExportedProgram) -> nn.Module:
+    """A module with the submodules and tensors that a graph reads, under their names."""
+    root = nn.Module()
+    for node in graph.nodes:
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        parent, names = root, str(node.target).split(".")
+        for part in names[:-1]:
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent.get_submodule(part)
+        if node.op == "call_module":
+            module = model.get_submodule(node.target)
+            parent.add_module(names[-1], PackSigns(module.images) if isinstance(module, PackSigns) else module)
+        elif names[-1] not in parent._parameters and names[-1] not in parent._buffers:
+            tensor = program.state_dict.get(node.target, program.constants.get(node.target))
+            own = _tensor_of(model, node.target)
+            parent.register_buffer(names[-1], (tensor if own is None else own).detach())
+    return root
+
+
+def _tensor_of(model: nn.Module, name: str) -> Tensor | None:
+    """The model's own tensor, which the file holds once however often it is read."""
+    value: Any = model
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    return value if isinstance(value, Tensor) else None
+
+
+@torch.no_grad()
+def _check_equal(packed: nn.Module, network: nn.Module, example_inputs: Any) -> None:
+    """Raises ValueError unless both give the same: torch.export fixes what depends on values."""
+    args, kwargs = as_arguments(example_inputs)
+    expected, found = (
+        [leaf for leaf in tree_leaves(_plain(model(*args, **kwargs))) if isinstance(leaf, Tensor)]
+        for model in (packed, network)
+    )
+    if len(expected) != len(found) or not all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(expected, found, strict=True)
+    ):
+        raise ValueError("its graph gives another result: the forward depends on values, or keeps state")
+
+
+def _plain(output: Any) -> Any:
+    return output.to_tuple() if hasattr(output, "to_tuple") else output

@@ -200,7 +200,10 @@ def test_padding_becomes_numbers(conv, padding):
             marks=pytest.mark.filterwarnings("ignore:Using padding:UserWarning"),
         ),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode='reflect' has no binary kernel"),
-        (nn.ConvTranspose2d(4, 4, 3), "ConvTranspose2d has no binary kernel"),
+        (
+            nn.ConvTranspose2d(4, 4, (1, 3)),
+            "kernel_size (1, 3) differs in height and width, for which it has no binary kernel",
+        ),
     ],
 )
 def test_layers_without_a_binary_kernel_stay(layer, reason):

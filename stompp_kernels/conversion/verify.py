@@ -16,6 +16,7 @@ from stompp_kernels.conversion.sign_notes import noted_signs
 from stompp_kernels.nn import ProgressiveActivation, float_simulation
 from stompp_kernels.nn.bfloat16 import in_float32
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.nn.reshaped_convs import ReshapedLayer
 from stompp_kernels.ops.reference import bits_from_words
 from stompp_kernels.progression.example_run import as_arguments, undisturbed
 
@@ -114,6 +115,10 @@ def _difference_of_tensors(y: Tensor, wanted: Tensor) -> str:
 
 def _run_modules(packed: nn.Module, kept: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     layers = _packed_layers(packed)
+    for name, module in packed.named_modules():
+        if isinstance(module, ReshapedLayer):  # what it gives is what the float layer gives
+            inner = next(inner for inner in layers if inner.startswith(f"{name}."))
+            layers[name] = layers.pop(inner)
 
     def compare(name: str, output: Tensor) -> None:
         replaces = layers[name].replaces
@@ -169,6 +174,8 @@ class _SignComparison(fx.Interpreter):
         signs = noted_signs(node)
         if signs is not None and not self.difference:
             kept = self.kept[signs.activation]
+            if signs.images and kept.dim() == 3:
+                kept = kept.unsqueeze(2)  # sequences, which are images of height 1
             difference = _different_signs(result, kept.permute(0, 2, 3, 1) if signs.images else kept)
             if difference:
                 self.difference = f"{signs.activation} {difference}"

@@ -11,12 +11,15 @@ from stompp_kernels.nn.masked import Stage, copy_masks
 from stompp_kernels.nn.packed import MaxPoolSigns, PackBatchNorm, PackedConv2d, PackedLinear, PackSigns, UnpackSigns
 from stompp_kernels.nn.packed_on_floats import PackedOnFloats, SharedSigns, SignActivation
 from stompp_kernels.nn.prepacked import PrepackedConv2d
+from stompp_kernels.nn.reshaped_convs import BinaryConv1d, BinaryConvTranspose2d
 from stompp_kernels.nn.sign_keeping import SignKeepingGELU, SignKeepingMish, SignKeepingSiLU
 
 __all__ = [
     "AveragedModel",
     "BFloat16Linear",
+    "BinaryConv1d",
     "BinaryConv2d",
+    "BinaryConvTranspose2d",
     "BinaryLayer",
     "BinaryLinear",
     "BinaryWeightConv2d",

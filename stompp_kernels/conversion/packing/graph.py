@@ -18,6 +18,7 @@ from stompp_kernels.conversion.packing.graph_state import GraphState
 from stompp_kernels.conversion.packing.layers import pack_layer, pack_weight
 from stompp_kernels.conversion.packing.names import rename_for_python
 from stompp_kernels.conversion.packing.nodes import has_hooks, is_expanded_needlessly, is_max_pool
+from stompp_kernels.conversion.packing.reshaped import to_images
 from stompp_kernels.conversion.packing.signs import pack_activation, pool_signs, unpack_for_float_users
 from stompp_kernels.conversion.packing.strided_unpack import move_strides_to_unpacking
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
@@ -37,6 +38,7 @@ def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.Grap
     names = rename_for_python(model, graph)
     state = GraphState(model, graph)
     _simplify(state)
+    to_images(state)
     move_before_concatenations(state)
     for node in list(state.graph.nodes):
         _pack_node(state, node)

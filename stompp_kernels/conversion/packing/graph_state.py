@@ -66,6 +66,14 @@ class GraphState:
         """The module that a node calls; None where it calls none."""
         return self._modules.get(str(node.target)) if node.op == "call_module" else None
 
+    def note_module(self, name: str, module: nn.Module) -> None:
+        """Notes that a module took another one's place."""
+        self._modules[name] = module
+
+    def calls_of(self, node: fx.Node) -> int:
+        """The number of nodes that call the module that a node calls."""
+        return sum(other.op == "call_module" and other.target == node.target for other in self.graph.nodes)
+
     def add(self, before: fx.Node, name: str, module: nn.Module, *args: fx.Node) -> fx.Node:
         """A call of a new submodule, placed before a node."""
         name = fresh_name(self.module, name)

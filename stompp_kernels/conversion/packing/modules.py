@@ -29,6 +29,7 @@ from stompp_kernels.nn import (
     SignActivation,
 )
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.nn.reshaped_convs import RESHAPED, ReshapedLayer
 from stompp_kernels.ops import Threshold
 
 
@@ -96,6 +97,8 @@ def swap_layers(model: nn.Module, twins: Mapping[str, PackedLayer], folded: Sequ
                 reads_floats = not isinstance(twin, BinaryWeightLayer) and full_name not in readers
                 signs = shared[isinstance(twin, PackedConv2d)]
                 swapped[full_name] = PackedOnFloats(twin, signs) if reads_floats else twin
+                if isinstance(layer, RESHAPED):
+                    swapped[full_name] = ReshapedLayer(swapped[full_name], layer.reshape)
             setattr(parent, name, swapped[full_name])
     for chain in folded:
         model.set_submodule(chain.function, nn.Identity())

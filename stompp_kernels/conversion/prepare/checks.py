@@ -27,13 +27,14 @@ from stompp_kernels.progression.execution import Call, place
 from stompp_kernels.progression.parameter_use import ParameterUse, trace_parameter_use
 
 SHORTCUT_NAMES = r"(^|[._])(downsample|shortcut)"
-_UNSUPPORTED = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Bilinear)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
+_UNSUPPORTED = (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d, nn.Bilinear)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is a layer that prepare says something about in any case."""
-    return isinstance(module, (nn.Conv2d, nn.Linear, *_UNSUPPORTED, *transposed_linear()))
+    return isinstance(module, (*_CONVS, nn.Linear, *_UNSUPPORTED, *transposed_linear()))
 
 
 def trace_float(model: nn.Module, example_inputs: Any) -> tuple[list[Call], dict[str, int]]:
@@ -57,7 +58,11 @@ def kept_layers(
             kept[call.name] = "runs at several places"
     eligible = [call.name for call in calls if call.name not in kept]
     if keep_first and eligible:
-        kept[eligible[0]] = "first layer"
+        first = next(call for call in calls if call.name == eligible[0])
+        # A transformer's query, key and value are one projection.
+        alike = [call.name for call in calls if call.reads == first.reads and call.name in eligible]
+        kept.update(dict.fromkeys(alike, f"part of the first projection: it reads what {first.name} reads"))
+        kept[first.name] = "first layer"
     if keep_last and eligible:
         kept[eligible[-1]] = "last layer"
     for name in eligible:
@@ -117,8 +122,9 @@ def _reason_to_stay(module: nn.Module) -> str | None:
     """Why a layer cannot be binarized, by itself; None where it can."""
     if isinstance(module, _UNSUPPORTED):
         return f"{kind_of(module)} has no binary kernel"
-    if type(module) not in (nn.Conv2d, nn.Linear, *transposed_linear()):
-        return f"is a subclass of {'Conv2d' if isinstance(module, nn.Conv2d) else 'Linear'} with code of its own"
+    if type(module) not in (*_CONVS, nn.Linear, *transposed_linear()):
+        base = next((kind for kind in _CONVS if isinstance(module, kind)), nn.Linear)
+        return f"is a subclass of {base.__name__} with code of its own"
     if has_own_forward(module):
         return "has a forward of its own, not that of its class"
     if module._forward_hooks or module._forward_pre_hooks:
@@ -130,12 +136,27 @@ def _reason_to_stay(module: nn.Module) -> str | None:
         return f"its weight is of type {str(weight.dtype).removeprefix('torch.')}, not of a floating-point one"
     if isinstance(module, transposed_linear()) and (weight._backward_hooks or weight._post_accumulate_grad_hooks):
         return "its weight has gradient hooks, which would find it transposed"
-    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+    if isinstance(module, _CONVS) and module.padding_mode != "zeros":
         return f"padding_mode={module.padding_mode!r} has no binary kernel"
-    if isinstance(module, nn.Conv2d) and numeric_padding(module) is None:
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)) and numeric_padding(module) is None:
         return "padding='same' is not symmetric for this kernel"
+    if isinstance(module, nn.ConvTranspose2d) and (why := _why_not_transposed(module)) is not None:
+        return why
     if (taken := taken_attribute(module)) is not None:
         return f"has an attribute {taken!r}, a name that binary layers use"
+    return None
+
+
+def _why_not_transposed(conv: nn.ConvTranspose2d) -> str | None:
+    """Why a transposed convolution has no binary kernel, if it has none."""
+    for name in ("kernel_size", "stride", "padding", "output_padding", "dilation"):
+        if len(set(getattr(conv, name))) > 1:
+            return f"{name} {tuple(getattr(conv, name))} differs in height and width, for which it has no binary kernel"
+    if conv.dilation[0] > 1 or conv.kernel_size[0] % conv.stride[0] or conv.output_padding[0] > conv.padding[0]:
+        return (
+            f"kernel {conv.kernel_size[0]} at stride {conv.stride[0]} has no binary kernel: one that is a multiple of "
+            "the stride has, without dilation, its output padded at most by its padding"
+        )
     return None
 
 

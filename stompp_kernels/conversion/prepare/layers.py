@@ -11,9 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.conversion.prepare.copy import adopt_attributes
-from stompp_kernels.nn import BinaryConv2d, BinaryLayer, BinaryLinear, ProgressiveActivation
+from stompp_kernels.nn import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose2d,
+    BinaryLayer,
+    BinaryLinear,
+    ProgressiveActivation,
+)
+from stompp_kernels.nn.reshaped_convs import weight_of_phases
 from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 
+_CONVS: dict[Any, Any] = {
+    nn.Conv1d: BinaryConv1d,
+    nn.Conv2d: BinaryConv2d,
+    nn.ConvTranspose2d: BinaryConvTranspose2d,
+}
 _HOOKS_OF_RUNS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS_OF_STATES = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 _HOOK_OPTIONS = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
@@ -30,14 +43,14 @@ def kind_of(module: nn.Module) -> str:
     return type(module).__name__
 
 
-def numeric_padding(conv: nn.Conv2d) -> tuple[int, int] | None:
-    """(height, width), or None where "same" pads the two sides differently."""
+def numeric_padding(conv: nn.Conv1d | nn.Conv2d) -> tuple[int, ...] | None:
+    """One number for each dimension, or None where "same" pads the two sides differently."""
     if not isinstance(conv.padding, str):
         return tuple(conv.padding)
     if conv.padding == "valid":
-        return (0, 0)
+        return (0,) * len(conv.kernel_size)
     reach = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-    return None if any(r % 2 for r in reach) else (reach[0] // 2, reach[1] // 2)
+    return None if any(r % 2 for r in reach) else tuple(r // 2 for r in reach)
 
 
 def mean_magnitudes(model: nn.Module, example_inputs: Any, names: Sequence[str]) -> dict[str, Tensor]:
@@ -68,7 +81,7 @@ def binary_layer(
 ) -> BinaryLayer:
     """The progressive layer of a Conv2d, a Linear, or a transposed linear layer; see ``sk.prepare`` for the scales."""
     weight, bias = layer.weight, layer.bias
-    w = weight.detach().t().contiguous() if isinstance(layer, transposed_linear()) else weight.detach()
+    w = _weight_of(layer)
     alpha = None
     if scale is not None:
         flat = w.flatten() if scale == "tensor" else w.flatten(1)
@@ -83,11 +96,19 @@ def binary_layer(
         "dtype": w.dtype,
     }
     binary: BinaryLayer
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
         padding = numeric_padding(layer)
         assert padding is not None
-        geometry = (layer.kernel_size, layer.stride, padding, layer.dilation, layer.groups)
-        binary = BinaryConv2d(layer.in_channels, layer.out_channels, *geometry, padding_value=padding_value, **common)
+        geometry: tuple[Any, ...] = (layer.kernel_size, layer.stride, padding, layer.dilation)
+        kind: Any = BinaryConv2d
+        if isinstance(layer, nn.Conv1d):
+            kind, geometry = BinaryConv1d, tuple(value for (value,) in geometry)
+        channels = layer.in_channels, layer.out_channels
+        binary = kind(*channels, *geometry, layer.groups, padding_value=padding_value, **common)
+    elif isinstance(layer, nn.ConvTranspose2d):
+        numbers = (layer.kernel_size[0], layer.stride[0], layer.padding[0], layer.output_padding[0], layer.groups)
+        binary = BinaryConvTranspose2d(layer.in_channels, layer.out_channels, *numbers, **common)
+        bias = None if bias is None else bias.repeat_interleave(layer.stride[0] ** 2)
     else:
         binary = BinaryLinear(w.shape[1], w.shape[0], **common)
     with torch.no_grad():
@@ -101,6 +122,16 @@ def binary_layer(
     binary.train(layer.training)
     adopt(layer, binary)
     return binary
+
+
+def _weight_of(layer: nn.Module) -> Tensor:
+    """The weights of a layer in the shape that its binary twin has."""
+    weight = layer.weight.detach()
+    if isinstance(layer, transposed_linear()):
+        return weight.t().contiguous()
+    if isinstance(layer, nn.Conv1d):
+        return weight.unsqueeze(2)
+    return weight_of_phases(weight, layer.stride[0], layer.groups) if isinstance(layer, nn.ConvTranspose2d) else weight
 
 
 def progressive_activation(activation: nn.Module, device: torch.device) -> ProgressiveActivation:
@@ -117,7 +148,7 @@ def _own_attributes(kind: Any) -> frozenset[str]:
     with torch.device("meta"):  # draws no random numbers
         if issubclass(kind, (nn.ReLU, nn.Hardtanh)):
             return frozenset(vars(kind()))
-        return frozenset(vars(kind(*((1, 1, 1) if kind is nn.Conv2d else (1, 1)))))
+        return frozenset(vars(kind(*((1, 1, 1) if kind in _CONVS else (1, 1)))))
 
 
 @functools.cache
@@ -126,7 +157,7 @@ def _names_taken(kind: Any) -> frozenset[str]:
     with torch.device("meta"):
         if issubclass(kind, (nn.ReLU, nn.Hardtanh)):
             return frozenset(dir(ProgressiveActivation()))
-        return frozenset(dir(BinaryConv2d(1, 1, 1) if kind is nn.Conv2d else BinaryLinear(1, 1)))
+        return frozenset(dir(_CONVS[kind](1, 1, 1) if kind in _CONVS else BinaryLinear(1, 1)))
 
 
 def _attached(module: nn.Module) -> dict[str, Any]:
@@ -139,7 +170,7 @@ def _attached(module: nn.Module) -> dict[str, Any]:
 
 def _base(module: nn.Module) -> Any:
     """The type of layer or activation that a module is, or is derived from."""
-    bases = (nn.Conv2d, nn.Linear, *transposed_linear(), nn.ReLU, nn.ReLU6, nn.Hardtanh)
+    bases = (*_CONVS, nn.Linear, *transposed_linear(), nn.ReLU, nn.ReLU6, nn.Hardtanh)
     return next((base for base in bases if isinstance(module, base)), nn.Module)
 
 

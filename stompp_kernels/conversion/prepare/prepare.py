@@ -64,7 +64,8 @@ def prepare(
 ) -> tuple[nn.Module, PreparationReport]:
     """Makes a copy of a float model in which eligible layers are progressive.
 
-    Conv2d and Linear layers (transformers' Conv1D too) become BinaryConv2d and BinaryLinear; a ReLU (ReLU6, Hardtanh)
+    Conv2d, Conv1d, ConvTranspose2d (whose kernel is a multiple of its stride) and Linear layers (transformers' Conv1D
+    too) become BinaryConv2d, BinaryConv1d, BinaryConvTranspose2d and BinaryLinear; a ReLU (ReLU6, Hardtanh)
     whose output arrives at one becomes a ProgressiveActivation, and a layer that no such activation feeds gets one of
     its own, after a GELU or SiLU too. A parameter that is added right before a layer, a number for each channel, shifts
     the values that are clipped and binarized (ReActNet's RSign), and learns until they are committed. First, last and
@@ -87,7 +88,8 @@ def prepare(
             and the paths of gradients (see ``sk.link``); not zeros, so that the signs of inputs can be checked, for
             which BatchNorms that saw no data yet use the statistics of these inputs.
         binarize: "both" weights and activations, or "weights".
-        keep_first, keep_last: the first and the last eligible layer to execute stay in float.
+        keep_first, keep_last: the first and the last eligible layer to execute stay in float; with the first those that
+            read the same tensor, as key and value do.
         keep: regular expressions, searched in qualified names; layers that match stay in float.
         scale: None: the layer computes with its weights as they are. "channel" or "tensor": it computes with
             u = weight / alpha and multiplies its output by alpha, a fixed scale, so that a pretrained layer's function
@@ -135,7 +137,7 @@ def prepare(
         raise ValueError(f"latent_std must be positive or None, got {latent_std}")
     if any(isinstance(module, BinaryLayer) for module in model.modules()):
         raise ValueError("model is prepared already: it holds binary layers")
-    if isinstance(model, (nn.Conv2d, nn.Linear)):
+    if isinstance(model, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         raise ValueError("model is a single layer: wrap it in an nn.Sequential with what comes before and after")
     plan = _plan(model, example_inputs, keep_first, keep_last, keep)
     options = _Options(binarize, scale, latent_std, input_scale, padding_value)
@@ -246,6 +248,10 @@ def _how(layer: nn.Module, call: Call, binarize: str) -> str:
             how += f", shifted by {call.shift}{unmoved}"
     if isinstance(layer, transposed_linear()):
         how += "; its weight is [out, in] now"
+    if isinstance(layer, nn.Conv1d):
+        how += "; its weight is [out, in, 1, kernel] now"
+    if isinstance(layer, nn.ConvTranspose2d):
+        how += "; its weight and bias are those of each phase of the stride now"
     return how + attachments(layer)
 
 

@@ -154,7 +154,7 @@ def test_a_function_that_no_activation_module_computes_is_refused(function, name
     assert report.binarized() == ["body"]
 
 
-def test_a_layer_used_at_two_places_stays():
+def test_a_layer_used_at_two_places_has_one_mask():
     class Reused(nn.Module):
         def __init__(self):
             super().__init__()
@@ -163,9 +163,9 @@ def test_a_layer_used_at_two_places_stays():
         def forward(self, x):
             return self.head(self.once(self.twice(self.twice(self.stem(x)))))
 
-    _, report = sk.prepare(Reused(), ROW)
-    assert report.binarized() == ["once"]
-    assert rows_of(report)["twice"].reason == "runs at several places"
+    model, report = sk.prepare(Reused(), ROW)
+    assert report.binarized() == ["twice", "once"]
+    assert model.twice.input_activation.mask_shape == (7,)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from stompp_kernels.conversion.sign_notes import noted_signs
+from stompp_kernels.conversion.sign_notes import SignsOf, noted_signs
 from stompp_kernels.nn import ProgressiveActivation, float_simulation
 from stompp_kernels.nn.bfloat16 import in_float32
 from stompp_kernels.nn.packed import PackedLayer
@@ -44,12 +44,16 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
     args, kwargs = as_arguments(inputs)
     model = copy.deepcopy(model)  # hooks and flags are set on it, and other threads may run the original
     by_graph = isinstance(packed, fx.GraphModule)
-    kept: dict[str, Tensor] = {}
+    kept: dict[str, list[Tensor]] = {}
     if by_graph:
         names = {name for name, module in model.named_modules() if isinstance(module, ProgressiveActivation)}
     else:
         names = {name for layer in _packed_layers(packed).values() for name in layer.replaces}
-    with _outputs_of(model, names, kept.__setitem__), undisturbed(model), float_simulation():
+    with (
+        _outputs_of(model, names, lambda name, y: kept.setdefault(name, []).append(y)),
+        undisturbed(model),
+        float_simulation(),
+    ):
         expected = model(*args, **kwargs)
     with in_float32(packed):  # what bfloat16 changes is not to hide a fault: verify_fast.py measures it
         found = _run_graph(packed, kept, args, kwargs) if by_graph else _run_modules(packed, kept, args, kwargs)
@@ -113,7 +117,9 @@ def _difference_of_tensors(y: Tensor, wanted: Tensor) -> str:
     return "" if error <= _TOLERANCE * largest else f"by up to {error:.3g} where values reach {largest:.3g}"
 
 
-def _run_modules(packed: nn.Module, kept: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _run_modules(
+    packed: nn.Module, kept: Mapping[str, list[Tensor]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
     layers = _packed_layers(packed)
     for name, module in packed.named_modules():
         if isinstance(module, ReshapedLayer):  # what it gives is what the float layer gives
@@ -125,12 +131,25 @@ def _run_modules(packed: nn.Module, kept: Mapping[str, Tensor], args: tuple[Any,
         if replaces[-1] not in kept:
             raise ValueError(f"the model does not call {replaces[-1]}, which the packed network runs")
         compared = _different_signs if layers[name].has_thresholds else _difference
-        difference = compared(output, kept[replaces[-1]])
+        difference = _least(compared(output, one) for one in kept[replaces[-1]])
         if difference:
             raise ValueError(f"the packed network differs at {replaces[0]} {difference}")
 
     with _outputs_of(packed, layers, compare), torch.no_grad():
         return packed(*args, **kwargs)
+
+
+def _difference_of_words(words: Tensor, expected: Tensor, signs: SignsOf) -> str:
+    if signs.images and expected.dim() == 3:
+        expected = expected.unsqueeze(2)  # sequences, which are images of height 1
+    expected = expected.permute(0, 2, 3, 1) if signs.images else expected
+    return _different_signs(words, expected) if words.shape[:-1] == expected.shape[:-1] else "in its shape"
+
+
+def _least(differences: Iterable[str]) -> str:
+    """Of a module that runs several times, no difference if one of its runs has none: which one it was is not known."""
+    found = list(differences)
+    return "" if "" in found else found[0]
 
 
 def _different_signs(words: Tensor, expected: Tensor) -> str:
@@ -140,7 +159,7 @@ def _different_signs(words: Tensor, expected: Tensor) -> str:
 
 
 def _run_graph(
-    packed: fx.GraphModule, kept: Mapping[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    packed: fx.GraphModule, kept: Mapping[str, list[Tensor]], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     comparison = _SignComparison(packed, kept)
     with torch.no_grad():
@@ -164,7 +183,7 @@ def _values(graph: fx.Graph, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 class _SignComparison(fx.Interpreter):
-    def __init__(self, packed: fx.GraphModule, kept: Mapping[str, Tensor]) -> None:
+    def __init__(self, packed: fx.GraphModule, kept: Mapping[str, list[Tensor]]) -> None:
         super().__init__(packed)
         self.kept = kept
         self.difference = ""  # the first
@@ -173,10 +192,7 @@ class _SignComparison(fx.Interpreter):
         result = super().run_node(node)
         signs = noted_signs(node)
         if signs is not None and not self.difference:
-            kept = self.kept[signs.activation]
-            if signs.images and kept.dim() == 3:
-                kept = kept.unsqueeze(2)  # sequences, which are images of height 1
-            difference = _different_signs(result, kept.permute(0, 2, 3, 1) if signs.images else kept)
+            difference = _least(_difference_of_words(result, kept, signs) for kept in self.kept[signs.activation])
             if difference:
                 self.difference = f"{signs.activation} {difference}"
         return result

@@ -6,7 +6,7 @@ Both are found by running the model on sample input, not by the order of registr
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -353,18 +353,33 @@ def place(model: nn.Module, name: str) -> str:
     return f"the forward of {name!r} of type {kind}" if name else f"the model's own forward ({kind})"
 
 
+class SeveralShapesError(ValueError):
+    """An activation that runs several times, with inputs of several shapes, for which one mask cannot serve.
+
+    Attributes:
+        activation: its name.
+    """
+
+    def __init__(self, activation: str, shapes: Sequence[tuple[int, ...]]) -> None:
+        listed = " and ".join(str(list(shape)) for shape in shapes)
+        super().__init__(f"activation {activation!r} runs on inputs of shapes {listed}, and would need a mask for each")
+        self.activation = activation
+
+
 def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]:
     """Does what :func:`link` does after its checks."""
     # First, so that what the model keeps of its last run holds no graph: such a tensor cannot be copied or pickled.
     gates, failure = _gates_or_failure(model, example_inputs)
     calls, runs, shapes = _trace_progressive(model, example_inputs)
-    for name in shapes:
+    for name, found in shapes.items():
         count = runs[name]
-        if count > 1:
+        if count > runs[_caller(name, runs)]:
             raise ValueError(
                 f"activation {name!r} runs at {count} places and would need a mask for each; "
                 "give each place a module of its own"
             )
+        if len(found) > 1:
+            raise SeveralShapesError(name, found)
     if failure is not None:
         warnings.warn(
             "the model did not run with gradient in training mode on the example inputs, so what commitments cut off "
@@ -374,7 +389,7 @@ def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLaye
         )
     set_gates(model, gates)
     modules = dict(model.named_modules())
-    for name, shape in shapes.items():
+    for name, (shape,) in shapes.items():
         activation = modules[name]
         assert isinstance(activation, ProgressiveActivation)
         activation.set_mask_shape(shape)
@@ -397,18 +412,29 @@ def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLaye
     return ordered
 
 
+def _caller(name: str, runs: Mapping[str, int]) -> str:
+    """The innermost module around another that runs: a list of modules does not."""
+    while name:
+        name = name.rpartition(".")[0]
+        if name in runs:
+            break
+    return name
+
+
 def _trace_progressive(
     model: nn.Module, example_inputs: Any
-) -> tuple[list[Call], dict[str, int], dict[str, tuple[int, ...]]]:
-    """Finds the calls and runs of a model of progressive layers, and the shape of a sample at each activation."""
-    shapes: dict[str, tuple[int, ...]] = {}
+) -> tuple[list[Call], dict[str, int], dict[str, list[tuple[int, ...]]]]:
+    """Finds the calls and runs of a model of progressive layers, and the shapes of a sample at each activation."""
+    shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def observe(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any] | None:
         if not isinstance(module, ProgressiveActivation):
             return None
 
         def observed(*inputs: Any, **keywords: Any) -> Any:
-            shapes.setdefault(name, tuple(first_argument(inputs, keywords).shape[1:]))
+            shape = tuple(first_argument(inputs, keywords).shape[1:])
+            if shape not in shapes.setdefault(name, []):
+                shapes[name].append(shape)
             return forward(*inputs, **keywords)
 
         return observed

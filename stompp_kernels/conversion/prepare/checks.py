@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,15 +49,11 @@ def kept_layers(
     """The layers that stay in float, each with its reason."""
     modules = dict(model.named_modules())
     kept: dict[str, str] = {}
-    counts: dict[str, int] = {}
     for call in calls:
-        counts[call.name] = counts.get(call.name, 0) + 1
         reason = _reason_to_stay(modules[call.name])
         if reason is not None:
             kept[call.name] = reason
-        elif counts[call.name] > 1:
-            kept[call.name] = "runs at several places"
-    eligible = [call.name for call in calls if call.name not in kept]
+    eligible = list(dict.fromkeys(call.name for call in calls if call.name not in kept))
     if keep_first and eligible:
         first = next(call for call in calls if call.name == eligible[0])
         # A transformer's query, key and value are one projection.
@@ -189,6 +186,28 @@ def attachments(module: nn.Module) -> str:
     return f"; keeps {', '.join(names)}" if names else ""
 
 
+def merged(calls: Sequence[Call]) -> list[Call]:
+    """One call for each layer: of one that runs several times, what all its runs have in common.
+
+    Where an activation feeds some of them only, the layer binarizes its own input.
+    """
+    by_name: dict[str, list[Call]] = {}
+    for call in calls:
+        by_name.setdefault(call.name, []).append(call)
+    found = []
+    for own in by_name.values():
+        first = next((call for call in own if call.functional), own[0])
+        if len({(call.producer, bool(call.functional)) for call in own}) > 1:
+            first = replace(first, producer="", functional="")
+        found.append(replace(first, dropout=any(c.dropout for c in own), nonnegative=any(c.nonnegative for c in own)))
+    return found
+
+
+def runs_at_several_places(call: Call, runs: Mapping[str, int]) -> bool:
+    """Whether the activation that feeds a call runs more often than the module whose forward calls it."""
+    return bool(call.producer) and runs[call.producer] > runs.get(call.place, 1)
+
+
 def check_producers(model: nn.Module, calls: Sequence[Call], runs: Mapping[str, int]) -> None:
     """Checks that the activations that feed these calls can be replaced."""
     refused: dict[str, str] = {}
@@ -199,7 +218,7 @@ def check_producers(model: nn.Module, calls: Sequence[Call], runs: Mapping[str, 
                 f"its input comes from a functional {call.functional}, which cannot be replaced; "
                 "use an nn.ReLU module there, or keep the layer in float with keep=..."
             )
-        elif call.producer and runs[call.producer] > 1:
+        elif runs_at_several_places(call, runs):
             refused[call.name] = (
                 f"its input comes from activation {call.producer!r}, which runs at {runs[call.producer]} places and "
                 "would need a mask for each; give each place a module of its own, or keep the layer in float with "

@@ -86,7 +86,8 @@ def keep_signs(model: nn.Module, example_inputs: Any) -> KeptSigns:
 def _calls(model: nn.Module, example_inputs: Any) -> list[Call]:
     """The calls of layers that binarize their own input, and the activations that lose signs which feed them."""
     # Copies, for a forward may keep what it saw.
-    own = [module for module in model.modules() if not any(True for _ in (*module.children(), *module.parameters()))]
+    plain = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    own = [module for module in plain if not any(True for _ in (*module.children(), *module.parameters()))]
     losing = {
         m for m in own if not has_own_forward(m) and (type(m) in SIGN_KEEPING or loses_signs(copy.deepcopy(m).eval()))
     }

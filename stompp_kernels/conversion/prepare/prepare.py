@@ -16,6 +16,7 @@ from stompp_kernels.conversion.prepare.checks import (
     check_reads,
     check_ties,
     kept_layers,
+    merged,
     other_multiplications,
     tied_layers,
     trace_float,
@@ -37,7 +38,7 @@ from stompp_kernels.conversion.prepare.split_forward import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.nn.binary import LATENT_STD, tie_weights
 from stompp_kernels.ops.checks import check_choice
-from stompp_kernels.progression.execution import Call, connect
+from stompp_kernels.progression.execution import Call, SeveralShapesError, connect
 from stompp_kernels.progression.fast_paths import fast_paths_off, turn_off_fast_paths
 from stompp_kernels.progression.parameter_use import trace_parameter_use
 from stompp_kernels.progression.settings import BINARIZE
@@ -143,7 +144,7 @@ def prepare(
     options = _Options(binarize, scale, latent_std, input_scale, padding_value)
     refused: dict[str, str] = {}
     while True:
-        binarized = [call for call in plan.calls if call.name not in plan.kept and call.name not in refused]
+        binarized = merged([call for call in plan.calls if call.name not in plan.kept and call.name not in refused])
         if not binarized and (on_refusal == "keep" or not refused):
             raise ValueError(f"model has no layer to binarize; {plan.reasons({**refused, **plan.kept})}")
         try:
@@ -194,7 +195,7 @@ def _attempt(
     """Prepares a copy with these layers refused; raises RefusedLayers where there are more of them."""
     kept = {**refused, **plan.kept}
     calls, runs = plan.calls, plan.runs
-    binarized = [call for call in calls if call.name not in kept]
+    binarized = merged([call for call in calls if call.name not in kept])
     both = options.binarize == "both"
     check_ties(model, [call.name for call in binarized])
     tied = tied_layers(model, [call.name for call in binarized])
@@ -226,7 +227,10 @@ def _attempt(
 
     fused = turn_off_fast_paths(model, lambda module: isinstance(module, BinaryLayer))
     check_reads(model, example_inputs, [call.name for call in binarized])
-    connect(model, example_inputs)
+    try:
+        connect(model, example_inputs)
+    except SeveralShapesError as error:
+        raise RefusedLayers(_fed_by(model, error, binarized)) from error
     keeping = keep_signs(model, example_inputs)
     if both:
         check_inputs(model, example_inputs, binarized)
@@ -236,6 +240,14 @@ def _attempt(
     signed = [LayerReport(name, kind, "keeps signs", why) for name, kind in keeping.kinds.items()]
     signed += [LayerReport(name, kind_of(modules[name]), "loses signs", why) for name, why in keeping.left.items()]
     return model, PreparationReport((*rows.values(), *plan.others, *activations, *signed, *slowed))
+
+
+def _fed_by(model: nn.Module, error: SeveralShapesError, calls: list[Call]) -> dict[str, str]:
+    """The layers that an activation of several shapes feeds, each with the reason why it cannot be binarized."""
+    activation = model.get_submodule(error.activation)
+    names = [call.name for call in calls if call.producer == error.activation]
+    names += [call.name for call in calls if model.get_submodule(call.name).input_activation is activation]
+    return dict.fromkeys(names, f"{error}; keep the layer in float with keep=...")
 
 
 def _how(layer: nn.Module, call: Call, binarize: str) -> str:
@@ -283,7 +295,7 @@ def _separate_activations(
 
     def trace() -> tuple[list[Call], dict[str, int]]:
         calls, runs = trace_float(model, example_inputs)
-        return [call for call in calls if call.name in names], runs
+        return merged([call for call in calls if call.name in names]), runs
 
     if unshare_activations(model, binarized):
         binarized, runs = trace()

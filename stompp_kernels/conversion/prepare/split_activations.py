@@ -85,7 +85,7 @@ def split_activations(model: nn.Module, calls: Iterable[Call], runs: Mapping[str
     """
     blocks: dict[str, list[Call]] = {}
     for call in calls:
-        if call.functional or (call.producer and runs[call.producer] > 1):
+        if call.functional or (call.producer and runs[call.producer] > runs.get(call.place, 1)):
             blocks.setdefault(call.place, []).append(call)
     if not blocks:
         return False
@@ -93,8 +93,6 @@ def split_activations(model: nn.Module, calls: Iterable[Call], runs: Mapping[str
     refused: dict[str, str] = {}
     for place, fed in blocks.items():
         try:
-            if runs.get(place, 0) > 1:
-                raise ValueError(f"it runs at {runs[place]} places itself")
             split_block(model.get_submodule(place), constants[place])
         except ValueError as error:
             block = f"{place!r} of type {type(model.get_submodule(place)).__name__}" if place else "the model itself"

@@ -98,9 +98,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
 
-    # Squeeze-and-excitation has few weights, and its input is an average, which carries no sign: keep it in float.
-    # Without `keep`, prepare raises an error that names these layers, says why, and ends in a `keep=[...]` to paste.
-    model, report = sk.prepare(Net(), stripes(8)[0], keep=[r"\.se\."])
+    # Squeeze-and-excitation has few weights, and its input is an average, which carries no sign: without `keep` prepare
+    # raises an error that names these layers and ends in a `keep=[...]` to paste. "downsample" repeats the default.
+    model, report = sk.prepare(Net(), stripes(8)[0], keep=[r"\.se\.", "downsample"])
     print(report)
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

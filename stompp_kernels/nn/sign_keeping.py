@@ -90,7 +90,7 @@ def loses_signs(module: nn.Module) -> bool:
 
     Hardswish is not: it is zero below -3. Nor is ELU: no negative number rounds to zero.
     """
-    if isinstance(module, SignKeeping) or not is_pointwise(module):
+    if isinstance(module, (SignKeeping, nn.modules.dropout._DropoutNd)) or not is_pointwise(module):
         return False
 
     def values(numbers: tuple[float, ...], dtype: torch.dtype) -> Tensor:

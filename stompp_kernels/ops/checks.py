@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.reference import (
@@ -47,6 +47,13 @@ def check_shape(name: str, value: Tensor, expected: Sequence[int]) -> None:
     """Checks a tensor's shape, as far as its sizes are numbers."""
     if value.dim() != len(expected) or any(map(_differ, value.shape, expected)):
         raise ValueError(f"{name} must have shape {list(expected)}, got {list(value.shape)}")
+
+
+def check_module(name: str, value: Any) -> None:
+    """Checks that a value is a module."""
+    if not isinstance(value, nn.Module):
+        hint = "; sk.prepare returns a model and a report" if isinstance(value, tuple) else ""
+        raise TypeError(f"{name} must be an nn.Module, got {type(value).__name__}{hint}")
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
+from types import FrameType
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,22 @@ class Run:
     def __init__(self, total_steps: int) -> None:
         self.total_steps, self.step, self.uncommitted = total_steps, 0, 0
         self.ended_early = False
+        self._made_at = _caller()
 
     def warn(self) -> None:
         if self.step and self.uncommitted and not self.ended_early:
-            warnings.warn(
+            warnings.warn_explicit(  # it may be the garbage collector that calls
                 f"training ended at step {self.step} of {self.total_steps} with {self.uncommitted} units not "
                 "committed: the network is not fully binary",
                 RuntimeWarning,
-                stacklevel=2,
+                *self._made_at,
             )
             self.step = 0  # once is enough, unless it goes on
+
+
+def _caller() -> tuple[str, int]:
+    """Returns the file and the line outside this package that called into it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("stompp_kernels."):
+        frame = frame.f_back
+    return ("", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)

@@ -8,6 +8,7 @@ from torch import nn
 
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
 from stompp_kernels.nn.masked import Masked
+from stompp_kernels.ops.checks import check_module
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def linked_layers(model: nn.Module) -> list[tuple[str, BinaryLayer]]:
     Raises:
         ValueError: there is none, or one did not run on the example inputs.
     """
+    check_module("model", model)
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BinaryLayer)]
     if not layers:
         raise ValueError("model has no BinaryLinear or BinaryConv2d: pass it through sk.prepare first")

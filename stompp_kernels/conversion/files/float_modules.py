@@ -32,11 +32,13 @@ from stompp_kernels.conversion.files.kinds import (
 from stompp_kernels.conversion.files.layers import check_tensors
 from stompp_kernels.nn import (
     BFloat16Linear,
+    BinaryLayer,
     FloatConv2d,
     MaxPoolSigns,
     PackBatchNorm,
     PackSigns,
     PrepackedConv2d,
+    ProgressiveActivation,
     SignKeepingGELU,
     SignKeepingMish,
     SignKeepingSiLU,
@@ -204,6 +206,11 @@ def float_module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
         ValueError: it is not, or it does more than its type says.
     """
     kind = type(module)
+    if isinstance(module, (BinaryLayer, ProgressiveActivation)):
+        raise ValueError(
+            f"module {name!r} of type {kind.__name__} is not committed, and a packed file holds no such: train until "
+            "progression.fully_committed, and convert again"
+        )
     if kind not in _ARGUMENTS:
         raise ValueError(
             f"module {name!r} of type {kind.__name__} cannot be saved in a packed network; write its forward with "

@@ -23,6 +23,7 @@ from stompp_kernels.conversion.files.older_versions import upgraded
 from stompp_kernels.conversion.input_notes import noted_inputs
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.gives_floats import GivesFloats, cast_like_parameters, type_of_parameters
+from stompp_kernels.ops.checks import check_module
 
 
 def save_packed(packed: nn.Module, path: str | os.PathLike[str], example_inputs: Any = None) -> int:
@@ -54,6 +55,7 @@ def save_packed(packed: nn.Module, path: str | os.PathLike[str], example_inputs:
         >>> size < 4 * sum(p.numel() for p in model.parameters())  # bytes of the float network
         True
     """
+    check_module("packed", packed)
     expected = type_of_parameters(packed)
     cast = {str(m.dtype) for m in packed.modules() if isinstance(m, GivesFloats) and m.dtype is not expected}
     if cast:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packab
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.conversion.verify_fast import verify_fast
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
-from stompp_kernels.ops.checks import check_choice
+from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.ops.checks import check_choice, check_module
 
 
 def convert(
@@ -91,13 +93,12 @@ def convert(
         ...     torch.allclose(packed(x), model.eval()(x), rtol=1e-4, atol=1e-4)
         True
     """
+    check_module("model", model)
     check_choice("float_layers", float_layers, ("exact", "fast"))
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
-    if not layers:
-        raise ValueError("model has no binary layer to convert")
-    if not any(is_packable(layer) or has_binary_weight(layer) for layer in layers.values()):
-        stages = ", ".join(f"{name} ({layer.stage.name.lower()})" for name, layer in layers.items())
-        raise ValueError(f"model must have a layer whose weights are committed, got {stages}")
+    for name, inputs in (("verify", verify), ("example_inputs", example_inputs)):
+        if not isinstance(inputs, (torch.Tensor, tuple, list, Mapping, type(None))):
+            raise TypeError(f"{name} must be a tensor, or a tuple or dict of inputs, got {type(inputs).__name__}")
+    _check_layers(model)
     other = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype is not torch.float32}
     if other:
         raise ValueError(f"model must have float32 parameters (model.float()), got {', '.join(sorted(other))}")
@@ -119,6 +120,31 @@ def convert(
         if fast:
             verify_fast(packed, verify)
     return packed
+
+
+def _check_layers(model: nn.Module) -> None:
+    """Warns of layers that are not committed.
+
+    Raises:
+        ValueError: none is.
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
+    if not layers:
+        packed = any(isinstance(module, PackedLayer) for module in model.modules())
+        why = "it is packed already" if packed else "pass it through sk.prepare, and train it"
+        raise ValueError(f"model has no binary layer to convert: {why}")
+    left = {name: layer for name, layer in layers.items() if not (is_packable(layer) or has_binary_weight(layer))}
+    stages = ", ".join(f"{name} ({layer.stage.name.lower()})" for name, layer in left.items())
+    how = "call progression.step() after each optimizer.step() until progression.fully_committed"
+    if len(left) == len(layers):
+        raise ValueError(f"model must have a layer whose weights are committed, got {stages}: {how}")
+    if left:
+        warnings.warn(
+            f"{len(left)} of {len(layers)} binary layers are not committed and stay in float, so that the network "
+            f"cannot be saved: {stages}; {how}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any) -> fx.Graph | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +32,24 @@ SHORTCUT_NAMES = r"(^|[._])(downsample|shortcut)"
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
 _UNSUPPORTED = (nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose3d, nn.Bilinear)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_patterns(model: nn.Module, keep: Sequence[str]) -> None:
+    """Warns of a pattern that matches no module.
+
+    Raises:
+        ValueError: ``keep`` is no sequence of regular expressions.
+    """
+    if isinstance(keep, str):
+        raise ValueError(f"keep must be a sequence of regular expressions, got the string {keep!r}")
+    names = [name for name, _ in model.named_modules()]
+    for pattern in keep:
+        try:
+            found = any(re.search(pattern, name) for name in names)
+        except re.error as error:
+            raise ValueError(f"keep must hold regular expressions, got {pattern!r} ({error})") from error
+        if not found and pattern != SHORTCUT_NAMES:
+            warnings.warn(f"keep={pattern!r} matches no module of the model", RuntimeWarning, stacklevel=4)
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from stompp_kernels.conversion.prepare.checks import (
     SHORTCUT_NAMES,
     attachments,
     check_inputs,
+    check_patterns,
     check_producers,
     check_reads,
     check_ties,
@@ -37,7 +38,7 @@ from stompp_kernels.conversion.prepare.split_activations import name_functions, 
 from stompp_kernels.conversion.prepare.split_forward import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.nn.binary import LATENT_STD, tie_weights
-from stompp_kernels.ops.checks import check_choice
+from stompp_kernels.ops.checks import check_choice, check_module
 from stompp_kernels.progression.execution import Call, SeveralShapesError, connect
 from stompp_kernels.progression.fast_paths import fast_paths_off, turn_off_fast_paths
 from stompp_kernels.progression.parameter_use import trace_parameter_use
@@ -91,7 +92,8 @@ def prepare(
         binarize: "both" weights and activations, or "weights".
         keep_first, keep_last: the first and the last eligible layer to execute stay in float; with the first those that
             read the same tensor, as key and value do.
-        keep: regular expressions, searched in qualified names; layers that match stay in float.
+        keep: regular expressions, searched in qualified names; layers that match stay in float. It takes the place of
+            the default, which keeps names with "downsample" or "shortcut".
         scale: None: the layer computes with its weights as they are. "channel" or "tensor": it computes with
             u = weight / alpha and multiplies its output by alpha, a fixed scale, so that a pretrained layer's function
             is kept. alpha is chosen so that u has standard deviation ``latent_std``.
@@ -127,13 +129,13 @@ def prepare(
         >>> type(prepared[3]).__name__, type(prepared[2]).__name__, type(prepared[5]).__name__
         ('BinaryConv2d', 'ProgressiveActivation', 'ReLU')
     """
+    check_module("model", model)
     check_choice("binarize", binarize, BINARIZE)
     check_choice("scale", scale, SCALES)
     check_choice("input_scale", input_scale, INPUT_SCALES)
     check_choice("padding_value", padding_value, (0, 1, -1))
     check_choice("on_refusal", on_refusal, ON_REFUSAL)
-    if isinstance(keep, str):
-        raise ValueError(f"keep must be a sequence of regular expressions, got the string {keep!r}")
+    check_patterns(model, keep)
     if latent_std is not None and not latent_std > 0:
         raise ValueError(f"latent_std must be positive or None, got {latent_std}")
     if any(isinstance(module, BinaryLayer) for module in model.modules()):

@@ -147,7 +147,7 @@ def _difference_of_words(words: Tensor, expected: Tensor, signs: SignsOf) -> str
 
 
 def _least(differences: Iterable[str]) -> str:
-    """Of a module that runs several times, no difference if one of its runs has none: which one it was is not known."""
+    """Finds no difference from a module that runs several times if one run has none: which one it was is not known."""
     found = list(differences)
     return "" if "" in found else found[0]
 

@@ -333,7 +333,7 @@ FORGED = {
         lambda t, s: layer(s, shape=[1 << 40, 16]),
         "argument 'shape' of layer .* must be a list of 2 values, each",
     ),
-    "layers as list": (lambda t, s: s.update(layers=[]), "layers must be an object, and signs a list of names"),
+    "layers as list": (lambda t, s: s.update(layers=[]), "layers must be an object"),
     "one layer less": (lambda t, s: s["layers"].pop(QUERY), "the file lacks the model's tensors .*query.bias"),
     "tensor missing": (lambda t, s: t.pop("classifier.bias"), r"lacks the model's tensors \['classifier.bias'\]"),
     "words missing": (lambda t, s: t.pop(f"{QUERY}.layer.weight"), r"query\.layer\.weight"),

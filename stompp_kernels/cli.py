@@ -121,10 +121,20 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _ablate(arguments: argparse.Namespace) -> int:
     from stompp_kernels.terminal import terminal
-    from stompp_kernels.training.ablate import read_study, run_study
+    from stompp_kernels.training.ablate import commands, read_study, run_study, shard_of
+    from stompp_kernels.training.build import check_names
 
     recipes = read_study(arguments.study, [*_changes(arguments), *arguments.grid])
-    failed = run_study(recipes, arguments.output, arguments.jobs, arguments.device, terminal())
+    for recipe in recipes:
+        check_names(recipe)
+    if arguments.shard is not None:
+        recipes = shard_of(recipes, arguments.shard)
+    if arguments.print_commands:
+        for command in commands(recipes, arguments.output, arguments.device):
+            print(command)
+        return 0
+    whole = arguments.shard is None
+    failed = run_study(recipes, arguments.output, arguments.jobs, arguments.device, terminal(), whole)
     if failed:
         print(f"stompp: {len(failed)} of {len(recipes)} runs failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -251,6 +261,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     ablate.add_argument(
         "--output", type=Path, required=True, help="folder that gets one folder per run; finished runs are kept"
+    )
+    ablate.add_argument("--shard", metavar="I/N", help="run only the I-th of N parts of the study, beside the others")
+    ablate.add_argument(
+        "--print-commands", action="store_true", help="print a command for each run that is not finished, and end"
     )
     ablate.add_argument("--jobs", type=int, default=1, help="number of runs at a time (default: 1)")
     _add_device(ablate, "auto")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -440,10 +441,10 @@ def test_a_run_says_what_it_trains_how_long_it_takes_and_how_it_ended(tmp_path, 
     for part in ("small_resnet on digits", "256 training and 100 test", "on cpu", "12 steps", "4 layers", "refresh 1"):
         assert part in first
     assert str(tmp_path / "run") in first
-    assert [re.match(r"(\d+)/12  loss .* \d/4 binary.*  test .* %  0:00:\d\d left$", e)[1] for e in evaluations] == [
+    assert [re.match(r"(\d+)/12  loss .* \d/4 binary.* test .*%  \d:\d\d:\d\d left$", e)[1] for e in evaluations] == [
         *("4", "8", "12")
     ]
-    assert re.fullmatch(r"small: test \d+\.\d %, 4 of 4 layers binary, after 0:00:\d\d of training", last)
+    assert re.fullmatch(r"small: test \d+\.\d %, 4 of 4 layers binary, after \d:\d\d:\d\d of training", last)
 
 
 def test_the_line_of_a_run_fits_a_terminal_of_80_columns():
@@ -452,8 +453,10 @@ def test_the_line_of_a_run_fits_a_terminal_of_80_columns():
     with ProgressBar(console, 39000, 12345) as bar:
         bar.show(12345, 12.345, 45.6, sk.progression.Progress(12345, 18, 48, ("a",), 0.35, 0.31))
         bar.show_test(12345, 44.4)
-    line = file.getvalue().splitlines()[-1]
-    assert "12345/39000 loss 12.345  batch 46 %  18/48 binary  p 0.35 (0.31)  test 44.4 %" in line
+    line = "12345/39000 loss 12.345 batch 46% 18/48 binary p 0.35 (0.31) test 44.4% "
+    shown = re.findall(re.escape(line) + r"[-\d]:[-\d]{2}:[-\d]{2}", file.getvalue())
+    assert shown
+    assert len(shown[-1]) <= 80
 
 
 def test_a_packed_network_goes_into_a_folder_that_is_made(finished, tmp_path):
@@ -526,6 +529,44 @@ def test_a_study_is_variants_times_a_grid_times_seeds(tmp_path):
     }
     with pytest.raises(ValueError, match=r"progression\.order must be a list"):
         read_study(tmp_path / "study.json", ["grid.progression.order=reverse"])
+
+
+def test_the_parts_of_a_study_are_its_runs_and_their_commands_can_be_had(tmp_path, capsys):
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps({**SMALL, "epochs": 1, "seeds": [0, 1, 2], "variants": {"a": {}, "b": {}}}))
+    base = ["ablate", str(study), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    seen = []
+    for shard in ("1/4", "2/4", "3/4", "4/4"):
+        assert main([*base, "--shard", shard, "--print-commands"]) == 0
+        seen.append(capsys.readouterr().out.splitlines())
+    assert [len(lines) for lines in seen] == [2, 2, 1, 1]
+    assert main([*base, "--print-commands"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(lines) == sorted(line for part in seen for line in part)
+    assert main(shlex.split(lines[0])[1:]) == 0
+    assert json.loads((tmp_path / "out" / "a_seed0" / "result.json").read_text())["result"]["steps"] == 4
+    capsys.readouterr()
+    assert main([*base, "--print-commands"]) == 0
+    assert capsys.readouterr().out.splitlines() == lines[1:], "what is finished is not started again"
+    for shard in ("0/2", "3/2", "1", "1/2/3"):
+        assert main([*base, "--shard", shard]) == 2
+        assert f"shard must be i/n with i from 1 to n, got {shard!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [
+        ({"model.name": "resnet21"}, "name must be one of"),
+        ({"model.options.depth": 3}, "model.options of 'small_resnet' must be among"),
+        ({"data.options.size": 3}, "options of data set 'digits' must be among"),
+        ({"progression.refresh": 0}, "progression.refresh must be at least 1, got 0"),
+    ],
+)
+def test_values_of_a_study_are_checked_before_its_first_run(variant, message, tmp_path, capsys):
+    (tmp_path / "study.json").write_text(json.dumps({**SMALL, "variants": {"good": {}, "bad": variant}}))
+    assert main(["ablate", str(tmp_path / "study.json"), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

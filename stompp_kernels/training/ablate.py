@@ -23,11 +23,13 @@ import copy
 import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,13 +98,39 @@ def read_study(path: Path, changes: Sequence[str] = ()) -> list[Recipe]:
     return recipes
 
 
-def run_study(recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, console: Console) -> list[str]:
+def shard_of(recipes: Sequence[Recipe], shard: str) -> list[Recipe]:
+    """The part of a study that "i/n" names, i from 1 to n: every n-th run from the i-th on.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"shard must be i/n with i from 1 to n, got {shard!r}")
+    return list(recipes[int(found[1]) - 1 :: int(found[2])])
+
+
+def commands(recipes: Sequence[Recipe], folder: Path, device: str) -> Iterator[str]:
+    """Yields the command of each run that is not finished, to be started by a scheduler of one's own.
+
+    The run's recipe is written into its folder; the command may be repeated, and goes on from the last checkpoint.
+    """
+    for recipe in recipes:
+        if not _is_finished(recipe, folder / recipe.name):
+            yield shlex.join(["stompp", *_arguments(recipe, folder / recipe.name, device)])
+
+
+def run_study(
+    recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, console: Console, whole: bool = True
+) -> list[str]:
     """Runs what is not finished, each in a process of its own, and writes the report to ``folder/report``.
 
     Args:
         folder: gets a folder a run; a run that is there already is resumed.
         jobs: processes at a time; the processor's cores are shared out between them.
         device: of every run.
+        whole: False for a part of a study, beside others: the folder is not locked, only those of runs, and the report
+            is left to `stompp report`.
 
     Returns:
         Names of the runs that failed; the end of each one's output.txt says why.
@@ -114,14 +142,14 @@ def run_study(recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, c
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    with locked(folder):
+    with locked(folder) if whole else nullcontext():
         unfinished = [recipe for recipe in recipes if not _is_finished(recipe, folder / recipe.name)]
         for recipe in recipes:
             if recipe not in unfinished:
                 console.print(f"{recipe.name}: finished", highlight=False)
         failed = _run_all(unfinished, folder, jobs, device, console)
         finished = [folder / r.name for r in recipes if r.name not in failed]
-        if finished:
+        if finished and whole:
             write_report(finished, folder / "report", folder.name)
     return sorted(failed)
 
@@ -184,14 +212,17 @@ def _is_finished(recipe: Recipe, folder: Path) -> bool:
 
 def _start(recipe: Recipe, folder: Path, jobs: int, device: str) -> subprocess.Popen:
     """The run's process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wanted = folder / WANTED
-    write_json(wanted, recipe.to_dict())
-    command = [sys.executable, "-m", "stompp_kernels.cli", "train", str(wanted), "--resume", "--output", str(folder)]
+    command = [sys.executable, "-m", "stompp_kernels.cli", *_arguments(recipe, folder, device)]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
     with open(folder / "output.txt", "ab") as output:
-        return subprocess.Popen([*command, "--device", device], stdout=output, stderr=output, env=environment)
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+
+
+def _arguments(recipe: Recipe, folder: Path, device: str) -> list[str]:
+    """What `stompp` is given to begin the run or go on with it; its recipe is written for it."""
+    write_json(folder / WANTED, recipe.to_dict())
+    return ["train", str(folder / WANTED), "--resume", "--output", str(folder), "--device", device]
 
 
 def _flat(where: str, values: Any) -> dict[str, Any]:

@@ -54,6 +54,19 @@ def build_model(recipe: Recipe, data: Data, prepared: bool = True, start: bool =
     return model.to(data.device, memory_format=memory_format)
 
 
+def check_names(recipe: Recipe) -> None:
+    """Checks, before a run begins, that the recipe's model and data set are known, and so are their options.
+
+    Raises:
+        ValueError: one is not; the message names it and what is allowed.
+    """
+    known = models.entry(recipe.model.name).options()
+    for option in recipe.model.options:
+        if option not in known:
+            raise ValueError(f"model.options of {recipe.model.name!r} must be among {', '.join(known)}, got {option!r}")
+    datasets.check_options(recipe.data.name, recipe.data.options)
+
+
 def example_of(data: Data, device: torch.device) -> Inputs:
     """Real inputs, the same for every seed."""
     inputs = next(data.test_batches(PROBE_SIZE))[0]

@@ -71,13 +71,13 @@ class ProgressBar:
 
     def show(self, step: int, loss: float, accuracy: float, progress: Progress) -> None:
         """Shows values of the last steps; accuracy in percent."""
-        p = f"  p {progress.p:.2f} ({progress.frozen:.2f})" if progress.active else ""
-        self._status = f"loss {loss:.3f}  batch {accuracy:.0f} %  {progress.frontier}/{progress.units} binary{p}"
+        p = f" p {progress.p:.2f} ({progress.frozen:.2f})" if progress.active else ""
+        self._status = f"loss {loss:.3f} batch {accuracy:.0f}% {progress.frontier}/{progress.units} binary{p}"
         self._bar.update(self._task, completed=step, status=f"{self._status}{self._test}")
 
     def show_test(self, step: int, accuracy: float) -> None:
         """Shows an evaluation's accuracy in percent."""
-        self._test = f"  test {accuracy:.1f} %"
+        self._test = f" test {accuracy:.1f}%"
         self._bar.update(self._task, completed=step, status=f"{self._status}{self._test}")
         if not self._console.is_terminal:
             self.say(f"{step}/{self._total}  {self._status}{self._test}  {self._left(step)} left")

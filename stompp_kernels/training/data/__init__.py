@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,22 @@ def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
         except TypeError as error:
             raise ValueError(f"data.options of {name!r} do not fit the function: {error}") from error
         return as_data(name, loader(**options))
+    check_options(name, options)
+    return _LOADERS[name](folder, **options)
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Checks that a data set is known, and takes options of these names; of a function of one's own, that it is there.
+
+    Raises:
+        ValueError: it is not, or does not.
+    """
+    if is_named(name):
+        named_function("data.name", name)
+        return
     check_choice("name", name, tuple(_LOADERS))
-    loader = _LOADERS[name]
-    parameters = inspect.signature(loader).parameters.values()
+    parameters = inspect.signature(_LOADERS[name]).parameters.values()
     allowed = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for option in options:
         if option not in allowed:
             raise ValueError(f"options of data set {name!r} must be among {', '.join(allowed)}, got {option!r}")
-    return loader(folder, **options)

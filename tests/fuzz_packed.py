@@ -125,7 +125,31 @@ def varied():
     return set_stage(model, Stage.BINARY).eval(), x
 
 
-OWN_MODELS = {f.__name__: f for f in (grouped, encoder, varied)}
+def exported():
+    """A network whose forward torch.export alone can read, and its input."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8)
+            self.up, self.fc, self.head = nn.ConvTranspose2d(8, 8, 2, 2), nn.Linear(8, 8), nn.Linear(8, 4)
+            self.shift = nn.Parameter(torch.randn(1, 8, 1, 1))
+
+        def forward(self, x):
+            y = self.norm(self.conv(self.stem(x))) + self.shift
+            if y.shape[-1] > 4:
+                y = F.interpolate(self.up(y), size=(6, 6), mode="bilinear").roll(1, 2)
+            y = F.pad(y, (1, 1)).flatten(2).transpose(1, 2)
+            y = torch.cat([y, y.new_zeros(y.shape[0], 1, 8)], 1).repeat(1, 2, 1).cumsum(1)
+            return self.head((y.softmax(-1) * self.fc(y)).mean(1))
+
+    torch.manual_seed(1)
+    x = torch.randn(2, 3, 8, 8)
+    model, _ = sk.prepare(Net(), x)
+    return set_stage(model, Stage.BINARY).eval(), x
+
+
+OWN_MODELS = {f.__name__: f for f in (grouped, encoder, varied, exported)}
 
 
 class Original:
@@ -134,7 +158,8 @@ class Original:
     def __init__(self, name, folder, binarize="both"):
         model, x = OWN_MODELS[name]() if name in OWN_MODELS else committed(name, 3, binarize=binarize)
         path = folder / f"{name}.safetensors"
-        sk.save_packed(sk.convert(model), path)
+        by_layer = True if name == "exported" else None
+        sk.save_packed(sk.convert(model, by_layer=by_layer), path, example_inputs=x)
         self.name, self.data, self.x = name, path.read_bytes(), x if isinstance(x, dict) else x[:2]
         self.tensors, (self.metadata, self.structure) = load(self.data), parts_of(path)
         self.result = run(sk.load_packed(path), self.x)
@@ -362,7 +387,9 @@ def limit_memory():
 
 def fuzz(count, seed, folder, change=mutate):
     """Outcomes of `count` files by (kind, whether the checksum fits, outcome)."""
-    originals = [Original(name, folder) for name in ("residual", "bireal", "mlp", "grouped", "encoder", "varied")]
+    originals = [
+        Original(name, folder) for name in ("residual", "bireal", "mlp", "grouped", "encoder", "varied", "exported")
+    ]
     originals.append(Original("residual", folder, "weights"))
     path, found = folder / "mutated.safetensors", Counter()
     for index in range(count):

@@ -7,6 +7,7 @@
 # make headers  compile the bindings against several releases of torch (HEADERS="2.10.0 2.14.1"), none installed
 # make build    set everything up, or recompile what changed in csrc
 # make core     the same, and the core on NumPy arrays, stompp_kernels.core
+# make corpus   set everything up, then take the networks of other libraries through the package: docs/corpus.csv
 # make docs     set everything up, then build the documentation in build/docs; a warning is an error
 # make lint     ruff, clang-format, mypy and the check of prose, changing nothing; `make format` rewrites
 # make clean    remove what was built; `make distclean` the environment too
@@ -23,6 +24,7 @@ VENV ?= .venv$(if $(TORCH),-$(TORCH))
 HEADERS ?=
 DEMO_ARGS ?=
 BENCH_OUT ?= build/bench
+CORPUS_ARGS ?=
 # A file of tests a process, two at a time; PYTEST_ARGS="-x tests/test_pack.py" runs in one.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
@@ -35,7 +37,8 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build core wheels try-wheel setup setup-demo setup-dev setup-arm setup-wheels test test-all headers demo bench docs lint format clean distclean
+.PHONY: build core wheels try-wheel setup setup-demo setup-dev setup-arm setup-wheels test test-all corpus headers demo bench \
+	docs lint format clean distclean
 
 build: setup
 
@@ -74,6 +77,11 @@ wheels: setup-dev
 
 try-wheel: setup-demo
 	"$(VENV)/bin/python" scripts/try_wheel.py
+
+# Neither library's dependencies: they would bring another torch.
+corpus: setup
+	$(RUN) pip install -q --no-deps timm torchvision
+	PYTHONPATH=tests $(RUN) corpus $(CORPUS_ARGS)
 
 headers: setup
 	"$(VENV)/bin/python" scripts/check_headers.py $(HEADERS)

@@ -1,27 +1,19 @@
 """prepare on the networks of torchvision and transformers, as those libraries make them."""
 
-import importlib.util
 import warnings
 
 import pytest
 import torch
+from corpus import by_torchvision
 from models_for_tests import binary_layers, randomize_norms, seeded, set_stage
 
 import stompp_kernels as sk
 from stompp_kernels.nn import ProgressiveActivation, Stage
 
-if importlib.util.find_spec("torchvision") is not None:
-    try:
-        import torchvision
-    except RuntimeError:
-        # PyPI's builds load with CUDA's torch only. Beside a torch for CPU nothing is missing for the models but the
-        # names of two ops; transformers cannot be imported without them either.
-        ops = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            ops.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
+if by_torchvision.available():
+    torchvision = by_torchvision.load()
 needs_torchvision = pytest.mark.skipif(
-    importlib.util.find_spec("torchvision") is None, reason="needs torchvision, of which PyPI has no build for CPU"
+    not by_torchvision.available(), reason="needs torchvision, of which PyPI has no build for CPU"
 )
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -123,8 +115,8 @@ def vit():
 @pytest.mark.parametrize(
     ("make", "binarized", "fed_upstream", "first", "last"),
     [
-        (bert, 2 * 6, 0, "bert.encoder.layer.0.attention.self.query", "classifier"),
-        (lambda: bert(hidden_act="relu"), 2 * 6, 2, "bert.encoder.layer.0.attention.self.query", "classifier"),
+        (bert, 2 * 6 - 2, 0, "bert.encoder.layer.0.attention.self.query", "classifier"),
+        (lambda: bert(hidden_act="relu"), 2 * 6 - 2, 2, "bert.encoder.layer.0.attention.self.query", "classifier"),
         (lambda: resnet("basic"), 4 * 2, 8, "resnet.embedder.embedder.convolution", "classifier.1"),
         (lambda: resnet("bottleneck"), 4 * 3, 12, "resnet.embedder.embedder.convolution", "classifier.1"),
         (vit, 2 * 6, 0, "vit.embeddings.patch_embeddings.projection", "classifier"),
@@ -138,6 +130,8 @@ def test_transformers(make, binarized, fed_upstream, first, last):
     assert len(report.binarized()) == binarized
     assert sum("input binarized by" in row.reason for row in report.rows) == fed_upstream
     kept = {row.name: row.reason for row in report.rows if row.action == "kept"}
+    for name in ("key", "value") if first.endswith("query") else ():
+        assert kept[first.replace("query", name)] == f"part of the first projection: it reads what {first} reads"
     assert (kept[first], kept[last]) == ("first layer", "last layer")
     assert type(model) is type(float_model)
 

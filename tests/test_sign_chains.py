@@ -1,6 +1,7 @@
 """Functions of each value between packed layers of models that keep their own forward: found, folded, saved."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 import stompp_kernels as sk
 from stompp_kernels.conversion.packing import modules as pack_modules
 from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
+from stompp_kernels.conversion.prepare.keep_signs import KeptSigns
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.nn import PackedLinear, PackedOnFloats, ProgressiveActivation, SignActivation, Stage
 from stompp_kernels.ops.reference import bits_from_words
@@ -253,7 +255,12 @@ def test_the_float_simulation_s_signs_are_those_handed_on():
     assert (kept["y"] < 0).float().mean() not in (0, 1)
 
 
-def test_a_block_in_which_gelu_rounds_to_zero_keeps_its_floats(tmp_path):
+def test_a_block_in_which_gelu_rounds_to_zero_keeps_its_floats(tmp_path, monkeypatch):
+    keeping_signs = sk.convert(widen_range(encoder(), 50.0), verify=tokens())
+    assert len(words_of(keeping_signs)) == 2
+    monkeypatch.setattr(
+        sys.modules["stompp_kernels.conversion.prepare.prepare"], "keep_signs", lambda *_: KeptSigns({}, {})
+    )
     packed = sk.convert(widen_range(encoder(), 50.0), verify=tokens())
     assert words_of(packed) == ["encoder.encoder.layer.1.intermediate.dense.layer"]
     path = tmp_path / "net.safetensors"

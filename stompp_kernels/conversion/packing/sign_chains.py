@@ -18,6 +18,7 @@ from stompp_kernels.conversion.packing.nodes import has_hooks
 from stompp_kernels.conversion.tracing import Tracer
 from stompp_kernels.nn import ProgressiveActivation
 from stompp_kernels.nn.pointwise import is_pointwise
+from stompp_kernels.nn.sign_keeping import SignKeeping
 
 
 @dataclass(frozen=True)
@@ -126,4 +127,4 @@ def _is_function_of_each_value(module: nn.Module) -> bool:
     """Whether a module, in eval mode, gives for each value what depends on that value alone."""
     if isinstance(module, ProgressiveActivation):
         return module.committed
-    return not module.training and is_pointwise(module)
+    return isinstance(module, SignKeeping) or (not module.training and is_pointwise(module))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import fastest, larq, network, onnx_runtime, products, torch_sides
+from benchmarks.peers import fastest, larq, network, onnx_runtime, openvino, products, torch_sides
 from stompp_kernels.bench.subjects import untrained
 from stompp_kernels.bench.turns import timing_of
 
@@ -94,9 +94,11 @@ def test_of_several_ways_the_fastest_takes_the_turn(monkeypatch):
 
 def test_peers_that_are_not_there_are_reported(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     status, results = run(monkeypatch, tmp_path, "--groups", "bgemm", "larq")
     assert status == 0
     assert "pip install" in results["missing"]["onnxruntime"]
+    assert "pip install" in results["missing"]["openvino"]
     assert "--larq FOLDER" in results["missing"][larq.PEER]
     assert f"missing: {larq.PEER}" in capsys.readouterr().out
     (row,) = results["rows"]
@@ -108,7 +110,8 @@ def test_peers_that_are_not_there_are_reported(monkeypatch, tmp_path, capsys):
 def test_peers_that_are_there_are_in_the_rows(monkeypatch, tmp_path):
     status, results = run(monkeypatch, tmp_path, "--groups", "bgemm")
     assert status == 0
-    assert results["missing"] == torch_sides.missing()
+    reason = openvino.missing()
+    assert results["missing"] == torch_sides.missing() | ({"openvino": reason} if reason else {})
     assert {"onnxruntime fp32", "onnxruntime int8"} <= set(results["rows"][0]["ratios"])
 
 
@@ -117,6 +120,7 @@ def test_whole_networks_are_rows_too():
     there = not onnx_runtime.missing()
     row = network.measure(subject, 1, 0.01, there, compile=False)
     found = {"torch fp32", "torch bf16", "torch int8"} - set(torch_sides.missing())
+    found |= set() if openvino.missing() else {"openvino fp32", "openvino bf16"}
     assert set(row["ratios"]) == found | ({"onnxruntime fp32", "onnxruntime int8"} if there else set())
     assert row["operations"] > 2 * 40e6  # the paper of ResNet-20 has 41 million multiplications and additions
     assert row["bytes"] > 0

@@ -1,16 +1,17 @@
 """Our kernels against other libraries: `python -m benchmarks.peers` (pip install '.[peers]').
 
 In one process, in turns of two calls of which the second counts, with the same number of threads: ours, torch fp32,
-bf16 and int8, and ONNX Runtime fp32 and int8. Every side's result is right to the bit before it is timed; bytes that a
-peer writes are compared with the exact integers as bytes hold them. Where a peer has several ways to compute something,
-the fastest is timed; a row's "how" names it. Whole networks must come within the bounds of
-stompp_kernels/bench/sides.py.
+bf16 and int8, ONNX Runtime fp32 and int8, and of whole networks OpenVINO fp32 and bf16. Every side's result is right to
+the bit before it is timed; bytes that a peer writes are compared with the exact integers as bytes hold them. Where a
+peer has several ways to compute something, the fastest is timed; a row's "how" names it. Whole networks must come
+within the bounds of stompp_kernels/bench/sides.py.
 
 Larq Compute Engine is measured with `--larq FOLDER`, a virtual environment of its own that the first run makes from
 PyPI, with a Python 3.9 to 3.11 (`--larq-python`). See larq.py.
 
 A peer that is not there is listed in the results file under "missing", with the reason. To hold torch and ours to AVX2
-on a machine with AVX-512, see benchmarks/avx2.sh; ONNX Runtime cannot be held to it, which the file says then.
+on a machine with AVX-512, see benchmarks/avx2.sh; ONNX Runtime and OpenVINO cannot be held to it, which the file says
+then.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import larq, onnx_runtime, torch_sides
+from benchmarks.peers import larq, onnx_runtime, openvino, torch_sides
 from benchmarks.peers.fastest import measure
 from benchmarks.peers.products import cases
 from benchmarks.timing import RESULTS, save, summary
@@ -51,6 +52,10 @@ class Peers:
             self.missing["onnxruntime"] = reason
         else:
             self.versions["onnxruntime"] = onnx_runtime.version()
+        if reason := openvino.missing():
+            self.missing["openvino"] = reason
+        else:
+            self.versions["openvino"] = openvino.version()
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
@@ -133,7 +138,8 @@ def main() -> int:
         print("\n" + summary(peers.rows))
     for name, reason in peers.missing.items():
         print(f"missing: {name}: {reason}")
-    notes = {"onnxruntime": NOT_HELD} if peers.with_onnx_runtime and "ATEN_CPU_CAPABILITY" in os.environ else {}
+    held = "ATEN_CPU_CAPABILITY" in os.environ
+    notes = {name: NOT_HELD for name in ("onnxruntime", "openvino") if held and name in peers.versions}
     more = {"missing": peers.missing, "wrong": peers.wrong, "versions": peers.versions, "notes": notes}
     name = f"peers_{native.active_implementation()}"
     print(save(name, "python -m benchmarks.peers", peers.rows, arguments.output, **more))

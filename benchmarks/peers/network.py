@@ -1,4 +1,4 @@
-"""A whole network: packed against torch's forms of it, and ONNX Runtime on the same float network exported."""
+"""A whole network: packed against torch's forms of it, and OpenVINO and ONNX Runtime on the same float network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.case import Call, Case, Sides
-from benchmarks.peers import onnx_runtime, torch_sides
+from benchmarks.peers import onnx_runtime, openvino, torch_sides
 from benchmarks.peers.fastest import in_turn
 from stompp_kernels.bench.sides import Side, check, folding, make_sides
 from stompp_kernels.bench.subjects import Subject
@@ -52,6 +52,8 @@ def measure(
             forms.setdefault(name, {})[side.how] = side.run
         if with_onnx_runtime:
             forms |= _onnx_runtime(subject.float_model, x, threads)
+        if not openvino.missing():
+            forms |= _openvino(subject.float_model, x, threads)
         case = _case(subject, x)
         return in_turn(case, forms.pop("ours"), forms, threads, seconds)
 
@@ -88,6 +90,19 @@ def _onnx_runtime(model: torch.nn.Module, x: Tensor, threads: int) -> dict[str, 
 
         check(Side(form, f"onnxruntime {how}", checked), expected)
         found[f"onnxruntime {form}"] = {how: run}
+    return found
+
+
+def _openvino(model: torch.nn.Module, x: Tensor, threads: int) -> dict[str, dict[str, Call]]:
+    expected, found = model(x), {}
+    for form, (run, result) in openvino.networks(model, x, threads).items():
+
+        def checked(run: Call = run, result: Any = result) -> Tensor:
+            run()
+            return result()
+
+        check(Side(form, f"openvino {form}", checked), expected)
+        found[f"openvino {form}"] = {"converted": run}
     return found
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from models_for_tests import binary_layers, randomize_norms, set_stage
+from test_default_dtype import default_dtype
 from torch import nn
 
 import stompp_kernels as sk
@@ -116,6 +117,17 @@ def simulated(model, x):
 
 def packed_layers(packed):
     return [module for module in packed.modules() if isinstance(module, PackedLayer)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_default_type_changes_no_network(form, tmp_path):
+    model, x, path = committed(form), images(3, seed=1), tmp_path / "net.safetensors"
+    packed = sk.convert(model, verify=x)
+    wanted = packed(x)
+    sk.save_packed(packed, path)
+    with default_dtype(torch.float64):
+        assert torch.equal(sk.convert(model, verify=x)(x), wanted)
+        assert torch.equal(sk.load_packed(path)(x), wanted)
 
 
 @pytest.mark.parametrize("form", ["expand", "reshape", "plain"])

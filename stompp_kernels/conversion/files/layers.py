@@ -140,7 +140,9 @@ def _epilogue_from_json(
     with torch.device("meta"):
         expected = {name: torch.empty(N, dtype=torch.float32) for name in names}
         matrices = {"rprelu": 3, "limits": 2} if writes != "floats" else {"rprelu": 3}
-        expected |= {key: torch.empty(rows_of, N) for key, rows_of in matrices.items() if key in constants}
+        expected |= {
+            key: torch.empty(rows_of, N, dtype=torch.float32) for key, rows_of in matrices.items() if key in constants
+        }
         if rows:
             flip_words = torch.empty(words_for(N), dtype=torch.int32)
             expected = {"thresholds": torch.empty(rows, N, dtype=torch.int32), "flip_words": flip_words}

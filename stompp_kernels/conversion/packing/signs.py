@@ -127,7 +127,7 @@ def _limited_bits(
     device = next(state.module.parameters()).device
     packer = PackBatchNorm(channels, images)
     with torch.no_grad():
-        largest = torch.full((channels,), torch.finfo(torch.float32).max, device=device)
+        largest = torch.full((channels,), torch.finfo(torch.float32).max, dtype=torch.float32, device=device)
         if bool((function(largest).isnan() | function(-largest).isnan()).any()):
             return None  # infinities between the steps: their signs are no limits' to tell
         packer.low, packer.high = fold_limits(function, channels, device)

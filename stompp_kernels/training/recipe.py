@@ -157,7 +157,7 @@ class Recipe:
         >>> from stompp_kernels.training.recipe import read_recipe
         >>> recipe = read_recipe(None, ["model.name=mlp", "data.name=digits", "optimizer.lr=0.05"])
         >>> recipe.optimizer
-        OptimizerRecipe(name='sgd', lr=0.05, momentum=0.9, weight_decay=0.0, schedule='constant', warmup=0.0, ...)
+        OptimizerRecipe(name='sgd', lr=0.05, momentum=0.9, weight_decay=0.0, decay='all', schedule='constant', ...)
     """
 
     name: str

@@ -86,11 +86,13 @@ def test_the_table_has_a_line_per_row():
     packed, rows = explained()
     lines = str(sk.explain(packed)).splitlines()
     assert lines[0].split()[:3] == ["layer", "kernel", "implementation"]
-    assert len(lines) == len(rows) + 2
-    for row, line in zip(rows.values(), lines[2:], strict=True):
+    assert len(lines) == len(rows) + 3
+    for row, line in zip(rows.values(), lines[2:-1], strict=True):
         assert line.startswith(row.name)
         cells = (row.kernel, row.nbytes, row.file_nbytes, row.float_nbytes, row.reason)
         assert all(str(cell) in line for cell in cells)
+    in_a_file, in_fp32 = (sum(getattr(row, name) for row in rows.values()) for name in ("file_nbytes", "float_nbytes"))
+    assert lines[-1].endswith(f"{in_a_file:,} in a file, {in_fp32:,} in fp32, {in_fp32 / in_a_file:.1f} times as many")
 
 
 def test_inputs_add_operations_and_time():

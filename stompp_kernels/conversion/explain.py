@@ -67,7 +67,7 @@ class LayerExplanation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Describes a packed network, in a row for each module call; ``print`` shows a table.
+    """Describes a packed network, in a row for each module call; ``print`` shows a table and the sums.
 
     Attributes:
         rows: one for each call, in order of execution.
@@ -90,7 +90,19 @@ class Explanation:
             for row in self.rows
         ]
         shown = table((*titles, *(("operations", "ms", "share") if timed else ()), "why"), cells)
-        return "\n".join([shown, *([f"fixed arguments: {'; '.join(self.arguments)}"] if self.arguments else [])])
+        fixed = [f"fixed arguments: {'; '.join(self.arguments)}"] if self.arguments else []
+        return "\n".join([shown, self._in_all(), *fixed])
+
+    def _in_all(self) -> str:
+        """Says what all modules take together; one that runs several times is counted once."""
+        modules = {row.name: row for row in self.rows}.values()
+        nbytes, in_a_file, in_fp32 = (
+            sum(getattr(row, name) for row in modules) for name in ("nbytes", "file_nbytes", "float_nbytes")
+        )
+        times = f", {in_fp32 / in_a_file:.1f} times as many" if in_a_file else ""
+        share = sum(row.share for row in self.rows if row.share is not None)
+        timed = f"; {share:.1%} of the time, the rest is between them" if share else ""
+        return f"in all: {nbytes:,} bytes, {in_a_file:,} in a file, {in_fp32:,} in fp32{times}{timed}"
 
 
 def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Explanation:

@@ -275,10 +275,10 @@ def _twin_from_json(
 ) -> PackedLayer:
     """The packed twin of a model's layer; its tensors are taken from ``unused``. ``bare``: it reads words."""
     kind, shape = spec["type"], list(spec["shape"])
-    own_shape = list(layer.weight.shape)
-    if isinstance(layer, transposed_linear()):
-        own_shape.reverse()
     of = (nn.Linear, *transposed_linear()) if kind.endswith("Linear") else (nn.Conv2d,)
+    own_shape = list(layer.weight.shape) if isinstance(layer, of) else None
+    if own_shape is not None and isinstance(layer, transposed_linear()):
+        own_shape.reverse()
     if type(layer) not in of or own_shape != shape:
         raise ValueError(f"{name!r} of type {type(layer).__name__} has no packed twin {kind} of shape {shape}")
     prefix = name if bare or kind.startswith("BinaryWeight") else f"{name}.layer"

@@ -2,6 +2,7 @@
 
     PYTHONPATH=tests python -m corpus
     PYTHONPATH=tests python -m corpus --only vit --table build/corpus.csv
+    PYTHONPATH=tests python -m corpus --rest
 
 A row is written as soon as its network is done; rows of networks that --only leaves out stay. The exit status is 1
 where less than 95 % of the networks that are prepared convert equal to the float simulation, save, load equal and
@@ -72,6 +73,7 @@ def _first_sentence(why: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="corpus", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="take the networks whose name contains this text")
+    parser.add_argument("--rest", action="store_true", help="leave out the networks that the table has already")
     parser.add_argument("--table", type=Path, default=TABLE, help="the file to write, default docs/corpus.csv")
     arguments = parser.parse_args()
     if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
@@ -80,7 +82,7 @@ def main() -> int:
     torch.set_num_threads(1)
     rows = {row.cells[0]: row for row in _read(arguments.table)}
     for network in NETWORKS:
-        if arguments.only not in network.name:
+        if arguments.only not in network.name or (arguments.rest and network.name in rows):
             continue
         compiled, packaged = (any(part in network.name for part in parts) for parts in (COMPILED, PACKAGED))
         rows[network.name] = Row.of(travel(network, compiled, packaged))

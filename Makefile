@@ -37,8 +37,8 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build core wheels try-wheel setup setup-demo setup-dev setup-arm setup-wheels test test-all corpus headers demo bench \
-	docs lint format clean distclean
+.PHONY: build core wheels try-wheel setup setup-demo setup-dev setup-arm setup-wheels test test-all
+.PHONY: corpus headers demo bench docs lint format clean distclean
 
 build: setup
 

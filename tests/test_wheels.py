@@ -59,7 +59,14 @@ def test_the_libraries_of_this_tree_load_anywhere(wheels):
 def test_the_library_shows_its_c_functions_and_nothing_else():
     listed = subprocess.run(["nm", "-D", "--defined-only", native.library.path], capture_output=True, text=True).stdout
     functions = set(re.findall(r" T (\w+)$", listed, re.MULTILINE))
-    names = ("active_implementation", "compiler", "implementation", "packed_bytes", "select_implementation")
+    names = (
+        "active_implementation",
+        "compiler",
+        "implementation",
+        "multiplies_bfloat16",
+        "packed_bytes",
+        "select_implementation",
+    )
     assert functions == {f"stompp_{name}" for name in names}
 
 

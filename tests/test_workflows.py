@@ -29,8 +29,7 @@ def triggers(name):
 
 
 def targets():
-    text = re.search(r"^\.PHONY: (.*(?:\\\n.*)*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
-    return set(text.replace("\\", "").split())
+    return set(" ".join(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)).split())
 
 
 def matrix_values(name, key):

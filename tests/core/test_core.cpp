@@ -399,7 +399,11 @@ TEST(every_table_of_kernels_is_filled) {
   CHECK(missing_kernels(*implementation.signs) == 0, "signs");
   CHECK(missing_kernels(*implementation.masks) == 0, "masks");
   CHECK(missing_kernels(*implementation.signed_sums) == 0, "signed_sums");
-  CHECK(missing_kernels(*implementation.float_conv) == 0, "float_conv");
+  const FloatConvKernels& float_conv = *implementation.float_conv;
+  CHECK(missing_kernels(float_conv.tiles) == 0 && missing_kernels(float_conv.winograd) == 0, "float_conv");
+  const Bf16Kernels& bf16 = float_conv.bf16;
+  const bool has_rows = bf16.round != nullptr && bf16.expand != nullptr && bf16.gather != nullptr;
+  CHECK(bf16.multiply == nullptr || (has_rows && bf16.finish != nullptr && bf16.compare != nullptr), "bf16");
 }
 
 TEST(unknown_implementations_are_refused) {

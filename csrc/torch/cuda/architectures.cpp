@@ -1,6 +1,7 @@
 #include "torch/cuda/architectures.h"
 
 #include <cstdlib>
+#include <initializer_list>
 
 #define STOMPP_TEXT_OF(name) #name
 #define STOMPP_TEXT(macro) STOMPP_TEXT_OF(macro)

@@ -26,7 +26,7 @@ def build(compiler, flags, folder):
 
 def passed(command, environment=None):
     """How many cases passed, by implementation; fails where one did not."""
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert re.search(r"^[1-9]\d* passed, 0 failed$", done.stdout, re.MULTILINE), done.stdout
     found = re.findall(r"^(\w+) \w+: ok$", done.stdout, re.MULTILINE)

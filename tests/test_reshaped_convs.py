@@ -93,6 +93,40 @@ def test_they_run_on_bits_and_are_saved(kind, shape, count, by_layer, binarize, 
     assert torch.equal(sk.load_packed(tmp_path / "net.safetensors")(x), packed(x))
 
 
+class ReadsAttributes(nn.Module):
+    """As Whisper does, it computes sizes from the numbers of a layer."""
+
+    def __init__(self, plain):
+        super().__init__()
+        conv = nn.Conv1d if isinstance(plain, nn.Conv1d) else nn.Conv2d
+        self.first, self.plain, self.head = conv(3, plain.in_channels, 1), plain, conv(plain.out_channels, 2, 1)
+
+    def forward(self, x):
+        y, layer = self.plain(self.first(x)), self.plain
+        reach = layer.dilation[0] * (layer.kernel_size[0] - 1) + 1 - 2 * layer.padding[0]
+        stride, length = layer.stride[0], x.shape[-1]
+        size = (length - reach) // stride + 1 if len(layer.stride) == 1 else (length - 1) * stride + reach
+        if y.shape[-1] != size or y.shape[1] != layer.out_channels:
+            raise ValueError(f"expected {layer.out_channels} channels of {size}, got {list(y.shape)}")
+        return self.head(y)
+
+
+@pytest.mark.parametrize(
+    ("plain", "shape"),
+    [(nn.Conv1d(8, 6, 5, 2, 1, 2), (2, 3, 21)), (nn.ConvTranspose2d(8, 6, 4, 2, 1), (2, 3, 6, 6))],
+    ids=["1d", "transposed"],
+)
+def test_models_read_the_numbers_of_the_layer_that_was_there(plain, shape):
+    x = seeded(shape)
+    model, report = sk.prepare(ReadsAttributes(plain), x)
+    assert report.binarized() == ["plain"]
+    set_stage(model, Stage.BINARY).eval()
+    packed = sk.convert(model, verify=x, by_layer=True)
+    for net in (model, packed):
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+            assert getattr(net.plain, name) == getattr(plain, name), name
+
+
 def test_chains_of_sequences_fold_as_those_of_images_do():
     torch.manual_seed(0)
     x = seeded((2, 3, 20))

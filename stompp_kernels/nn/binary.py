@@ -346,12 +346,14 @@ class BinaryConv2d(BinaryLayer):
                 f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
             )
         check_choice("padding_value", padding_value, (0, 1, -1))
-        kernel = pair("kernel_size", kernel_size, 1)
+        kernel: tuple[int, ...] = pair("kernel_size", kernel_size, 1)  # of fewer numbers in a convolution of sequences
         weight_shape = (out_channels, in_channels // groups, *kernel)
         super().__init__(weight_shape, bias, binarize_input, alpha, input_scale, device, dtype)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel
-        self.stride, self.padding = pair("stride", stride, 1), pair("padding", padding, 0)
-        self.dilation, self.groups, self.padding_value = pair("dilation", dilation, 1), groups, padding_value
+        self.stride: tuple[int, ...] = pair("stride", stride, 1)
+        self.padding: tuple[int, ...] = pair("padding", padding, 0)
+        self.dilation: tuple[int, ...] = pair("dilation", dilation, 1)
+        self.groups, self.padding_value = groups, padding_value
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves floats [B, C, H, W] with u' and returns floats [B, O, OH, OW] of their type, scaled, with the bias.
@@ -369,14 +371,15 @@ class BinaryConv2d(BinaryLayer):
         return "zeros" if self.padding_value == 0 else "constant"
 
     @property
-    def _geometry(self) -> Geometry:
+    def geometry(self) -> Geometry:
+        """The numbers of the two-dimensional convolution that runs."""
         return Geometry(self.stride, self.padding, self.dilation, self.groups, self.padding_value)
 
     def _float_product(self, x: Tensor, w: Tensor) -> Tensor:
-        return conv2d(x, w, self._geometry)
+        return conv2d(x, w, self.geometry)
 
     def _packed_product(self, x: Tensor, w: Tensor | None, packed: PackedWeight | None) -> Tensor:
-        return packed_conv2d(x, w, packed, self._geometry)
+        return packed_conv2d(x, w, packed, self.geometry)
 
     def _pack(self, w: Tensor) -> PackedWeight:
         return pack_conv_weight(w, self.groups)

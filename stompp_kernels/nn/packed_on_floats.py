@@ -42,7 +42,7 @@ class SharedSigns(PackSigns):
         return {**self.__dict__, "_last": None}
 
 
-def _of_the_layer(name: str) -> property:
+def of_the_layer(name: str) -> property:
     """Makes an attribute that models read of the float layer in whose place this one stands."""
     return property(lambda self: getattr(self.layer, name), doc=f"The packed layer's ``{name}``.")
 
@@ -76,11 +76,11 @@ class PackedOnFloats(nn.Module):
             raise ValueError(f"layer must write floats or bits, got one that writes {layer.writes}")
         self.signs, self.layer = signs, layer
 
-    weight, bias = _of_the_layer("weight"), _of_the_layer("bias")
-    in_features, out_features = _of_the_layer("in_features"), _of_the_layer("out_features")
-    in_channels, out_channels = _of_the_layer("in_channels"), _of_the_layer("out_channels")
-    kernel_size, stride, padding = _of_the_layer("kernel_size"), _of_the_layer("stride"), _of_the_layer("padding")
-    dilation, groups = _of_the_layer("dilation"), _of_the_layer("groups")
+    weight, bias = of_the_layer("weight"), of_the_layer("bias")
+    in_features, out_features = of_the_layer("in_features"), of_the_layer("out_features")
+    in_channels, out_channels = of_the_layer("in_channels"), of_the_layer("out_channels")
+    kernel_size, stride, padding = of_the_layer("kernel_size"), of_the_layer("stride"), of_the_layer("padding")
+    dilation, groups = of_the_layer("dilation"), of_the_layer("groups")
 
     def forward(self, x: Tensor) -> Tensor:
         """Packs the signs of ``x`` and runs the packed layer on them."""

@@ -3,17 +3,24 @@
 A sequence is an image of height 1. A transposed convolution whose kernel is a multiple of its stride s gives, at each
 of the s x s phases of its output, what a plain convolution with a kernel of a part of its weights gives: all phases are
 one convolution with s x s times the channels, whose pixels are then shuffled. No weight is used twice, none is zero.
+
+The attributes that models read, such as ``stride``, are those of the layer of torch that they stand for; ``geometry``
+is that of the convolution that runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stompp_kernels.nn.binary import BinaryConv2d
+from stompp_kernels.nn.packed_on_floats import of_the_layer
+from stompp_kernels.ops.geometry import Geometry
+
+_OF_TORCH = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,13 @@ class BinaryConv1d(BinaryConv2d):
         geometry = (1, kernel_size), (1, stride), (0, padding), (1, dilation)
         super().__init__(in_channels, out_channels, *geometry, groups, **options)
         self.reshape = AsSequence()
+        self.kernel_size, self.stride, self.padding, self.dilation = (kernel_size,), (stride,), (padding,), (dilation,)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The numbers of the two-dimensional convolution that runs."""
+        (stride,), (padding,), (dilation,) = self.stride, self.padding, self.dilation
+        return Geometry((1, stride), (0, padding), (1, dilation), self.groups, self.padding_value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves floats [B, C, L] with u' and returns floats [B, O, OL] of their type, scaled, with the bias.
@@ -129,6 +143,14 @@ class BinaryConvTranspose2d(BinaryConv2d):
         kernel = kernel_size // stride
         super().__init__(in_channels, out_channels * stride**2, kernel, 1, kernel - 1, 1, groups, **options)
         self.reshape = OfPhases(stride, (padding, padding - output_padding))
+        self.out_channels, self.output_padding = out_channels, (output_padding, output_padding)
+        self.kernel_size, self.stride, self.padding = (kernel_size,) * 2, (stride,) * 2, (padding,) * 2
+
+    @property
+    def geometry(self) -> Geometry:
+        """The numbers of the plain convolution that runs."""
+        kernel = self.weight.shape[-1]
+        return Geometry((1, 1), (kernel - 1, kernel - 1), (1, 1), self.groups, self.padding_value)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves floats [B, C, H, W] with u' and returns floats [B, O, OH, OW] of their type."""
@@ -136,6 +158,14 @@ class BinaryConvTranspose2d(BinaryConv2d):
 
 
 RESHAPED = (BinaryConv1d, BinaryConvTranspose2d)
+
+
+def make_plain(layer: BinaryConv1d | BinaryConvTranspose2d) -> None:
+    """Makes the two-dimensional convolution of a layer that runs, which takes and gives images."""
+    geometry, plain = layer.geometry, cast(Any, layer)
+    plain.__class__ = BinaryConv2d
+    plain.out_channels, plain.kernel_size = layer.weight.shape[0], tuple(layer.weight.shape[2:])
+    plain.stride, plain.padding, plain.dilation = geometry[:3]
 
 
 def weight_of_phases(weight: Tensor, stride: int, groups: int) -> Tensor:
@@ -150,17 +180,22 @@ class ReshapedLayer(nn.Module):
 
     Args:
         layer: takes and gives floats.
-        reshape: what its input and output go through.
+        replaced: the layer in whose place it stands, whose ``reshape`` its input and output go through.
 
     Example:
-        >>> from stompp_kernels.nn.reshaped_convs import AsSequence, ReshapedLayer
-        >>> ReshapedLayer(nn.Conv2d(8, 16, (1, 3)), AsSequence())(torch.randn(2, 8, 20)).shape
-        torch.Size([2, 16, 18])
+        >>> from stompp_kernels.nn.reshaped_convs import ReshapedLayer
+        >>> layer = ReshapedLayer(nn.Conv2d(8, 16, (1, 3), (1, 2)), sk.nn.BinaryConv1d(8, 16, 3, stride=2))
+        >>> layer(torch.randn(2, 8, 21)).shape, layer.stride
+        (torch.Size([2, 16, 10]), (2,))
     """
 
-    def __init__(self, layer: nn.Module, reshape: AsSequence | OfPhases) -> None:
+    def __init__(self, layer: nn.Module, replaced: BinaryConv1d | BinaryConvTranspose2d) -> None:
         super().__init__()
-        self.layer, self.reshape = layer, reshape
+        self.layer, self.reshape = layer, replaced.reshape
+        for name in _OF_TORCH:
+            setattr(self, name, getattr(replaced, name))
+
+    weight, bias = of_the_layer("weight"), of_the_layer("bias")
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the layer on images."""

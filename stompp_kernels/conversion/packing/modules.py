@@ -98,7 +98,7 @@ def swap_layers(model: nn.Module, twins: Mapping[str, PackedLayer], folded: Sequ
                 signs = shared[isinstance(twin, PackedConv2d)]
                 swapped[full_name] = PackedOnFloats(twin, signs) if reads_floats else twin
                 if isinstance(layer, RESHAPED):
-                    swapped[full_name] = ReshapedLayer(swapped[full_name], layer.reshape)
+                    swapped[full_name] = ReshapedLayer(swapped[full_name], layer)
             setattr(parent, name, swapped[full_name])
     for chain in folded:
         model.set_submodule(chain.function, nn.Identity())

@@ -14,8 +14,8 @@ from torch import fx, nn
 from stompp_kernels.conversion.packing.graph_state import GraphState
 from stompp_kernels.conversion.packing.nodes import has_hooks, is_addition, is_fixed_norm
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
-from stompp_kernels.nn import BinaryConv2d, ProgressiveActivation
-from stompp_kernels.nn.reshaped_convs import RESHAPED, AsSequence
+from stompp_kernels.nn import ProgressiveActivation
+from stompp_kernels.nn.reshaped_convs import RESHAPED, AsSequence, make_plain
 from stompp_kernels.nn.sign_keeping import SignKeeping
 
 _OF_SEQUENCES = (nn.Conv1d,)
@@ -31,7 +31,7 @@ def to_images(state: GraphState) -> None:
         module: Any = state.module_of(node)
         if isinstance(module, RESHAPED) and (is_packable(module) or has_binary_weight(module)):
             reshapes[module] = module.reshape
-            module.__class__ = BinaryConv2d  # of the copy that is converted
+            make_plain(module)  # of the copy that is converted
         if module not in reshapes:
             continue
         reshape, source = reshapes[module], node.args[0]

@@ -44,8 +44,8 @@ def packed_twin(
     """Its weights as bits, and the epilogue after them."""
     weight = layer.packed_weight()
     if isinstance(layer, BinaryConv2d):
-        geometry = (layer.stride, layer.padding, layer.dilation, layer.padding_value)
-        return PackedConv2d(weight, epilogue, *geometry, replaces)
+        stride, padding, dilation, _, padding_value = layer.geometry
+        return PackedConv2d(weight, epilogue, stride, padding, dilation, padding_value, replaces)
     return PackedLinear(weight, epilogue, replaces)
 
 
@@ -53,6 +53,5 @@ def binary_weight_twin(layer: BinaryLayer, affine: Affine, replaces: tuple[str, 
     """Its weights as bits, for float inputs, and what follows the sums."""
     if isinstance(layer, BinaryConv2d):
         weight = pack_binary_weight(layer.latent().detach(), layer.groups)
-        geometry = layer.stride, layer.padding, layer.dilation
-        return BinaryWeightConv2d(weight, affine.scale, affine.bias, *geometry, replaces)
+        return BinaryWeightConv2d(weight, affine.scale, affine.bias, *layer.geometry[:3], replaces)
     return BinaryWeightLinear(pack_binary_weight(layer.latent().detach()), affine.scale, affine.bias, replaces)

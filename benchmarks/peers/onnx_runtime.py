@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.case import Call
+from benchmarks.peers import extra
 from benchmarks.peers.products import ZERO_POINT, Candidate, Product, as_bytes, as_integers
 
 Sides = dict[str, list[Candidate]]
@@ -26,12 +27,7 @@ OUTPUT_ZERO_POINT = 128
 
 def missing() -> str:
     """Why there is no ONNX Runtime here; empty where there is."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        return f"{error}; pip install '.[peers]'"
-    return ""
+    return extra.missing("onnx", "onnxruntime")
 
 
 def version() -> str:

@@ -13,17 +13,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.case import Call
+from benchmarks.peers import extra
 
 FORMS = {"fp32": "f32", "bf16": "bf16"}  # ours -> OpenVINO's name
 
 
 def missing() -> str:
     """Why there is no OpenVINO here; empty where there is."""
-    try:
-        import openvino  # noqa: F401
-    except ImportError as error:
-        return f"{error}; pip install '.[peers]'"
-    return ""
+    return extra.missing("openvino")
 
 
 def version() -> str:

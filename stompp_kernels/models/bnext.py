@@ -15,8 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.models.common import check_sizes, kaiming_
-from stompp_kernels.models.reactnet import MOBILENET_STAGES, ShiftedConv
+from stompp_kernels.models.reactnet import MOBILENET_STAGES, MobileNetStages, ShiftedConv
 from stompp_kernels.models.registry import images, register
 
 _SQUEEZE = 8  # channels of squeeze-and-excite: one for so many
@@ -118,7 +117,7 @@ class BNextBlock(nn.Module):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
 
 
-class BNext(nn.Sequential):
+class BNext(MobileNetStages):
     """BNext-T: a stem in float, 13 blocks, PReLU, global average pooling, one linear layer.
 
     Args:
@@ -147,19 +146,10 @@ class BNext(nn.Sequential):
         stem_stride: int = 2,
         stages: Sequence[tuple[int, int]] = MOBILENET_STAGES,
     ) -> None:
-        check_sizes(num_classes=num_classes, width=width, in_channels=in_channels, stem_stride=stem_stride)
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(width))
-        self.blocks = nn.Sequential()
-        channels = width
-        for index, (factor, stride) in enumerate(stages):
-            self.blocks.append(BNextBlock(channels, factor * width, stride, attention=index % 2 == 1))
-            channels = factor * width
-        self.act = nn.PReLU(channels)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.fc = nn.Linear(channels, num_classes)
-        kaiming_(self)
+        def block(index: int, channels: int, out_channels: int, stride: int) -> nn.Module:
+            return BNextBlock(channels, out_channels, stride, attention=index % 2 == 1)
+
+        super().__init__(num_classes, width, in_channels, stem_stride, stages, block, nn.PReLU)
 
 
 register(

@@ -9,7 +9,7 @@ there is no teacher.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -79,7 +79,52 @@ class ReActBlock(nn.Module):
         return self.act2(sums[0] if len(sums) == 1 else torch.cat(sums, 1))
 
 
-class ReActNet(nn.Sequential):
+class MobileNetStages(nn.Sequential):
+    """A stem in float, blocks in MobileNetV1's stages, global average pooling, one linear layer.
+
+    Args:
+        num_classes, width, in_channels, stem_stride, stages: as of :class:`ReActNet`.
+        block: makes a block of its number, its input and output channels and its stride.
+        activation: makes what follows the blocks of their channels; None: nothing does.
+
+    Raises:
+        ValueError: a size is no integer of at least 1.
+
+    Example:
+        >>> from stompp_kernels.models.reactnet import MobileNetStages, ShiftedConv
+        >>> def block(index, in_channels, out_channels, stride):
+        ...     return ShiftedConv(in_channels, out_channels, 3, stride)
+        >>> MobileNetStages(10, 4, 3, 2, ((2, 1), (4, 2)), block)(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        width: int,
+        in_channels: int,
+        stem_stride: int,
+        stages: Sequence[tuple[int, int]],
+        block: Callable[[int, int, int, int], nn.Module],
+        activation: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        check_sizes(num_classes=num_classes, width=width, in_channels=in_channels, stem_stride=stem_stride)
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(width))
+        self.blocks = nn.Sequential()
+        channels = width
+        for index, (factor, stride) in enumerate(stages):
+            self.blocks.append(block(index, channels, factor * width, stride))
+            channels = factor * width
+        if activation is not None:
+            self.act = activation(channels)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(channels, num_classes)
+        kaiming_(self)
+
+
+class ReActNet(MobileNetStages):
     """ReActNet-A: a stem in float, 13 blocks, global average pooling, one linear layer.
 
     Args:
@@ -108,18 +153,10 @@ class ReActNet(nn.Sequential):
         stem_stride: int = 2,
         stages: Sequence[tuple[int, int]] = MOBILENET_STAGES,
     ) -> None:
-        check_sizes(num_classes=num_classes, width=width, in_channels=in_channels, stem_stride=stem_stride)
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, width, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(width))
-        self.blocks = nn.Sequential()
-        channels = width
-        for factor, stride in stages:
-            self.blocks.append(ReActBlock(channels, factor * width, stride))
-            channels = factor * width
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
-        self.fc = nn.Linear(channels, num_classes)
-        kaiming_(self)
+        def block(_: int, channels: int, out_channels: int, stride: int) -> nn.Module:
+            return ReActBlock(channels, out_channels, stride)
+
+        super().__init__(num_classes, width, in_channels, stem_stride, stages, block)
 
 
 register(

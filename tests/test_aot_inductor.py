@@ -14,7 +14,8 @@ from helpers import IMPLEMENTATIONS
 from models_for_tests import committed
 
 import stompp_kernels as sk
-from stompp_kernels import native
+from stompp_kernels import native, torch_release
+from stompp_kernels.torch_release import PACKAGES, torch_is_before
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
 TORCH = Path(torch.__file__).parent
@@ -49,6 +50,9 @@ def configure_program(folder, torch_directory, *options):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+needs_packages = pytest.mark.skipif(torch_is_before(PACKAGES), reason="AOTInductor before torch 2.12 changes types")
+
+
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """A residual network's package, the network and an input."""
@@ -66,6 +70,7 @@ def run(program, *arguments, data=b"", **environment):
     )
 
 
+@needs_packages
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_program_without_python_gives_the_same_results(name, threads, program, package):
@@ -81,6 +86,7 @@ def test_a_program_without_python_gives_the_same_results(name, threads, program,
             torch.testing.assert_close(output, packed(inputs), rtol=1e-4, atol=1e-5)
 
 
+@needs_packages
 def test_a_package_runs_in_python_too(package):
     path, packed, x = package
     loaded = torch._inductor.aoti_load_package(str(path))
@@ -89,6 +95,7 @@ def test_a_package_runs_in_python_too(package):
             torch.testing.assert_close(loaded(x[:batch]), packed(x[:batch]), rtol=1e-4, atol=1e-5)
 
 
+@needs_packages
 def test_what_is_packaged_is_loaded_and_replaces_the_old_file_when_it_is_whole(tmp_path, monkeypatch):
     model, x = committed("mlp", 3)
     packed, path = sk.convert(model), tmp_path / "package.pt2"
@@ -109,6 +116,7 @@ def test_what_is_packaged_is_loaded_and_replaces_the_old_file_when_it_is_whole(t
         torch.testing.assert_close(loaded(x[:1]), packed(x[:1]), rtol=1e-4, atol=1e-5)
 
 
+@needs_packages
 def test_a_package_has_loops_for_any_number_of_threads(package):
     with zipfile.ZipFile(package[0]) as files:
         sources = [files.read(name).decode() for name in files.namelist() if name.endswith(".cpp")]
@@ -117,6 +125,7 @@ def test_a_package_has_loops_for_any_number_of_threads(package):
     assert not re.search(r"num_threads\(\d", "".join(sources))
 
 
+@needs_packages
 def test_a_file_that_cannot_be_made_is_an_error_before_anything_is_compiled(tmp_path, monkeypatch):
     model, x = committed("mlp")
     compiled = []
@@ -124,6 +133,15 @@ def test_a_file_that_cannot_be_made_is_an_error_before_anything_is_compiled(tmp_
     with pytest.raises(FileNotFoundError, match="absent"):
         sk.package_packed(sk.convert(model), tmp_path / "absent" / "package.pt2", x)
     assert compiled == []
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.11.0+cpu"])
+def test_a_torch_that_changes_types_makes_no_package(version, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_release, "torch_version", lambda: version)
+    model, x = committed("mlp")
+    with pytest.raises(RuntimeError, match=r"package_packed needs torch >= 2\.12, and torch"):
+        sk.package_packed(sk.convert(model), tmp_path / "package.pt2", x)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_arguments_of_packages(tmp_path):
@@ -160,6 +178,7 @@ def test_neither_the_program_nor_the_library_needs_python(program):
         assert "libpython" not in listed
 
 
+@needs_packages
 def test_the_programs_errors(program, package):
     path, _, x = package
     for arguments, data, message in [
@@ -174,6 +193,7 @@ def test_the_programs_errors(program, package):
         assert result.stdout == b""
 
 
+@needs_packages
 def test_an_unknown_implementation_is_an_error_of_the_op(program, package):
     path, _, x = package
     result = run(program, native.CPP_LIBRARY, path, *x.shape, data=x.numpy().tobytes(), STOMPP_CPU="bogus")

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import stompp_kernels as sk
+from stompp_kernels import torch_release
 from stompp_kernels.models import registry
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,8 @@ def test_every_public_method_has_a_docstring(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_examples_run(name, tmp_path, monkeypatch):
+    if name == "stompp_kernels.package_packed" and torch_release.torch_is_before(torch_release.PACKAGES):
+        pytest.skip("AOTInductor before torch 2.12 changes types")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))  # an example registers a model
     torch.manual_seed(0)

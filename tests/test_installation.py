@@ -71,13 +71,13 @@ def test_extras_that_are_missing_are_one_command(monkeypatch):
 
 @pytest.mark.parametrize("version", ["1.13.1", "2.4.0", "2.9.1+cu128"])
 def test_an_old_torch_is_refused_with_the_command_that_replaces_it(version, monkeypatch):
-    monkeypatch.setattr("stompp_kernels.torch_release._version", lambda: version)
+    monkeypatch.setattr("stompp_kernels.torch_release.torch_version", lambda: version)
     assert torch_problem() == TOO_OLD.replace("2.9.1+cu128", version)
 
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.10.0a0+git1f2e3d", "2.13.0+cpu", "3.0", "10.1", "a vendor's own"])
 def test_other_releases_of_torch_are_taken(version, monkeypatch):
-    monkeypatch.setattr("stompp_kernels.torch_release._version", lambda: version)
+    monkeypatch.setattr("stompp_kernels.torch_release.torch_version", lambda: version)
     assert torch_problem() == ""
 
 

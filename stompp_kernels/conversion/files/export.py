@@ -22,6 +22,7 @@ from stompp_kernels.files import replacing
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import BinaryWeight, PackedWeight
 from stompp_kernels.progression.example_run import as_arguments
+from stompp_kernels.torch_release import PACKAGES, torch_is_before, torch_version
 
 
 def export_packed(
@@ -78,7 +79,7 @@ def package_packed(
     Raises:
         TypeError, ValueError: as :func:`export_packed`, or ``path`` does not end in .pt2.
         OSError: the file cannot be written; said before anything is compiled if it cannot be made.
-        RuntimeError: there is no C++ compiler, or what else torch raises as it compiles.
+        RuntimeError: torch is older than 2.12, there is no C++ compiler, or what else torch raises as it compiles.
 
     Example:
         >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
@@ -90,6 +91,12 @@ def package_packed(
     if Path(path).suffix != ".pt2":
         raise ValueError(f"path must end in .pt2, got {os.fspath(path)!r}")
     program = _program(packed, example_inputs, dynamic_batch)
+    if torch_is_before(PACKAGES):
+        needed = ".".join(map(str, PACKAGES))
+        raise RuntimeError(
+            f"package_packed needs torch >= {needed}, and torch {torch_version()} is installed: before, AOTInductor hands "
+            "ops other types than the network names. sk.export_packed works"
+        )
     # The file is opened first: where it cannot be written, nobody waits for the compiler.
     with replacing(path) as file, tempfile.TemporaryDirectory() as folder:
         package = torch._inductor.aoti_compile_and_package(

@@ -94,8 +94,8 @@ def package_packed(
     if torch_is_before(PACKAGES):
         needed = ".".join(map(str, PACKAGES))
         raise RuntimeError(
-            f"package_packed needs torch >= {needed}, and torch {torch_version()} is installed: before, AOTInductor hands "
-            "ops other types than the network names. sk.export_packed works"
+            f"package_packed needs torch >= {needed}, and torch {torch_version()} is installed: AOTInductor hands ops "
+            "other types there than the network names. sk.export_packed works"
         )
     # The file is opened first: where it cannot be written, nobody waits for the compiler.
     with replacing(path) as file, tempfile.TemporaryDirectory() as folder:

@@ -117,7 +117,7 @@ def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> Exp
     shapes: Any = None
     if dynamic_batch:
         batch = {0: Dim("batch")}
-        args, kwargs = tuple(map(_two_samples, args)), {key: _two_samples(value) for key, value in kwargs.items()}
+        args, kwargs = tuple(map(two_samples, args)), {key: two_samples(value) for key, value in kwargs.items()}
         shapes = dict.fromkeys(kwargs, batch) if kwargs else (batch,) * len(args)
     try:
         with torch.no_grad():
@@ -176,7 +176,7 @@ def load_exported(path: str | os.PathLike[str]) -> nn.Module:
     return program.module()
 
 
-def _two_samples(value: Any) -> Any:
+def two_samples(value: Any) -> Any:
     """Inputs with a batch of at least 2: a batch of 1 would be exported as a constant."""
     if not isinstance(value, Tensor) or value.dim() == 0 or value.shape[0] == 0:
         raise ValueError(f"example_inputs must be tensors with a batch dimension for dynamic_batch, got {value!r}")

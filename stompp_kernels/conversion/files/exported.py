@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.utils._pytree import TreeSpec, tree_leaves
+from torch.utils._pytree import TreeSpec, tree_leaves, tree_map
 
+from stompp_kernels.conversion.files.export import two_samples
 from stompp_kernels.conversion.files.float_modules import float_module_to_json, takes_one_tensor
 from stompp_kernels.conversion.packing.arguments import TracedArguments
 from stompp_kernels.conversion.packing.checks import require_sizes
@@ -110,8 +111,8 @@ def _program(model: nn.Module, example_inputs: Any) -> tuple[ExportedProgram, bo
         if any_batch:
             if not all(_has_batch(value) for value in tree_leaves(given) if isinstance(value, Tensor)):
                 continue
-            given = _two_samples(given)
-            shapes = torch.utils._pytree.tree_map(lambda value: batch if isinstance(value, Tensor) else None, given)
+            given = tree_map(lambda value: two_samples(value) if isinstance(value, Tensor) else value, given)
+            shapes = tree_map(lambda value: batch if isinstance(value, Tensor) else None, given)
             names = list(inspect.signature(model.forward).parameters)
             shapes = {**dict(zip(names, shapes[0], strict=False)), **shapes[1]}
         try:
@@ -125,13 +126,6 @@ def _program(model: nn.Module, example_inputs: Any) -> tuple[ExportedProgram, bo
 
 def _has_batch(value: Tensor) -> bool:
     return value.dim() > 0 and value.shape[0] > 0
-
-
-def _two_samples(values: Any) -> Any:
-    """The same with batches of at least 2: a batch of 1 would be exported as a constant."""
-    return torch.utils._pytree.tree_map(
-        lambda value: torch.cat([value, value]) if isinstance(value, Tensor) and value.shape[0] == 1 else value, values
-    )
 
 
 class _Translation:

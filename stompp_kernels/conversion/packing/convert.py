@@ -66,7 +66,7 @@ def convert(
             nn.TransformerEncoderLayer, which is warned about.
         example_inputs: a tensor, tuple of positional or dict of keyword arguments; their values do not count, but for
             those that become constants. None: those of ``verify``, if given. Their shapes, and the values of integer
-            and mask tensors, stay with the result, for ``sk.save_packed`` to call torch.export with; no file holds them.
+            and mask tensors, stay with the result, for ``sk.save_packed`` to call torch.export with; files hold none.
         float_layers: "exact": the layers that stay in float multiply float32. "fast": convolutions of one group and
             linear layers among them multiply bfloat16 and add up in float32 where the processor has instructions for
             it (AMX-BF16). Floats and weights are rounded to bfloat16; convolutions that read signs, which are exact,

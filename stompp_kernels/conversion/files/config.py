@@ -2,17 +2,14 @@
 
 The settings go to code that is not ours, which may loop or allocate as often as one of them says. So each number is
 compared with the bytes of tensors that the file really has, and building the model ends when it has made more tensors
-than the file can hold or has computed for too long.
+than the file can hold (and when it has computed for too long: little_time.py).
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import re
-import threading
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,7 +35,6 @@ _COMMON_SIZE = 1 << 20  # of positions, say, which rotary embeddings need no ten
 _COMMON_COUNT = 1 << 10  # of codes or samples, say, which need no tensor either; those of modules end by FewTensors
 _MOST_LABELS = 1 << 16  # transformers makes two dicts of them
 MADE_PER_TENSOR = 16  # tensors made while a model is built; those of transformers make 2 to 5
-_SECONDS, _SECONDS_PER_TENSOR = 3.0, 0.002  # of the processor; a BERT with 200 tensors takes 0.2 s
 
 # Settings of generate() that are numbers, texts and lists of them. The others hold objects or name code.
 GENERATION = (
@@ -162,47 +158,3 @@ class FewTensors(TorchFunctionMode):
             if self.left < 0:
                 raise ValueError("it has more parameters than the file has tensors")
         return result
-
-
-class _TooLongError(BaseException):
-    """Raised in another thread; no Exception, so that no one's fallback catches it."""
-
-
-class LittleTime:
-    """Ends what computes too long in Python, where no size that it loops over can be known beforehand.
-
-    The time is that of this thread on a processor, where the system tells it, as a machine may be busy otherwise.
-    """
-
-    def __init__(self, tensors: int) -> None:
-        self._limit = _SECONDS + _SECONDS_PER_TENSOR * tensors
-        self._thread = threading.get_ident()
-        self._done = threading.Event()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> LittleTime:
-        threading.Thread(target=self._watch, args=(self._now(),), daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        with self._lock:
-            self._done.set()
-            self._raise(None)  # one that is on its way must not arrive behind this block
-        if isinstance(error, _TooLongError):
-            raise ValueError(f"it takes more than {self._limit:.1f} s") from error
-
-    def _now(self) -> float:
-        if hasattr(time, "pthread_getcpuclockid"):
-            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
-        return time.monotonic()
-
-    def _watch(self, start: float) -> None:
-        while not self._done.wait(0.1):
-            with self._lock:
-                if not self._done.is_set() and self._now() - start > self._limit:
-                    self._raise(_TooLongError)
-                    return
-
-    def _raise(self, error: type[BaseException] | None) -> None:
-        identity = ctypes.c_ulong(self._thread)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, None if error is None else ctypes.py_object(error))

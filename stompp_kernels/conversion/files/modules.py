@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from stompp_kernels.conversion.files.config import (
     MADE_PER_TENSOR,
     FewTensors,
-    LittleTime,
     check_settings,
     config_to_json,
     generation_from_json,
@@ -28,6 +27,7 @@ from stompp_kernels.conversion.files.config import (
 )
 from stompp_kernels.conversion.files.kinds import shown
 from stompp_kernels.conversion.files.layers import check_packed, packed_from_json, packed_to_json
+from stompp_kernels.conversion.files.little_time import in_little_time
 from stompp_kernels.conversion.packing.modules import swap_layers
 from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.prepare.layers import transposed_linear
@@ -46,6 +46,7 @@ from stompp_kernels.nn.sign_keeping import SignKeeping, loses_signs, sign_keepin
 from stompp_kernels.ops.checks import FLOATS
 
 _CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,127}")
+_SECONDS, _SECONDS_PER_TENSOR = 3.0, 0.002  # of the processor; a BERT with 200 tensors takes 0.2 s
 _MAY_BE_MISSING = ("keeps_signs", "bfloat16")  # lists of names
 
 
@@ -220,11 +221,15 @@ def _build_on_meta(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn
     registered = file_classes().get(name)
     # A registered class holds a model of transformers too: where transformers is missing, this says so.
     kind = _transformers_class("BertModel" if registered else name)
-    try:
-        with LittleTime(len(tensors)), FewTensors(MADE_PER_TENSOR * (len(tensors) + 100)), torch.device("meta"):
+
+    def build() -> nn.Module:
+        with FewTensors(MADE_PER_TENSOR * (len(tensors) + 100)), torch.device("meta"):
             if registered:
                 return registered.kind(config=settings, **arguments)
             return _model_of_transformers(kind, settings)
+
+    try:
+        return in_little_time(_SECONDS + _SECONDS_PER_TENSOR * len(tensors), build)
     except Exception as error:  # of someone else's code, given settings that a file holds
         raise ValueError(f"class {name!r} cannot be built from its config: {error}") from error
 

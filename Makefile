@@ -32,12 +32,12 @@ RUN = "$(VENV)/bin/python" -m
 # Not bin/clang-format: the package may be in the Python that the environment was made from.
 CLANG_FORMAT = "$(VENV)/bin/python" -c "import clang_format as c; c.clang_format()"
 SETUP_ENV = "$(PYTHON)" scripts/setup_env.py --venv "$(VENV)" $(if $(TORCH),--torch "$(TORCH)")
-PYTHON_FILES = stompp_kernels tests scripts setup.py $(wildcard benchmarks examples)
+PYTHON_FILES = stompp_kernels tests scripts setup.py build_tools $(wildcard benchmarks examples)
 CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build core wheels try-wheel setup setup-demo setup-dev setup-arm setup-wheels test test-all
+.PHONY: build core wheels try-wheel setup setup-demo setup-tools setup-dev setup-arm setup-wheels test test-all
 .PHONY: corpus headers demo bench docs lint format clean distclean
 
 build: setup
@@ -52,6 +52,10 @@ setup:
 # No compiler runs where dist has a wheel of this checkout.
 setup-demo:
 	@$(SETUP_ENV) --extras demo --wheels dist
+
+# What compiles against headers alone: neither torch nor this package.
+setup-tools:
+	@$(SETUP_ENV) --tools
 
 setup-dev:
 	@$(SETUP_ENV) --extras demo,test,dev,docs
@@ -72,7 +76,8 @@ test: setup
 test-all: setup
 	$(RUN) pytest $(PYTEST_ARGS)
 
-wheels: setup-dev
+# On macOS they are compiled against the torch that is installed.
+wheels: $(if $(filter Darwin,$(shell uname -s)),setup-dev,setup-tools)
 	"$(VENV)/bin/python" scripts/wheels.py
 
 try-wheel: setup-demo
@@ -83,7 +88,7 @@ corpus: setup
 	$(RUN) pip install -q --no-deps timm torchvision
 	PYTHONPATH=tests $(RUN) corpus $(CORPUS_ARGS)
 
-headers: setup
+headers: setup-tools
 	"$(VENV)/bin/python" scripts/check_headers.py $(HEADERS)
 
 demo: setup-demo
@@ -113,7 +118,7 @@ format: setup-dev
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	rm -f stompp_kernels/*.so
-	find stompp_kernels tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find stompp_kernels tests scripts build_tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf .venv .venv-*

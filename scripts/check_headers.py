@@ -8,7 +8,6 @@ linked or written: this finds what a release does not declare yet or declares no
 """
 
 import argparse
-import importlib.util
 import os
 import re
 import subprocess
@@ -20,7 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from build_tools.commands import compile_command
+from build_tools.settings import ROOT
+from build_tools.tools import find_compiler
+
 CACHE = ROOT / "build" / "headers"
 
 OLDEST = "2.10.0"
@@ -94,14 +98,6 @@ def download(packages: Sequence[str], wheel: Sequence[str], folder: Path) -> Ite
     return folder.glob("*.whl")
 
 
-def load_setup():
-    spec = importlib.util.spec_from_file_location("stompp_setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
-
-
 def sources() -> list[str]:
     """Every file that includes a header of torch: the bindings and the example."""
     found = [*ROOT.glob("csrc/torch/**/*.cpp"), *ROOT.glob("examples/cpp/*.cpp")]
@@ -110,8 +106,7 @@ def sources() -> list[str]:
 
 def command(source: str, headers: Headers) -> list[str]:
     """The build's own command, without code generation."""
-    setup = load_setup()
-    build = setup.compile_command(setup.find_compiler(), headers.torch)
+    build = compile_command(find_compiler(), headers.torch)
     if source.startswith("examples/"):  # C++ programs use torch's whole interface and its standard
         build = [word for word in build if not word.startswith("-DTORCH_TARGET_VERSION")]
         build.append(f"-std=c++{headers.standard}")

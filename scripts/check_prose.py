@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("stompp_kernels", "tests", "benchmarks", "scripts", "examples", "csrc")
+FOLDERS = ("stompp_kernels", "tests", "benchmarks", "scripts", "build_tools", "examples", "csrc")
 LEFT_OUT: tuple[str, ...] = ()
 PYTHON, CPP = (".py",), (".h", ".cpp", ".cuh", ".cu")
 

@@ -1,11 +1,13 @@
 """Prepares the virtual environment of `make`: torch, the build tools and this package (editable).
 
     python3 scripts/setup_env.py [--venv .venv] [--extras demo,test] [--torch 2.10.0]
+    python3 scripts/setup_env.py [--venv .venv] --tools
 
 A new environment is made with the Python that runs this script. If that Python has torch >= 2.10,
 the environment sees its packages and nothing replaces that torch; otherwise the CPU-sized torch is
 installed. With --torch that release is installed, and an environment with another one is refused.
-An existing environment that this script did not make is used as it is, its torch too.
+An existing environment that this script did not make is used as it is, its torch too. With --tools it gets what builds
+and checks wheels, and neither torch nor this package.
 
 What was done is written to a file in the environment, and only what changed since is done again.
 """
@@ -100,10 +102,11 @@ def digest(paths, variables):
     return result.hexdigest()
 
 
-def build_requirements():
+def requirements(name):
+    """A list of pyproject.toml."""
     # tomllib came with Python 3.11; a list of strings reads the same in Python.
     text = (ROOT / "pyproject.toml").read_text()
-    return ast.literal_eval(re.search(r"^requires = (\[.*\])$", text, re.MULTILINE).group(1))
+    return ast.literal_eval(re.search(rf"^{name} = (\[.*\])$", text, re.MULTILINE).group(1))
 
 
 def is_release(version, wanted):
@@ -206,17 +209,30 @@ def install(venv, extras, release):
     python = venv / "bin" / "python"
     install_torch(python, venv, release)
     pip = [python, "-m", "pip", "install", "--quiet"]
-    call([*pip, *build_requirements()])
+    call([*pip, *requirements("requires")])
     say("installing stompp_kernels; compiling it takes a minute or two, and with CUDA's nvcc two more")
     torch_version, _ = probe(python, PROBE_TORCH)  # named, so that no extra brings another one
     call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]", f"torch=={torch_version}"], cwd=ROOT)
 
 
+def install_tools(venv, state):
+    wanted = [*requirements("requires"), *requirements("dev")]
+    if state.get("tools") != wanted:
+        say("installing what builds and checks wheels")
+        call([venv / "bin" / "python", "-m", "pip", "install", "--quiet", *wanted])
+        write_state(venv, {**state, "tools": wanted})
+
+
+def wheels_in(folder, machine=None):
+    """The wheels of this version in a folder that a machine can install, this one by default; the newest last."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)
+    platforms = f"{'macosx' if sys.platform == 'darwin' else 'manylinux'}_*_{machine or platform.machine()}"
+    return sorted(folder.glob(f"stompp_kernels-{version}-py3-none-{platforms}.whl"), key=os.path.getmtime)
+
+
 def find_wheel(folder, sources):
     """A wheel in a folder that this machine can install and that no source is newer than; None if there is none."""
-    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).group(1)
-    machine = "macosx_*_" if sys.platform == "darwin" else "manylinux_*_"
-    wheels = sorted(folder.glob(f"stompp_kernels-{version}-py3-none-{machine}{platform.machine()}.whl"))
+    wheels = wheels_in(folder)
     if not wheels:
         return None
     newer = [path for path in sources if path.stat().st_mtime > wheels[-1].stat().st_mtime]
@@ -259,25 +275,29 @@ def main():
     parser.add_argument(
         "--wheels", type=Path, help="install a wheel from this folder, if there is one of this checkout"
     )
+    parser.add_argument("--tools", action="store_true", help="install what builds wheels, and not the package")
     parser.add_argument("--torch", type=release_of_torch, help="the release of torch to install")
     arguments = parser.parse_args()
     venv = Path(os.path.abspath(arguments.venv))
     python = venv / "bin" / "python"
 
     state = prepare_python(venv, arguments.torch)
+    if arguments.tools:
+        return install_tools(venv, state)
     if arguments.torch is not None:  # the environment may be one of another release
         check_torch(python, venv, arguments.torch)
     extras = sorted({*arguments.extras.split(","), *state.get("extras", [])})
     native = os.environ.get("STOMPP_BUILD_NATIVE", "1") != "0"
     metadata = digest([ROOT / "pyproject.toml"], ["STOMPP_BUILD_NATIVE"])
     sources = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
+    sources += [ROOT / "setup.py", *sorted((ROOT / "build_tools").glob("*.py"))]
     variables = ["CXX", "CXXFLAGS", "LDFLAGS", "STOMPP_CORE", "STOMPP_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"]
     variables += ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"]
-    build = digest([ROOT / "setup.py", *sources], variables) + f" {shutil.which('nvcc')}"
+    build = digest(sources, variables) + f" {shutil.which('nvcc')}"
 
     # A wheel spares the compiler where nothing was built yet.
     if native and arguments.wheels is not None and state.get("build") is None:
-        files = [ROOT / "setup.py", ROOT / "pyproject.toml", *sources, *sorted(PACKAGE.rglob("*.py"))]
+        files = [ROOT / "pyproject.toml", *sources, *sorted(PACKAGE.rglob("*.py"))]
         wheel = find_wheel(arguments.wheels, files)
         if wheel is not None:
             return use_wheel(venv, state, wheel, extras, arguments.torch)

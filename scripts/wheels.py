@@ -9,7 +9,6 @@ major release of CUDA or later: CUDA 12.8 makes a wheel for more drivers than 13
 """
 
 import argparse
-import importlib.util
 import os
 import platform
 import re
@@ -20,24 +19,22 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import check_headers
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from build_tools.settings import GLIBC, ROOT
+from build_tools.tools import find_nvcc
+
 MACHINES = ("x86_64", "aarch64")
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 MAX_WHEEL, MAX_SDIST = 3_000_000, 1_000_000
 
 # What a wheel may need: newest symbol versions of manylinux_2_28 (auditwheel's policy), and torch's libraries.
-NEWEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}
+NEWEST = {"GLIBC": GLIBC, "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}
 NEEDED = re.compile(
     r"lib(torch|torch_cpu|c10|stdc\+\+|gcc_s|c|m|pthread|dl|rt)\.so[.\d]*|ld-linux-(x86-64|aarch64)\.so.*"
 )
-
-
-def load(name, path):
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def output_of(*command):
@@ -82,13 +79,12 @@ def build_wheel(machine, output):
     environment, options = dict(os.environ), []
     libraries = ["libstompp_kernels.so"]
     if sys.platform == "linux":
-        headers = load("stompp_check_headers", ROOT / "scripts" / "check_headers.py")
-        environment["STOMPP_TORCH_HEADERS"] = str(headers.fetch(headers.OLDEST).torch)
+        environment["STOMPP_TORCH_HEADERS"] = str(check_headers.fetch(check_headers.OLDEST).torch)
         environment["_PYTHON_HOST_PLATFORM"] = f"linux-{machine}"  # as in any cross build of Python's
-        options = ["--plat-name", f"manylinux_{NEWEST['GLIBC'][0]}_{NEWEST['GLIBC'][1]}_{machine}"]
+        options = ["--plat-name", f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{machine}"]
     if machine != platform.machine():
         environment.update(CXX=CROSS_COMPILER, STOMPP_CUDA="0")
-    elif load("stompp_setup", ROOT / "setup.py").find_nvcc() is not None:
+    elif find_nvcc() is not None:
         libraries.append("_cuda.so")
     with tempfile.TemporaryDirectory() as folder:
         # A build directory of its own: setuptools copies what an earlier build left in one.

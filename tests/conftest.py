@@ -8,6 +8,8 @@ from pathlib import Path
 
 if importlib.util.find_spec("stompp_kernels") is None:  # `pytest` in a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# What is not installed has its tests too. Last, so that an installed package is tested and not the checkout's.
+sys.path.extend(str(Path(__file__).resolve().parent.parent / name) for name in ("scripts", ""))
 
 # Before torch is imported. The processes of pytest-xdist share the cores: with all threads in each, small ops would
 # wait for a core most of the time.

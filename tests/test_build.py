@@ -1,110 +1,26 @@
-"""setup.py: clear errors, and compiler commands that any machine of the architecture can run."""
+"""setup.py in a project of its own: clear errors, and compiler commands for any machine of the architecture."""
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-import types
-from importlib import metadata
-from pathlib import Path
+import zipfile
 
+import build_project
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-
-# Stands in for a compiler: notes its arguments and leaves the files that ninja expects, among them
-# the list of the headers that were included.
-FAKE_COMPILER = """#!/bin/sh
-echo "$@" >> commands.log
-while [ $# -gt 0 ]; do
-    case "$1" in
-        -o) : > "$2" ;;
-        -MF) echo "object: csrc/core/base/bits.h" > "$2" ;;
-    esac
-    shift
-done
-"""
-
-
-@pytest.fixture(scope="module")
-def build():
-    spec = importlib.util.spec_from_file_location("stompp_setup", ROOT / "setup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from build_project import LOOSE, ROOT, fake_torch, run_setup
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A small project with our setup.py, beside a fake torch, and no build variables set."""
-    folder = tmp_path / "a project"
-    for name in ("csrc/core/base", "csrc/core/signs", "csrc/torch", "stompp_kernels", "site/torch"):
-        (folder / name).mkdir(parents=True)
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("README.md", "stompp_kernels/__init__.py", "stompp_kernels/py.typed"):
-        (folder / name).touch()
-    for name in ("csrc/core/base/bits.h", "csrc/core/signs/pack.cpp", "csrc/torch/bindings.cpp"):
-        (folder / name).touch()
-    (folder / "fake-c++").write_text(FAKE_COMPILER)
-    (folder / "fake-c++").chmod(0o755)
-    fake_torch(folder, "__version__ = '2.10.0'")
-    for name in (
-        *("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "STOMPP_BUILD_NATIVE", "CUDA_HOME", "TORCH_CUDA_ARCH_LIST"),
-        *("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "STOMPP_CORE", "STOMPP_TORCH_HEADERS"),
-    ):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("STOMPP_CUDA", "0")  # a real nvcc takes its time
-    return folder
-
-
-# Stands in for nvcc, of CUDA 13.0.
-FAKE_NVCC = """#!/bin/sh
-home=$(dirname "$(dirname "$0")")
-case "$1" in
-    --version) echo "Cuda compilation tools, release ${FAKE_RELEASE-13.0}, V0.0.1"; exit ;;
-    --list-gpu-code) echo sm_75 sm_80 sm_86 sm_89 sm_90 sm_100 sm_120; exit ;;
-    --dryrun) echo '#$ LIBRARIES=  "-L/nonexistent/stubs" "-L'"$home"'/lib"' >&2; exit ;;
-esac
-"""
+    return build_project.make_project(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def cuda_home(project):
-    """Sources for GPUs in the project, and a directory with the fake nvcc and its library."""
-    for name in ("any.cu", "tile_sm75.cu", "tile_sm80.cu", "tile_sm90a.cu", "tile_sm100.cu"):
-        (project / "csrc" / "cuda").mkdir(exist_ok=True)
-        (project / "csrc" / "cuda" / name).touch()
-    for name in ("torch/cuda/binding.cpp", "core/product/check_shapes.cpp"):
-        (project / "csrc" / name).parent.mkdir()
-        (project / "csrc" / name).touch()
-    home = project / "cuda"
-    for name in ("bin/nvcc", "lib/libcudart_static.a"):
-        (home / name).parent.mkdir(parents=True)
-        (home / name).touch()
-    (home / "lib/libcudart_static.a").write_text("!<arch>\n")
-    (home / "bin/nvcc").write_text(FAKE_NVCC + FAKE_COMPILER.removeprefix("#!/bin/sh\n"))
-    (home / "bin/nvcc").chmod(0o755)
-    return home
-
-
-def fake_torch(project, source):
-    (project / "site" / "torch" / "__init__.py").write_text(source + "\n")
-
-
-def run_setup(project, *arguments, **variables):
-    environment = {**os.environ, "PYTHONPATH": str(project / "site"), **variables}
-    return subprocess.run(
-        [sys.executable, "setup.py", *arguments],
-        cwd=project,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return build_project.make_cuda_home(project)
 
 
 def assert_clear_error(result, *fragments):
@@ -121,66 +37,9 @@ def test_missing_torch_is_explained_before_anything_is_fetched(project):
     assert_clear_error(result, "--no-build-isolation", "libnowhere.so", "STOMPP_BUILD_NATIVE=0")
 
 
-@pytest.mark.parametrize("version", ["1.13.1", "2.4.0", "2.9.1+cu128", "unknown"])
-def test_old_torch_is_refused(build, monkeypatch, version):
-    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__=version))
-    with pytest.raises(build.PlatformError, match=re.escape(version)) as error:
-        build.find_torch()
-    assert "torch >= 2.10" in str(error.value)
-
-
-@pytest.mark.parametrize("version", ["2.10.0", "2.10.0a0+git1f2e3d", "2.13.0+cpu", "10.0"])
-def test_new_torch_is_accepted(build, monkeypatch, tmp_path, version):
-    fake = types.SimpleNamespace(__version__=version, __file__=str(tmp_path / "__init__.py"))
-    monkeypatch.setitem(sys.modules, "torch", fake)
-    assert build.find_torch() == tmp_path.resolve()
-
-
 def test_missing_compiler_is_explained(project):
     result = run_setup(project, "build_ext", CXX="/nonexistent/c++")
     assert_clear_error(result, "C++17 compiler", "/nonexistent/c++", "set CXX")
-
-
-def test_no_compiler_on_path(build, monkeypatch, tmp_path):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(build.PlatformError, match=r"c\+\+, g\+\+, clang\+\+"):
-        build.find_compiler()
-
-
-def test_compiler_may_carry_a_launcher(build, monkeypatch, project):
-    monkeypatch.setenv("CXX", f"'{project / 'fake-c++'}' g++ -m64")
-    assert build.find_compiler() == [str(project / "fake-c++"), "g++", "-m64"]
-
-
-def test_missing_ninja_is_explained(build, monkeypatch, tmp_path):
-    def no_distribution(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(build.metadata, "distribution", no_distribution)
-    with pytest.raises(build.PlatformError, match="pip install ninja"):
-        build.find_ninja()
-
-
-def test_ninja_package_is_found_off_path(build, monkeypatch, tmp_path):
-    pytest.importorskip("ninja", reason="only the ninja of the system is installed")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert os.access(build.find_ninja(), os.X_OK)
-
-
-def test_unknown_native_switch_is_refused(build, monkeypatch):
-    monkeypatch.setenv("STOMPP_BUILD_NATIVE", "off")
-    with pytest.raises(build.PlatformError, match="'off'"):
-        build.native_enabled()
-
-
-@pytest.mark.parametrize("jobs", ["0", "-1", "many"])
-def test_bad_max_jobs_is_refused(build, monkeypatch, jobs):
-    monkeypatch.setenv("MAX_JOBS", jobs)
-    command = build.BuildNative(build.setuptools.Distribution())
-    with pytest.raises(build.PlatformError, match="MAX_JOBS"):
-        command.run_ninja(["ninja"])
 
 
 def test_failed_compilation_ends_without_a_traceback(project):
@@ -195,6 +54,26 @@ def test_pure_python_package_needs_no_torch(project):
     assert result.returncode == 0, result.stdout
     built = sorted(path.name for path in project.glob("build/lib/stompp_kernels/*"))
     assert built == ["__init__.py", "py.typed"]
+
+
+def test_a_backend_builds_a_wheel_out_of_the_source_distribution(project, tmp_path):
+    """It runs setup.py by its path, which must find build_tools beside it; the wheel is without."""
+    shutil.copy(ROOT / "MANIFEST.in", project)
+    result = run_setup(project, "--quiet", "sdist", CXX="./fake-c++")
+    assert result.returncode == 0, result.stdout
+    [archive] = project.glob("dist/*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path)
+    [source] = tmp_path.glob("stompp_kernels-*")
+    code = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    variables = {"CXX": f"'{project}/fake-c++'", "PYTHONPATH": str(project / "site"), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(source / "dist" / done.stdout.split()[-1]) as wheel:
+        names = wheel.namelist()
+    assert "stompp_kernels/libstompp_kernels.so" in names
+    assert not [name for name in names if name.startswith("build_tools")]
 
 
 def test_the_numpy_module_needs_no_torch(project):
@@ -293,28 +172,6 @@ def rebuilt(project, changed, **variables):
     return sorted(re.findall(r"-c (\S+)", commands))
 
 
-LOOSE = (
-    *("-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-ffinite-math-only", "-fassociative-math"),
-    *("-freciprocal-math", "-fno-signed-zeros", "-ffp-contract=fast", "-mfpmath=387", "-fno-honor-nans"),
-)
-FOR_ONE_MACHINE = ("-march=native", "-mavx512f", "-mavx2", "-mfma", "-mcpu=native", "-mpopcnt", "-mvaes", "-mno-sse4.1")
-HARMLESS = ("-O0", "-flto", "-fopenmp-simd", "-frounding-math", "-ffp-contract=off", "-fno-fast-math", "-mtune=native")
-
-
-@pytest.mark.parametrize("variable", ["CXX", "CXXFLAGS", "LDFLAGS"])
-def test_flags_that_change_results_or_processors_are_left_out_and_named(build, monkeypatch, capsys, variable, tmp_path):
-    """Directly, in a response file that another one names, and behind a word that hands them to a part of clang."""
-    (tmp_path / "outer").write_text(f"@{tmp_path / 'inner'} -g1")
-    (tmp_path / "inner").write_text("'-Ofast' -m64")
-    words = [*LOOSE, *FOR_ONE_MACHINE, *HARMLESS, f"@{tmp_path / 'outer'}", "-Xclang", "-ffast-math", "-Xclang", "-v"]
-    before = ["c++"] if variable == "CXX" else []
-    monkeypatch.setenv(variable, " ".join([*before, *words]))
-    kept = build.find_compiler() if variable == "CXX" else build.user_flags(variable)
-    assert kept == [*before, *HARMLESS, "-m64", "-g1", "-Xclang", "-v"]
-    left_out = " ".join([*LOOSE, *FOR_ONE_MACHINE, "-Ofast", "-Xclang", "-ffast-math"])
-    assert f"{variable}: {left_out} left out" in capsys.readouterr().out
-
-
 def test_a_response_file_that_cannot_be_read_is_named(project):
     result = run_setup(project, "build_ext", CXX="./fake-c++", CXXFLAGS="@absent.txt")
     assert_clear_error(result, "CXXFLAGS", "'@absent.txt'")
@@ -342,6 +199,7 @@ EXPORT float added(float a, float b) { return (a + b) - a; }
 EXPORT float third(float x) { return x / 3.0f; }
 EXPORT float product_plus(float a, float b, float c) { return a * b + c; }
 """
+
 
 CHECK_ARITHMETIC = """
 import ctypes, math, struct, sys
@@ -435,127 +293,9 @@ def test_what_nvcc_reads_by_itself_is_refused_where_it_changes_results(project, 
     assert_clear_error(result, f"{variable} holds {named}, which nvcc reads by itself", "STOMPP_CUDA=0")
 
 
-def test_other_flags_of_nvcc_are_let_through(build, monkeypatch):
-    monkeypatch.setenv("NVCC_PREPEND_FLAGS", "-ccbin=/opt/bin/g++ -Xcompiler=-g,-O1 --ftz=false -lineinfo")
-    build.check_nvcc_flags()
-
-
-def test_build_requirements(build):
-    text = (ROOT / "pyproject.toml").read_text()
-    requires = re.search(r"^requires = (.*)$", text, re.MULTILINE).group(1)
-    assert f"setuptools>={build.MIN_SETUPTOOLS}" in requires
-    assert "torch" not in requires
-
-
-def architectures(build, text):
-    return [(a.name, a.ptx) for a in build.parse_architectures(text)]
-
-
-def test_architectures_in_torchs_syntax(build):
-    assert architectures(build, "8.0") == [("80", False)]
-    assert architectures(build, "12.0+PTX;9.0a 8.6") == [("86", False), ("90a", False), ("120", True)]
-    assert architectures(build, "9.0 9.0a; 9.0+PTX;") == [("90", True), ("90a", False)]
-    assert architectures(build, "10.0f;10.3a") == [("100f", False), ("103a", False)]
-    assert [name for name, _ in architectures(build, build.DEFAULT_ARCHITECTURES)] == [
-        *("75", "80", "86", "89", "90a", "100", "120")
-    ]
-    two = build.parse_architectures("8.6;12.0+PTX")
-    assert [flag for a in two for flag in a.flags()] == [
-        "-gencode=arch=compute_86,code=sm_86",
-        "-gencode=arch=compute_120,code=sm_120",
-        "-gencode=arch=compute_120,code=compute_120",
-    ]
-
-
-@pytest.mark.parametrize("text", ["Ampere", "80", "8.0,9.0", "8.0+ptx", "8.", "sm_80", "9.0b", "8.0;all"])
-def test_nonsense_among_architectures_is_refused(build, text):
-    with pytest.raises(build.PlatformError, match="is no architecture; write them as in") as error:
-        build.parse_architectures(text)
-    assert repr(text) in str(error.value)
-
-
-def test_architectures_without_binary_tensor_cores_are_left_out(build, capsys):
-    assert architectures(build, "6.1;7.0;8.0") == [("80", False)]
-    assert "'6.1;7.0;8.0'" in capsys.readouterr().out
-    with pytest.raises(build.PlatformError, match=r"'7\.0': name an architecture from 7\.5 on"):
-        build.parse_architectures("7.0")
-
-
-def test_an_architecture_that_nvcc_does_not_know_is_refused(build, monkeypatch, cuda_home):
-    nvcc = str(cuda_home / "bin" / "nvcc")
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;15.0")
-    with pytest.raises(build.PlatformError, match="does not know 150"):
-        build.requested_architectures(nvcc)
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", " ")
-    assert [a.number for a in build.requested_architectures(nvcc)] == [75, 80, 86, 89, 90, 100, 120]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the versions are glibc's")
-def test_the_cuda_runtime_is_bound_to_what_an_old_glibc_has(build):
-    found = build.older_symbols(build.find_compiler())
-    for name, older in found.items():
-        symbol, _, version = older.partition("@GLIBC_")
-        assert symbol == name
-        assert tuple(map(int, version.split("."))) <= build.GLIBC
-    if tuple(map(int, os.confstr("CS_GNU_LIBC_VERSION").split()[1].split("."))) >= (2, 34):
-        assert {"dlopen", "dlsym", "pthread_create", "pthread_once", "sem_wait"} <= set(found)
-    assert not {"printf", "malloc"} & set(found)
-
-
-def test_each_family_of_kernels_is_compiled_for_its_architectures(build):
-    families = ["75", "80", "90a", "100"]
-
-    def names(source, text):
-        wanted = build.parse_architectures(text)
-        return [a.name for a in build.architectures_of(f"csrc/cuda/{source}.cu", wanted, families)]
-
-    everything = build.DEFAULT_ARCHITECTURES
-    assert names("product_sm75", everything) == ["75"]
-    assert names("product_sm80", everything) == ["80", "86", "89", "90a"]
-    assert names("product_sm90a", everything) == ["90a"]
-    assert names("product_sm100", everything) == ["100", "120"]
-    assert names("bgemm", everything) == ["75", "80", "86", "89", "90a", "100", "120"]
-    assert names("product_sm90a", "9.0+PTX") == ["90a"]
-    assert names("product_sm80", "9.0+PTX") == ["90"]
-    assert names("product_sm90a", "8.0;10.0") == []
-    assert names("product_sm75", "8.0") == []
-
-
-def test_where_nvcc_is_looked_for(build, monkeypatch, cuda_home, tmp_path, capsys):
-    monkeypatch.setenv("CUDA_HOME", str(cuda_home))
-    assert build.find_nvcc() is None  # STOMPP_CUDA=0
-    monkeypatch.delenv("STOMPP_CUDA")
-    assert build.find_nvcc() == str(cuda_home / "bin" / "nvcc")
-    monkeypatch.setenv("FAKE_RELEASE", "12.6")
-    assert build.find_nvcc() is None
-    assert re.search(r"_cuda left out: CUDA >= 12\.8 is needed, and .*nvcc is of 12\.6", capsys.readouterr().out)
-    monkeypatch.setenv("STOMPP_CUDA", "1")
-    with pytest.raises(build.PlatformError, match=r"STOMPP_CUDA=1 needs .* CUDA >= 12\.8 .* 12\.6\. STOMPP_CUDA=0"):
-        build.find_nvcc()
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(build.PlatformError, match=r"neither in CUDA_HOME='.*' nor on PATH"):
-        build.find_nvcc()
-    monkeypatch.delenv("STOMPP_CUDA")
-    assert build.find_nvcc() is None
-    assert capsys.readouterr().out == ""
-    monkeypatch.delenv("FAKE_RELEASE")
-    monkeypatch.setenv("PATH", os.pathsep.join([str(cuda_home / "bin"), os.defpath]))
-    assert build.find_nvcc() == str(cuda_home / "bin" / "nvcc")
-
-
 def test_wrong_switches_of_the_gpu_library(project):
     assert_clear_error(run_setup(project, "build_ext", STOMPP_CUDA="yes"), "STOMPP_CUDA='yes'")
     assert_clear_error(run_setup(project, "build_ext", STOMPP_CUDA="1", STOMPP_BUILD_NATIVE="0"), "contradict")
-
-
-def test_nvcc_gets_the_host_compiler_and_its_flags(build, monkeypatch):
-    monkeypatch.delenv("CXX", raising=False)
-    assert build.nvcc_command("nvcc", ["c++"]) == ["nvcc"]
-    monkeypatch.setenv("CXX", "ccache g++-12 -m64")
-    command = build.nvcc_command("nvcc", ["ccache", "g++-12", "-m64"])
-    assert command == ["nvcc", "-ccbin=g++-12", "-Xcompiler=-m64"]
-    assert build.to_host(["-Wp,-DX"]) == ["-Xcompiler=-Wp\\,-DX"]
 
 
 def test_build_commands_of_the_gpu_library(project, cuda_home):

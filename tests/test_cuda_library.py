@@ -25,7 +25,8 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is no
 
 ONLY_CUDA = """
 import setup
-setup.extensions = lambda: [setup.Extension("stompp_kernels._cuda", setup.cuda_sources())]
+from build_tools.extensions import CUDA_LIBRARY, Extension, cuda_sources
+setup.extensions = lambda: [Extension(CUDA_LIBRARY, cuda_sources())]
 setup.main()
 """
 
@@ -58,7 +59,7 @@ def project(tmp_path_factory):
     """A copy of the package with a library for 8.0 alone."""
     folder = tmp_path_factory.mktemp("cuda")
     unwanted = shutil.ignore_patterns("__pycache__", "_cuda.so")
-    for name in ("csrc", "stompp_kernels"):
+    for name in ("build_tools", "csrc", "stompp_kernels"):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / name)

@@ -1,30 +1,18 @@
 """The bindings and the C++ example compile against the oldest torch that this package runs under."""
 
-import importlib.util
 import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
+import check_headers
 import pytest
 
+from build_tools.settings import MIN_TORCH
 from stompp_kernels import native
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 @pytest.fixture(scope="module")
-def check_headers():
-    spec = importlib.util.spec_from_file_location("stompp_check_headers", ROOT / "scripts" / "check_headers.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def oldest(check_headers):
+def oldest():
     """The headers of the oldest torch: from build/headers, where .ci/run puts them, or from the package index."""
     try:
         return check_headers.fetch(check_headers.OLDEST)
@@ -32,20 +20,19 @@ def oldest(check_headers):
         pytest.skip(f"the headers of torch {check_headers.OLDEST} are not in build/headers, and {error}")
 
 
-def test_the_oldest_headers_are_those_of_the_oldest_torch_that_setup_takes(check_headers):
-    setup = check_headers.load_setup()
-    assert tuple(map(int, check_headers.OLDEST.split(".")))[:2] == setup.MIN_TORCH
+def test_the_oldest_headers_are_those_of_the_oldest_torch_that_setup_takes():
+    assert tuple(map(int, check_headers.OLDEST.split(".")))[:2] == MIN_TORCH
 
 
 @pytest.mark.slow
-def test_every_file_compiles_against_the_oldest_torch(check_headers, oldest):
+def test_every_file_compiles_against_the_oldest_torch(oldest):
     found = set(check_headers.sources())
     assert {"csrc/torch/library.cpp", "csrc/torch/cuda/gpu.cpp", "examples/cpp/main.cpp"} <= found
     errors = check_headers.compile_all(oldest)
     assert not errors, "\n".join(errors.values())
 
 
-def test_a_file_that_does_not_compile_is_named_with_the_compilers_words(check_headers, oldest, monkeypatch):
+def test_a_file_that_does_not_compile_is_named_with_the_compilers_words(oldest, monkeypatch):
     monkeypatch.setattr(
         check_headers, "sources", lambda: ["csrc/core/product/check_shapes.cpp", "csrc/torch/absent.cpp"]
     )
@@ -66,7 +53,7 @@ def test_the_library_calls_nothing_that_the_oldest_torch_lacks(oldest):
     assert called <= set(re.findall(r"\w+", text))
 
 
-def test_an_index_that_does_not_answer_differs_from_a_release_that_is_not_there(check_headers, monkeypatch, tmp_path):
+def test_an_index_that_does_not_answer_differs_from_a_release_that_is_not_there(monkeypatch, tmp_path):
     def answer(text):
         failed = subprocess.CompletedProcess([], 1, "", text)
         monkeypatch.setattr(check_headers.subprocess, "run", lambda *arguments, **options: failed)

@@ -1,17 +1,14 @@
 """The check of prose that `make lint` runs: the repository passes it, and what it is for does not."""
 
 import argparse
-import importlib.util
 from pathlib import Path
 
+import check_prose
 import pytest
 
 from stompp_kernels.cli import _parser
 
 ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("check_prose", ROOT / "scripts" / "check_prose.py")
-check_prose = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(check_prose)
 
 FRAGMENTS = {
     "comment.py": "x = 1\n# Of what x is.\n",

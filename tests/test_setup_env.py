@@ -1,14 +1,15 @@
 """scripts/setup_env.py: which torch goes into the environment of `make`."""
 
-import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import setup_env as module
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "setup_env.py"
@@ -17,10 +18,7 @@ SCRIPT = ROOT / "scripts" / "setup_env.py"
 @pytest.fixture
 def setup_env(monkeypatch):
     """The script, with every command that it would run noted in ``calls``, and no network."""
-    spec = importlib.util.spec_from_file_location("stompp_setup_env", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.calls = []
+    monkeypatch.setattr(module, "calls", [], raising=False)
     monkeypatch.setattr(module, "call", lambda command, **options: module.calls.append(" ".join(map(str, command))))
     monkeypatch.setattr(module, "cpu_index_answers", lambda: False)
     return module
@@ -138,19 +136,38 @@ def test_a_wheel_is_installed_once(setup_env, checkout, monkeypatch, tmp_path):
     assert len(setup_env.calls) == 4
 
 
+def test_tools_come_without_torch_and_without_the_package(setup_env, tmp_path):
+    setup_env.install_tools(tmp_path, {"created": True})
+    [command] = setup_env.calls
+    packages = command.split("install --quiet ")[1]
+    assert "ninja" in packages
+    assert "auditwheel" in packages
+    assert not re.search(r"torch|-e|\.\[", packages)
+    setup_env.install_tools(tmp_path, setup_env.read_state(tmp_path))
+    assert len(setup_env.calls) == 1
+
+
 def commands_of_make(*arguments):
     inherited = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "TORCH", "VENV")  # of the `make test` that runs this
     environment = {name: value for name, value in os.environ.items() if name not in inherited}
     return subprocess.run(
-        ["make", "-n", "test", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ["make", "-n", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not on PATH")
 def test_make_names_an_environment_for_each_release():
-    text = commands_of_make("TORCH=2.10.0")
+    text = commands_of_make("test", "TORCH=2.10.0")
     assert '--venv ".venv-2.10.0" --torch "2.10.0"' in text
     assert '".venv-2.10.0/bin/python" -m pytest' in text
-    plain = commands_of_make()
+    plain = commands_of_make("test")
     assert '--venv ".venv"' in plain
     assert "--torch" not in plain
+
+
+@pytest.mark.skipif(shutil.which("make") is None or sys.platform != "linux", reason="needs make, on Linux")
+def test_wheels_are_compiled_once():
+    """They are built against headers alone: no package is compiled into the environment before."""
+    [setup, build] = commands_of_make("wheels").splitlines()
+    assert setup.endswith(" --tools")
+    assert build.endswith("scripts/wheels.py")

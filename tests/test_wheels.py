@@ -1,20 +1,20 @@
 """The compiled libraries load under any Python and any glibc from 2.28 on, and wheels hold them and no others."""
 
-import importlib.util
 import platform
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
-from helpers import IMPLEMENTATIONS, run_python
+import smoke
+import torch
+import try_wheel
+import wheels
+from helpers import IMPLEMENTATIONS
 
 from stompp_kernels import cuda_library, native
-
-ROOT = Path(__file__).resolve().parent.parent
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="these are Linux's formats"),
@@ -36,20 +36,8 @@ DYNAMIC = """
 """
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"stompp_{name}", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def wheels():
-    return script("wheels")
-
-
 @needs_library
-def test_the_libraries_of_this_tree_load_anywhere(wheels):
+def test_the_libraries_of_this_tree_load_anywhere():
     assert wheels.problems_of_library(native.library.path) == []
     if cuda_library.PATH.is_file():
         assert wheels.problems_of_library(cuda_library.PATH) == []
@@ -70,7 +58,7 @@ def test_the_library_shows_its_c_functions_and_nothing_else():
     assert functions == {f"stompp_{name}" for name in names}
 
 
-def test_what_keeps_a_library_from_loading_is_named(wheels, monkeypatch):
+def test_what_keeps_a_library_from_loading_is_named(monkeypatch):
     monkeypatch.setattr(wheels, "output_of", lambda *command: DYNAMIC if "--dynamic" in command else SYMBOLS)
     assert wheels.problems_of_library("lib.so") == [
         "pthread_create needs GLIBC 2.34",
@@ -82,24 +70,27 @@ def test_what_keeps_a_library_from_loading_is_named(wheels, monkeypatch):
 
 
 def test_a_wheel_is_tried_where_there_is_one(monkeypatch, tmp_path):
-    module = script("try_wheel")
-    monkeypatch.setattr(module, "ROOT", tmp_path)
-    with pytest.raises(SystemExit, match=r"dist has no wheel for manylinux on .*; `make wheels` builds it"):
-        module.find_wheel()
+    monkeypatch.setattr(try_wheel, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="dist has no wheel for this machine; `make wheels` builds it"):
+        try_wheel.newest_wheel()
     (tmp_path / "dist").mkdir()
-    for name in ("manylinux_2_28_mips", "win_amd64"):
-        (tmp_path / "dist" / f"stompp_kernels-1-py3-none-{name}.whl").touch()
-    wheel = tmp_path / "dist" / f"stompp_kernels-1-py3-none-manylinux_2_28_{platform.machine()}.whl"
-    wheel.touch()
-    assert module.find_wheel() == wheel
+    wheels = {
+        name: tmp_path / "dist" / f"stompp_kernels-0.1.0-py3-none-manylinux_2_28_{name}.whl"
+        for name in ("mips", "aarch64", "x86_64")
+    }
+    for wheel in wheels.values():
+        wheel.touch()
+    assert try_wheel.newest_wheel() == wheels[platform.machine()]
+    assert try_wheel.newest_wheel("aarch64") == wheels["aarch64"]
 
 
 @needs_library
-def test_what_a_tried_wheel_must_compute_the_library_computes():
-    module = script("try_wheel")
-    result = run_python(module.TRY)
-    assert result.returncode == 0, result.stderr
-    assert f"right: {', '.join(IMPLEMENTATIONS)}" in result.stdout
+def test_what_a_tried_wheel_must_compute_the_library_computes(monkeypatch, capsys):
+    smoke.main()
+    assert f"right: {', '.join(IMPLEMENTATIONS)}" in capsys.readouterr().out
+    monkeypatch.setattr(smoke.ops, "unpack_signs", lambda words, K: -torch.ones(len(words), K))
+    with pytest.raises(SystemExit, match=r"error: \w+: unpack_signs of 1 x 1 differs from plain PyTorch"):
+        smoke.main()
 
 
 def write_wheel(path, *names):
@@ -109,7 +100,7 @@ def write_wheel(path, *names):
     return path
 
 
-def test_a_wheel_holds_the_libraries_that_were_built_and_no_others(wheels, monkeypatch, tmp_path):
+def test_a_wheel_holds_the_libraries_that_were_built_and_no_others(monkeypatch, tmp_path):
     monkeypatch.setattr(wheels, "problems_of_library", lambda path: [])
     library = "libstompp_kernels.so"
     good = write_wheel(tmp_path / "a-1-py3-none-manylinux_2_28_x86_64.whl", f"stompp_kernels/{library}")
@@ -121,7 +112,3 @@ def test_a_wheel_holds_the_libraries_that_were_built_and_no_others(wheels, monke
     assert [problem.split(" ")[0] for problem in wheels.problems_of_wheel(stale, [library])] == ["it", stale.name]
     monkeypatch.setattr(wheels, "MAX_WHEEL", 10)
     assert re.search(r"it has \d+ bytes, more than 10", wheels.problems_of_wheel(good, [library])[0])
-
-
-def test_the_promise_is_the_one_that_the_build_keeps(wheels):
-    assert wheels.NEWEST["GLIBC"] == wheels.load("stompp_setup", ROOT / "setup.py").GLIBC

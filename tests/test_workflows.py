@@ -1,10 +1,9 @@
 """The forge's workflows: they run targets of the Makefile and nothing else, so that what they do is tested here."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
+import check_headers
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,11 +64,7 @@ def test_every_action_has_a_version_and_every_job_a_runner(name):
 
 
 def test_tests_run_under_the_oldest_and_the_newest_torch_and_python():
-    spec = importlib.util.spec_from_file_location("stompp_check_headers", ROOT / "scripts" / "check_headers.py")
-    headers = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = headers
-    spec.loader.exec_module(headers)
-    assert list(matrix_values("ci", "torch")) == [headers.VERSIONS[0], headers.VERSIONS[-1]]
+    assert list(matrix_values("ci", "torch")) == [check_headers.VERSIONS[0], check_headers.VERSIONS[-1]]
     listed = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
     for name in ("ci", "wheels"):
         assert list(matrix_values(name, "python")) == [listed[0], listed[-1]]

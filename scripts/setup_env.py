@@ -38,8 +38,12 @@ DEFAULT_TORCH = "2.13.0"
 # Where the wheels without CUDA are; on PyPI, those for Linux x86-64 bring gigabytes of CUDA.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
+# Most modules of torch, scipy and sympy are never imported; Python compiles those that are when they are.
+PIP_INSTALL = ("-m", "pip", "install", "--no-compile", "--quiet")
+
 PROBE_PYTHON = "import sys, pip; print('%d.%d' % sys.version_info[:2])"
 # The version that pip knows: PyPI's torch 2.14.1 calls itself 2.14.1+cu130, which pip would not find.
+PROBE_VERSION = "from importlib import metadata; print(metadata.version('torch'))"
 PROBE_TORCH = """
 from importlib import metadata
 try:
@@ -177,41 +181,43 @@ def cpu_index_answers():
 
 
 def check_torch(python, venv, release):
-    """Whether the environment has a torch; ends the script where that is not the one to use."""
+    """The version of the environment's torch, None without one; ends the script where that is not the one to use."""
     version, error = probe(python, PROBE_TORCH)
     if version is None:
         fail(f"{venv} has a torch that cannot be imported ({error}). Repair it or set VENV=.")
     if version == "none":
-        return False
+        return None
     if numbers(version) < MIN_TORCH:
         fail(f"{venv} has torch {version}; stompp_kernels needs 2.10 or later.")
     if release is not None and not is_release(version, release):
         fail(f"{venv} has torch {version}, and TORCH={release} asks for another. Leave out VENV= or remove {venv}.")
     say(f"keeping torch {version}")
-    return True
+    return version
 
 
 def install_torch(python, venv, release):
-    if check_torch(python, venv, release):
-        return
+    """Installs torch where there is none; the version that is there now."""
+    version = check_torch(python, venv, release)
+    if version is not None:
+        return version
     wanted = f"torch=={release or DEFAULT_TORCH}"
     say(f"installing {wanted} (CPU)")
-    pip = [python, "-m", "pip", "install", "--quiet"]
+    pip = [python, *PIP_INSTALL]
     if cpu_index_answers():
         # Only torch itself: what it depends on comes from the configured index below.
         command = [*pip, "--no-deps", "--index-url", CPU_INDEX, wanted]
         if subprocess.run([str(part) for part in command]).returncode != 0:
             say(f"{CPU_INDEX} has no fitting {wanted}; trying the configured index")
     call([*pip, wanted])
+    return probe(python, PROBE_VERSION)[0]
 
 
 def install(venv, extras, release):
     python = venv / "bin" / "python"
-    install_torch(python, venv, release)
-    pip = [python, "-m", "pip", "install", "--quiet"]
+    torch_version = install_torch(python, venv, release)  # named below, so that no extra brings another one
+    pip = [python, *PIP_INSTALL]
     call([*pip, *requirements("requires")])
     say("installing stompp_kernels; compiling it takes a minute or two, and with CUDA's nvcc two more")
-    torch_version, _ = probe(python, PROBE_TORCH)  # named, so that no extra brings another one
     call([*pip, "--no-build-isolation", "-e", f".[{','.join(extras)}]", f"torch=={torch_version}"], cwd=ROOT)
 
 
@@ -219,7 +225,7 @@ def install_tools(venv, state):
     wanted = [*requirements("requires"), *requirements("dev")]
     if state.get("tools") != wanted:
         say("installing what builds and checks wheels")
-        call([venv / "bin" / "python", "-m", "pip", "install", "--quiet", *wanted])
+        call([venv / "bin" / "python", *PIP_INSTALL, *wanted])
         write_state(venv, {**state, "tools": wanted})
 
 
@@ -247,11 +253,10 @@ def use_wheel(venv, state, wheel, extras, release):
     if all(state.get(key) == value for key, value in done.items()):
         return
     python = venv / "bin" / "python"
-    install_torch(python, venv, release)
+    torch_version = install_torch(python, venv, release)
     say(f"installing {wheel}; nothing is compiled")
-    pip = [python, "-m", "pip", "install", "--quiet"]
+    pip = [python, *PIP_INSTALL]
     call([*pip, "--force-reinstall", "--no-deps", wheel])  # another wheel may have the same version
-    torch_version, _ = probe(python, PROBE_TORCH)
     call([*pip, f"{wheel}[{','.join(extras)}]", f"torch=={torch_version}"])
     write_state(venv, {**state, **done})
 

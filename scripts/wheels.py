@@ -24,7 +24,7 @@ import check_headers
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from build_tools.settings import GLIBC, ROOT
-from build_tools.tools import find_nvcc
+from build_tools.tools import MIN_NVCC, find_nvcc, nvcc_version
 
 MACHINES = ("x86_64", "aarch64")
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
@@ -96,6 +96,13 @@ def build_wheel(machine, output):
         return Path(shutil.move(built, output / built.name)), libraries
 
 
+def drivers(nvcc):
+    """Says which drivers the kernels for GPUs run under."""
+    major, minor = nvcc_version(nvcc)
+    oldest = "" if major == MIN_NVCC[0] else f"; CUDA {MIN_NVCC[0]}.{MIN_NVCC[1]} would make them for older drivers too"
+    return f"kernels for GPUs by CUDA {major}.{minor}, for drivers of CUDA {major} and later{oldest}"
+
+
 def build_sdist(output):
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", folder], cwd=ROOT, check=True)
@@ -130,6 +137,8 @@ def main():
         wheel, libraries = build_wheel(machine, arguments.output)
         wrong += [f"{wheel.name}: {problem}" for problem in problems_of_wheel(wheel, libraries)]
         print(f"{wheel}: {wheel.stat().st_size:,} bytes, {' and '.join(libraries)}", flush=True)
+        if "_cuda.so" in libraries:
+            print(drivers(find_nvcc()))
         if sys.platform == "linux":
             show_audit(wheel)
     sdist = build_sdist(arguments.output)

@@ -112,3 +112,29 @@ def test_a_wheel_holds_the_libraries_that_were_built_and_no_others(monkeypatch, 
     assert [problem.split(" ")[0] for problem in wheels.problems_of_wheel(stale, [library])] == ["it", stale.name]
     monkeypatch.setattr(wheels, "MAX_WHEEL", 10)
     assert re.search(r"it has \d+ bytes, more than 10", wheels.problems_of_wheel(good, [library])[0])
+
+
+@pytest.mark.parametrize(
+    ("release", "said"),
+    [
+        ((12, 8), "kernels for GPUs by CUDA 12.8, for drivers of CUDA 12 and later"),
+        ((13, 0), "by CUDA 13.0, for drivers of CUDA 13 and later; CUDA 12.8 would make them for older drivers too"),
+    ],
+)
+def test_which_drivers_a_wheel_serves_is_said(monkeypatch, release, said):
+    monkeypatch.setattr(wheels, "nvcc_version", lambda nvcc: release)
+    assert wheels.drivers("nvcc").endswith(said)
+
+
+@pytest.mark.skipif(not (wheels.ROOT / "MANIFEST.in").is_file(), reason="there is no source tree")
+def test_the_source_distribution_is_small_and_has_what_its_tests_import(monkeypatch, tmp_path):
+    monkeypatch.setenv("STOMPP_BUILD_NATIVE", "0")
+    archive = wheels.build_sdist(tmp_path)
+    assert archive.stat().st_size <= wheels.MAX_SDIST
+    shutil.unpack_archive(archive, tmp_path)
+    [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
+    own = {path.stem for path in (*wheels.ROOT.iterdir(), *wheels.ROOT.glob("tests/*"), *wheels.ROOT.glob("scripts/*"))}
+    held = {path.stem for path in (*folder.iterdir(), *folder.glob("tests/*"), *folder.glob("scripts/*"))}
+    for path in folder.rglob("tests/**/*.py"):
+        imported = re.findall(r"^(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
+        assert not (set(imported) & own) - held, path

@@ -103,6 +103,21 @@ _NAMED = {
 }
 
 
+# What an argument may be by the text of its type.
+_BY_TYPE: dict[str, Kind] = {
+    "Tensor": NODE,
+    "List[Tensor]": list_of(NODE, 0, 4096) | NODE,
+    "List[Optional[Tensor]]": list_of(NODE | NONE, 0, _MOST_DIMENSIONS),
+    "bool": BOOLEAN,
+    "float": NUMBER | NODE,
+    "number": NUMBER | NODE,
+    "List[float]": list_of(NUMBER | NODE, 0, _MOST_DIMENSIONS),
+    "List[bool]": list_of(BOOLEAN, 0, _MOST_DIMENSIONS),
+    "List[int]": list_of(_INT, 0, 4096) | _INT,
+    "Device": wrapped("device", DEVICES),
+}
+
+
 def _spelled_out(line: str) -> list[str]:
     """A line for each name that a line with braces stands for."""
     found = re.search(r"\{([\w,]+)\}", line)
@@ -115,28 +130,16 @@ def _kind_of(argument: Any) -> Kind | None:
     """What an argument may be by its type; None for a type that no file can hold."""
     optional = argument.type.kind() == "OptionalType"
     inner = argument.type.getElementType() if optional else argument.type
-    kind = _kind_of_type(argument.name, str(inner), inner.kind())
+    kind = _kind_of_type(argument.name, str(inner))
     return kind | NONE if kind is not None and optional else kind
 
 
-def _kind_of_type(name: str, text: str, kind: str) -> Kind | None:
-    simple = {
-        "Tensor": NODE,
-        "List[Tensor]": list_of(NODE, 0, 4096) | NODE,
-        "List[Optional[Tensor]]": list_of(NODE | NONE, 0, _MOST_DIMENSIONS),
-        "bool": BOOLEAN,
-        "float": NUMBER | NODE,
-        "number": NUMBER | NODE,
-        "List[float]": list_of(NUMBER | NODE, 0, _MOST_DIMENSIONS),
-        "List[bool]": list_of(BOOLEAN, 0, _MOST_DIMENSIONS),
-        "List[int]": list_of(_INT, 0, 4096) | _INT,
-        "Device": wrapped("device", DEVICES),
-    }
+def _kind_of_type(name: str, text: str) -> Kind | None:
     if name in ("dtype", "memory_format"):  # whose type is int in a schema
         return DTYPE if name == "dtype" else wrapped("memory_format", MEMORY_FORMATS)
     if text in ("int", "SymInt"):
         return INDEX if name in ("start", "end") else _INT
-    return _TEXTS.get(name) if text == "str" else simple.get(text.replace("SymInt", "int"))
+    return _TEXTS.get(name) if text == "str" else _BY_TYPE.get(text.replace("SymInt", "int"))
 
 
 def _signature_of(overload: Any, bounds: dict[str, Kind], kinds: dict[str, Kind]) -> tuple[Parameter, ...] | None:

@@ -7,6 +7,7 @@ The environment is a new one that sees the packages of the Python that runs this
 
 import argparse
 import os
+import resource
 import site
 import subprocess
 import sys
@@ -48,10 +49,12 @@ def main():
         # No PATH but the environment's: nothing can be compiled.
         variables = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "CXX", "STOMPP_CPU")}
         options = {"cwd": folder, "env": {**variables, "PATH": str(python.parent)}, "check": True}
-        start = time.perf_counter()
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed", wheel]
         subprocess.run(command, **options)
-        print(f"{wheel.name}: installed in {time.perf_counter() - start:.1f} s", flush=True)
+        seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"{wheel.name}: installed in {seconds:.1f} s, {busy:.1f} s of them on a processor", flush=True)
         subprocess.run([python, "-m", "stompp_kernels"], **options)
         subprocess.run([python, "-W", "error::RuntimeWarning", SMOKE], **options)
 

@@ -42,7 +42,9 @@ def records(seed=0, name="bnn", dip=DIP, stop=TOTAL, final=60.0, **recipe):
         frontier = sum(step >= commit for commit in COMMITS)
         if step in COMMITS:
             index = COMMITS.index(step)
-            log.append({"event": "commit", "step": step, "unit": units[index], "index": index})
+            log.append(
+                {"event": "commit", "step": step, "unit": units[index], "index": index, "frozen": 0.8 + index / 50}
+            )
         if step % 10 == 0:
             accuracies = [batch_accuracy(s, dip) for s in range(step - 9, step + 1)]
             values = {"frontier": frontier, "step_ms": 8.0 - frontier, "accuracies": accuracies, "losses": [1.0] * 10}
@@ -119,6 +121,7 @@ def test_the_table_shows_mean_spread_and_distance_to_the_paper(report):
     assert bnn["recipe"] == "bnn resnet20 on digits"
     assert [bnn[key] for key in ("regime", "surrogate", "order", "binarized")] == ["ste_free", "", "forward", "both"]
     assert [bnn[key] for key in ("seeds", "steps", "final", "best")] == ["0, 1", "280", "61.0 ± 1.4 (2)", "62.0"]
+    assert (bnn["frozen"], json.loads((output / "report.json").read_text())["groups"][0]["frozen"]) == ("83", 83.0)
     assert [bnn[key] for key in ("chance", "difference", "seconds")] == ["10.0", "-8.5", "100"]
     assert bnn["paper"] == "69.5 BNN <ResNet-50> & CIFAR-10"
     assert bwn["final"] == "80.0 (1) 1 of 2 unfinished"

@@ -20,6 +20,7 @@ from rich.console import Console
 
 import stompp_kernels as sk
 from stompp_kernels.cli import main
+from stompp_kernels.progression.schedule import reached_fraction
 from stompp_kernels.training import trainer
 from stompp_kernels.training.ablate import read_study
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
@@ -328,6 +329,9 @@ def test_records_tell_what_masks_have_reached_beside_p(finished):
     assert records(folder, "start")[0]["refresh"] == 1.0
     assert all(0 <= event["frozen"] <= 1 for event in records(folder, "step"))
     assert any(event["frozen"] > 0 for event in records(folder, "step"))
+    windows = [stop - start for start, stop in records(folder, "start")[0]["windows"]]
+    for event, window in zip(records(folder, "commit"), windows, strict=True):
+        assert event["frozen"] == pytest.approx(reached_fraction("cubic", window, 1.0), abs=0.1), "before the commit"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

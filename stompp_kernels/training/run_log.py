@@ -7,7 +7,7 @@ Every line is an object with an "event":
     step         losses and accuracies (percent, of training batches) of the steps since the last one, step_ms, lr,
                  frontier, p, and the fraction frozen that masks have reached of it
     diagnostics  of each unit: gradient_norm, frozen, flip_ratio, saturation; see diagnostics.py
-    commit       unit, index
+    commit       unit, index, and the fraction frozen that its masks had reached: the rest is committed in this step
     evaluation   accuracy (percent), loss, frontier
     end          accuracy, best_accuracy, seconds
 """

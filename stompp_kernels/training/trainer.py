@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -228,18 +229,20 @@ class Run:
         self._losses.append(loss)
         logits = torch.cat([output.detach() for output in outputs]) if len(outputs) > 1 else outputs[0].detach()
         self._accuracies.append((logits.argmax(1) == labels).float().mean())
-        self._log_commitments()
+        self._log_commitments(reached)
+        ending = [unit for unit in self.progression.units if unit.window.stop == self.step + 1]
+        reached = {unit.name: round(unit.frozen_fraction(), 4) for unit in ending}
         if norms is not None:
             self._diagnose(norms)
 
     def _autocast(self) -> Any:
         return torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.recipe.amp)
 
-    def _log_commitments(self) -> None:
+    def _log_commitments(self, reached: Mapping[str, float]) -> None:
         for index, unit in enumerate(self.progression.units):
             if unit.layer.committed and unit.name not in self._committed:
                 self._committed.add(unit.name)
-                self._write("commit", unit=unit.name, index=index)
+                self._write("commit", unit=unit.name, index=index, frozen=reached.get(unit.name))
                 if self.processes.world_size > 1 and self.recipe.progression.regime == "ste_free" and not self._unused:
                     self.forward = None  # whose hooks would stay with the parameters
                     self.forward = self._share_gradients(self.evaluated)

@@ -37,6 +37,7 @@ class Run:
         losses, lr: step -> mean training loss since the record before, and learning rate.
         packed: accuracy and bytes of the packed network, where `stompp eval --packed` or `convert` measured them.
         commits: index of the unit -> step; units committed from the start may be missing.
+        reached: index of the unit -> frozen fraction before its commit, where the log says it.
         evaluations: step -> test accuracy in percent.
         diagnostics: step -> {name of :data:`DIAGNOSTICS`: float64 [units], NaN for null}.
         end: the record of that name; None for an unfinished run.
@@ -58,6 +59,7 @@ class Run:
     packed: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     commits: dict[int, int] = field(default_factory=dict)
+    reached: dict[int, float] = field(default_factory=dict)
     evaluations: dict[int, float] = field(default_factory=dict)
     diagnostics: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
     end: dict[str, Any] | None = None
@@ -96,6 +98,8 @@ class Run:
             if not 0 <= index < len(self.units):
                 raise ValueError(f"index must be in [0, {len(self.units)}), got {index}")
             self.commits[index] = step
+            if record.get("frozen") is not None:
+                self.reached[index] = float(record["frozen"])
         elif event == "evaluation":
             self.evaluations[step] = float(record["accuracy"])
             self.frontier[step] = int(record["frontier"])

@@ -19,6 +19,7 @@ RESULTS = (
     "best, which may have been measured before all units were committed. Paper is the figure reported for StoMPP "
     "(Smith & Islam) that the recipe names, difference is final minus paper, seconds are the mean of finished runs. "
     "Packed is the packed network's accuracy and file, where `stompp eval --packed` and `stompp convert` measured them."
+    "Frozen is the share of masks, in percent, that was frozen when windows ended: the rest was committed in one step. "
 )
 SAWTOOTH = (
     "Batch accuracy in percent, mean over the quarter of a window before a commit and the quarter after it, its change "
@@ -55,7 +56,7 @@ def state(run: Run) -> str:
 
 def _results(rows: Sequence[dict[str, Any]]) -> str:
     headers = ("recipe", "regime", "surrogate", "order", "binarized", "seeds")
-    numbers = ("steps", "final", "best", "packed", "chance", "paper", "difference", "ms a step", "seconds")
+    numbers = ("steps", "frozen", "final", "best", "packed", "chance", "paper", "difference", "ms a step", "seconds")
     return table(headers, numbers, [_result(row) for row in rows])
 
 
@@ -91,6 +92,7 @@ def _result(row: dict[str, Any]) -> list[str]:
         _number(row["difference"], 1, "+"),
         _number(row["step_ms"], 1),
         _number(row["seconds"], 0),
+        _number(row["frozen"], 0),
     ]
 
 

@@ -41,8 +41,9 @@ class Sawtooth:
 def summary(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """The numbers of the report's tables, ready for JSON: one dictionary for each group of runs.
 
-    Accuracies are percentages. Runs that finished decide; where none did, the last evaluation of each stands in, and
-    ``finished`` is 0. ``accuracy_std`` is over seeds, None for a single run.
+    Accuracies are percentages, and so is ``frozen``, the share of masks that was frozen when windows ended. Runs that
+    finished decide; where none did, the last evaluation of each stands in, and ``finished`` is 0. ``accuracy_std`` is
+    over seeds, None for a single run.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`stompp_kernels.training.report.read_run`; no run, or one given twice.
@@ -84,6 +85,7 @@ def row(group: Group) -> dict[str, Any]:
         "seconds": _mean([end["seconds"] for end in ends]),
         "epochs": recipe.get("epochs"),
         "step_ms": _median([ms for run in group.runs for _, ms in run.step_ms.values()]),
+        "frozen": _mean([100 * reached for run in group.runs for reached in run.reached.values()]),
         "packed_accuracy": _mean([float(run.packed["accuracy"]) for run in group.runs if "accuracy" in run.packed]),
         "packed_bytes": _mean([float(run.packed["bytes"]) for run in group.runs if "bytes" in run.packed]),
         "sawtooth": None if teeth is None else {key: _round(value) for key, value in vars(teeth).items()},

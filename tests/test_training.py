@@ -445,7 +445,7 @@ def test_a_run_says_what_it_trains_how_long_it_takes_and_how_it_ended(tmp_path, 
     for part in ("small_resnet on digits", "256 training and 100 test", "on cpu", "12 steps", "4 layers", "refresh 1"):
         assert part in first
     assert str(tmp_path / "run") in first
-    assert [re.match(r"(\d+)/12  loss .* \d/4 binary.* test .*%  \d:\d\d:\d\d left$", e)[1] for e in evaluations] == [
+    assert [re.match(r"(\d+)/12 loss .* \d/4 binary.* test .*% ETA \d:\d\d:\d\d$", e)[1] for e in evaluations] == [
         *("4", "8", "12")
     ]
     assert re.fullmatch(r"small: test \d+\.\d %, 4 of 4 layers binary, after \d:\d\d:\d\d of training", last)
@@ -457,10 +457,24 @@ def test_the_line_of_a_run_fits_a_terminal_of_80_columns():
     with ProgressBar(console, 39000, 12345) as bar:
         bar.show(12345, 12.345, 45.6, sk.progression.Progress(12345, 18, 48, ("a",), 0.35, 0.31))
         bar.show_test(12345, 44.4)
-    line = "12345/39000 loss 12.345 batch 46% 18/48 binary p 0.35 (0.31) test 44.4% "
+    line = "12345/39000 loss 12.345 batch 46% 18/48 binary p 35% (31%) test 44.4% "
     shown = re.findall(re.escape(line) + r"[-\d]:[-\d]{2}:[-\d]{2}", file.getvalue())
     assert shown
     assert len(shown[-1]) <= 80
+
+
+@pytest.mark.parametrize("total", [39000, 500400])
+def test_the_lines_of_a_run_in_a_file_have_80_columns(total):
+    file = io.StringIO()
+    with ProgressBar(Console(file=file, width=200), total, 0) as bar:
+        bar.show(total // 2, 2.345, 50.0, sk.progression.Progress(total // 2, 18, 48, ("a",), 0.35, 0.31))
+        bar.show_test(total // 2, 44.4)
+    (line,) = file.getvalue().splitlines()
+    assert len(line) <= 80
+    p = " p 35% (31%)" if total == 39000 else ""  # where there is room for it
+    assert re.fullmatch(
+        rf"{total // 2}/{total} loss 2.345 batch 50% 18/48 binary{re.escape(p)} test 44.4% ETA .*", line
+    )
 
 
 def test_a_packed_network_goes_into_a_folder_that_is_made(finished, tmp_path):

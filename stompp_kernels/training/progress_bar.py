@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _ROOM_FOR_A_BAR = 100  # columns; the figures take up to 80
+_COLUMNS = 80  # of a line in a file; and of a terminal without a bar, at least
 
 
 class ProgressBar:
@@ -35,7 +36,7 @@ class ProgressBar:
             columns.insert(1, BarColumn(bar_width=16))  # type: ignore[arg-type]
         self._bar = Bar(*columns, TimeRemainingColumn(), console=console)
         self._task = self._bar.add_task("train", total=total_steps, completed=step, status="")
-        self._total, self._first, self._status = total_steps, step, ""
+        self._total, self._first, self._status, self._p = total_steps, step, "", ""
         self._since = time.monotonic()
 
     def __enter__(self) -> ProgressBar:
@@ -71,16 +72,27 @@ class ProgressBar:
 
     def show(self, step: int, loss: float, accuracy: float, progress: Progress) -> None:
         """Shows values of the last steps; accuracy in percent."""
-        p = f" p {progress.p:.2f} ({progress.frozen:.2f})" if progress.active else ""
-        self._status = f"loss {loss:.3f} batch {accuracy:.0f}% {progress.frontier}/{progress.units} binary{p}"
-        self._bar.update(self._task, completed=step, status=f"{self._status}{self._test}")
+        self._p = f" p {progress.p:.0%} ({progress.frozen:.0%})" if progress.active else ""
+        self._status = f"loss {loss:.3f} batch {accuracy:.0f}% {progress.frontier}/{progress.units} binary"
+        self._update(step)
 
     def show_test(self, step: int, accuracy: float) -> None:
         """Shows an evaluation's accuracy in percent."""
         self._test = f" test {accuracy:.1f}%"
-        self._bar.update(self._task, completed=step, status=f"{self._status}{self._test}")
+        self._update(step)
         if not self._console.is_terminal:
-            self.say(f"{step}/{self._total}  {self._status}{self._test}  {self._left(step)} left")
+            start, end = f"{step}/{self._total} ", f" ETA {self._left(step)}"
+            self.say(f"{start}{self._figures(len(start + end))}{end}")
+
+    def _update(self, step: int) -> None:
+        self._bar.update(
+            self._task, completed=step, status=self._figures(len(f"{self._total}/{self._total} 00:00:00 "))
+        )
+
+    def _figures(self, others: int) -> str:
+        """All but steps and time, which take ``others`` columns; without p where the line would be too long."""
+        whole = f"{self._status}{self._p}{self._test}"
+        return whole if len(whole) + others <= _COLUMNS else f"{self._status}{self._test}"
 
     def _left(self, step: int) -> str:
         """The time that the rest takes at the pace of this process so far."""

@@ -38,7 +38,8 @@ from stompp_kernels.files import read_json, write_json
 from stompp_kernels.signals import Stopped, noting_signals
 from stompp_kernels.training.changes import check_apart, check_used, keys_of
 from stompp_kernels.training.folder_lock import locked
-from stompp_kernels.training.recipe import Recipe, apply_change, read_values, recipe_from_dict, set_value
+from stompp_kernels.training.recipe import Recipe, apply_change, recipe_from_dict, set_value
+from stompp_kernels.training.recipe_file import read_values
 from stompp_kernels.training.report import write_report
 from stompp_kernels.training.saved_run import RESULT, first_difference, recipe_of
 

@@ -199,7 +199,7 @@ def test_a_run_that_is_resumed_in_full(model_first, no_warning):
 
 
 @pytest.mark.parametrize("options", [{}, {"regime": "ste", "surrogate": "clip"}, {"regime": "vanilla_ste"}], ids=str)
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "Muon", "two", "scheduled", "none"])
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "Muon", "two", "scheduled", "hook", "none"])
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_right_loops_are_not_warned_about(options, optimizer, set_to_none, no_warning):
     model, x, progression = prepared(8, **options)
@@ -214,6 +214,8 @@ def test_right_loops_are_not_warned_about(options, optimizer, set_to_none, no_wa
     else:
         optimizers = [getattr(torch.optim, optimizer if optimizer.startswith("A") else "SGD")(parameters, lr=0.05)]
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizers[0]) if optimizer == "scheduled" else None
+    if optimizer == "hook":
+        optimizers[0].register_step_post_hook(lambda *_: progression.step())
     for _ in range(8):
         other(torch.randn(2, 3)).sum().backward()
         stranger.step()
@@ -230,7 +232,8 @@ def test_right_loops_are_not_warned_about(options, optimizer, set_to_none, no_wa
                 one.step()
             for one in optimizers:
                 one.zero_grad(set_to_none)
-        progression.step()
+        if optimizer != "hook":
+            progression.step()
         if scheduler is not None:
             scheduler.step()
     assert progression.fully_committed

@@ -45,6 +45,7 @@ class Guard:
         self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # those that hold a parameter of the model
         self._foreign = ""  # the class of one that stepped and holds none
         self._calls = self._calls_since_step = 0
+        self._in_hook = False  # the last call came from a hook of the first optimizer to step
         self._gradients: list[tuple[weakref.ref[Tensor], int]] = []  # at the last call
         self._values: list[Tensor] = []  # of parameters, after the last call
         self._stages: list[tuple[str, Masked, Stage]] = []  # after the last call
@@ -78,6 +79,8 @@ class Guard:
     def before_step(self, step: int, loaded: bool) -> None:
         """Runs at the beginning of StoMPP.step, after ``step`` steps; ``loaded``: its state was loaded since."""
         self._calls += 1
+        # A hook of one optimizer runs before the one of all that notes its step.
+        self._in_hook = not self._optimizers and _called_from("torch.optim.optimizer")
         self._check_optimizer()
         if self._calls_since_step and self._optimizers and self._gradients_are_unchanged():
             self._warn_of_order("runs again although no optimizer stepped since")
@@ -180,7 +183,7 @@ class Guard:
             if mine.isdisjoint(map(id, _parameters(optimizer))):
                 self._foreign = type(optimizer).__name__
                 return
-            if self._calls and not self._optimizers:
+            if self._calls and not self._optimizers and not self._in_hook:
                 self._check_first_order()
             self._optimizers.add(optimizer)
         self._calls_since_step = 0
@@ -188,7 +191,7 @@ class Guard:
 
     def _check_first_order(self) -> None:
         # Where there was no gradient at the last call nothing was trained before it, unless a GradScaler skipped steps.
-        early = not self._gradients and self._calls == 1 and not _in_grad_scaler()
+        early = not self._gradients and self._calls == 1 and not _called_from("torch.amp.grad_scaler")
         if early or self._gradients_are_unchanged():
             self._warn_of_order("ran before optimizer.step()")
 
@@ -224,10 +227,10 @@ def _list(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names[:3])) + more
 
 
-def _in_grad_scaler() -> bool:
+def _called_from(module: str) -> bool:
     frame: Any = sys._getframe()
     while frame is not None:
-        if frame.f_globals.get("__name__") == "torch.amp.grad_scaler":
+        if frame.f_globals.get("__name__") == module:
             return True
         frame = frame.f_back
     return False

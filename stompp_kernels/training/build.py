@@ -1,4 +1,4 @@
-"""What a recipe describes, made: data, model, optimizer."""
+"""What a recipe describes, made: data, model, progression, optimizer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from stompp_kernels import models
 from stompp_kernels.default_dtype import default_dtype
+from stompp_kernels.progression import StoMPP
 from stompp_kernels.training import data as datasets
+from stompp_kernels.training.blockade import Blockade, set_apart
 from stompp_kernels.training.checkpoint import LAST, load_checkpoint
 from stompp_kernels.training.data import Data, Inputs
 from stompp_kernels.training.data.base import mixed_seed
-from stompp_kernels.training.recipe import NOTHING, OptimizerRecipe, Recipe, expand
+from stompp_kernels.training.no_progression import NoProgression
+from stompp_kernels.training.recipe import NOTHING, SOFT, OptimizerRecipe, Recipe, expand
 
 PROBE_SIZE = 32  # samples that a model is prepared with, and that saturation is measured on
 
@@ -81,6 +84,19 @@ def _shape_options(name: str, data: Data) -> dict[str, int]:
     else:
         found = {"in_channels": example.shape[1], "image_size": example.shape[-1]}
     return {key: value for key, value in found.items() if key in models.entry(name).options()}
+
+
+def build_progression(recipe: Recipe, model: nn.Module, total_steps: int) -> StoMPP | NoProgression:
+    """Makes what commits the model of a recipe, or stands in its place."""
+    if recipe.model.binarize == NOTHING:
+        return NoProgression()
+    if recipe.blockade is not None and recipe.blockade.rest == SOFT:
+        return Blockade(model, recipe.blockade, total_steps)
+    options = {"binarize": recipe.model.binarize, "seed": recipe.seed, **vars(recipe.progression)}
+    progression = StoMPP(model, total_steps, **options)
+    if recipe.blockade is not None:
+        set_apart(progression.units, recipe.blockade)
+    return progression
 
 
 def lr_factor(recipe: OptimizerRecipe, step: int, total_steps: int) -> float:

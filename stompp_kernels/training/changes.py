@@ -69,6 +69,10 @@ def unused(recipe: Recipe) -> Mapping[str, str]:
         found |= {f"progression.{name}": with_regime for name in of_windows}
     if recipe.model.binarize == "nothing":
         found |= {f"progression.{name}": "with model.binarize=nothing" for name in vars(progression)}
+    if recipe.blockade is not None:
+        with_rest = f"with blockade.rest={recipe.blockade.rest}"
+        of_rest = [f"progression.{name}" for name in vars(progression)]
+        found |= dict.fromkeys(of_rest if recipe.blockade.rest == "soft" else ["blockade.start"], with_rest)
     if not recipe.optimizer.weight_decay:
         found["optimizer.decay"] = "without optimizer.weight_decay"
     if recipe.optimizer.name != "sgd":

@@ -23,7 +23,7 @@ class NoProgression:
 
     def progress(self) -> Progress:
         """Returns the number of steps, and nothing committed."""
-        return Progress(self._step, 0, 0, (), 0.0, 0.0)
+        return Progress(self._step, 0, len(self.units), (), 0.0, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the number of steps."""

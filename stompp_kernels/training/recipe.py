@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stompp_kernels.ops.checks import check_choice
+from stompp_kernels.ops.checks import SURROGATES, check_choice
 from stompp_kernels.progression import StoMPP
 from stompp_kernels.progression.settings import BINARIZE, check_settings
 from stompp_kernels.training.changes import check_used, keys_of
@@ -37,6 +37,8 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 DECAYS = ("all", "matrices")
 NOTHING = "nothing"
+SOFT = "soft"
+RESTS = (SOFT, "progression")
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,22 @@ class DistillRecipe:
     feature_weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class BlockadeRecipe:
+    """Says which single activation is treated apart, to study the gradient blockade.
+
+    With ``rest`` "soft" the activation of one unit is committed after ``start``, a fraction of the run, and everything
+    else stays soft: with ``surrogate`` "none" no gradient passes it, with a surrogate the blockade is taken out. With
+    "progression" the run is that of the other sections, and ``surrogate`` is of that one activation alone. ``unit``
+    counts from 1, nearest the input; 0 leaves all activations as they are, to compare with.
+    """
+
+    unit: int
+    surrogate: str = "none"
+    rest: str = "soft"
+    start: float = 0.1
+
+
 def _options_of_progression() -> Any:
     """A dataclass of StoMPP's arguments with their types and defaults, but for those that a recipe gives elsewhere."""
     types = typing.get_type_hints(StoMPP.__init__)
@@ -131,6 +149,7 @@ class Recipe:
     Attributes:
         name: of the run.
         model, data, optimizer, progression, loss, distill: the sections of the file; without the last no teacher.
+        blockade: the section of that name, for studies; without it all units follow the progression.
         epochs: how often all training samples are seen.
         batch_size: of an optimizer step, over all processes.
         accumulate: parts that a process runs its share of a batch in, one after the other, to take less memory.
@@ -165,6 +184,7 @@ class Recipe:
     batch_size: int = 256
     loss: LossRecipe = field(default_factory=LossRecipe)
     distill: DistillRecipe | None = None
+    blockade: BlockadeRecipe | None = None
     accumulate: int = 1
     init_from: str | None = None
     ema: float = 0.0
@@ -184,6 +204,8 @@ class Recipe:
         except ValueError as error:
             raise ValueError(f"progression.{error}") from error
         check_choice("model.binarize", self.model.binarize, (*BINARIZE, NOTHING))
+        if self.blockade is not None:
+            self._check_blockade(self.blockade)
         check_choice("optimizer.decay", self.optimizer.decay, DECAYS)
         for name, value in {"loss.label_smoothing": self.loss.label_smoothing, "ema": self.ema}.items():
             if not 0 <= value < 1:
@@ -202,6 +224,17 @@ class Recipe:
                 raise ValueError(f"{name} must not be negative, got {value}")
         if not 0 <= self.optimizer.warmup < 1:
             raise ValueError(f"optimizer.warmup must be in [0, 1), got {self.optimizer.warmup}")
+
+    def _check_blockade(self, blockade: BlockadeRecipe) -> None:
+        check_choice("blockade.surrogate", blockade.surrogate, SURROGATES)
+        check_choice("blockade.rest", blockade.rest, RESTS)
+        if blockade.unit < 0:
+            raise ValueError(f"blockade.unit must not be negative, got {blockade.unit}")
+        if not 0 <= blockade.start < 1:
+            raise ValueError(f"blockade.start must be in [0, 1), got {blockade.start}")
+        check_choice("model.binarize", self.model.binarize, ("both",))
+        if blockade.rest != SOFT:
+            check_choice("progression.regime", self.progression.regime, ("ste_free",))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns nested plain values, as :func:`recipe_from_dict` reads them."""

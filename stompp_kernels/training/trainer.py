@@ -22,10 +22,16 @@ from stompp_kernels.bench.machine import machine
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import remove_unfinished, write_json
 from stompp_kernels.nn import AveragedModel
-from stompp_kernels.progression import StoMPP
 from stompp_kernels.signals import Stopped, noting_signals
 from stompp_kernels.terminal import terminal
-from stompp_kernels.training.build import build_model, build_optimizer, example_of, load_data, lr_factor
+from stompp_kernels.training.build import (
+    build_model,
+    build_optimizer,
+    build_progression,
+    example_of,
+    load_data,
+    lr_factor,
+)
 from stompp_kernels.training.checkpoint import BEST, LAST, save_checkpoint
 from stompp_kernels.training.data import Inputs
 from stompp_kernels.training.data.base import mixed_seed
@@ -33,11 +39,10 @@ from stompp_kernels.training.diagnostics import Diagnostics
 from stompp_kernels.training.evaluate import evaluate, logits_of
 from stompp_kernels.training.folder_lock import locked
 from stompp_kernels.training.micro_batches import backward
-from stompp_kernels.training.no_progression import NoProgression
 from stompp_kernels.training.objective import Objective
 from stompp_kernels.training.processes import Processes, start_processes
 from stompp_kernels.training.progress_bar import ProgressBar
-from stompp_kernels.training.recipe import NOTHING, Recipe
+from stompp_kernels.training.recipe import SOFT, Recipe
 from stompp_kernels.training.run_log import PACKED, RunLog
 from stompp_kernels.training.run_state import RunState
 from stompp_kernels.training.saved_run import RECIPE, RESULT, saved_state
@@ -124,10 +129,9 @@ class Run:
         share = recipe.batch_size // processes.world_size
         if share % recipe.accumulate:
             raise ValueError(f"accumulate must divide the {share} samples of a process, got {recipe.accumulate}")
-        self.progression: Any = NoProgression()
-        if recipe.model.binarize != NOTHING:
-            options = {"binarize": recipe.model.binarize, "seed": recipe.seed, **vars(recipe.progression)}
-            self.progression = StoMPP(self.model, self.total_steps, **options)
+        if recipe.blockade is not None and processes.world_size > 1:
+            raise ValueError(f"a recipe with a blockade must run in one process, got {processes.world_size}")
+        self.progression: Any = build_progression(recipe, self.model, self.total_steps)
         self.average = AveragedModel(self.model, recipe.ema) if recipe.ema else None
         self.objective = Objective(recipe, self.model, self.data)
         self.optimizer = build_optimizer(recipe.optimizer, self.model)
@@ -177,18 +181,23 @@ class Run:
 
     def _introduction(self) -> str:
         """Says on what, with what and where the run trains."""
-        recipe, units = self.recipe, self.progression.units
+        recipe, units, blockade = self.recipe, self.progression.units, self.recipe.blockade
         if not units:
-            how = ", for the network stays in float"
+            what = "the network stays in float"
+        elif blockade is not None and blockade.rest == SOFT:
+            what = f"{len(units)} layers stay soft, with a blockade at unit {blockade.unit} (0: none)"
         elif recipe.progression.regime == "vanilla_ste":
-            how = "from the start"
+            what = f"{len(units)} layers are binary from the start"
         else:
-            how = f"in windows of {len(units[0].window)} steps, refresh {self.progression.refresh:g}"
+            window = len(units[0].window)
+            what = (
+                f"{len(units)} layers become binary in windows of {window} steps, refresh {self.progression.refresh:g}"
+            )
         where = f"at step {self.step} of {self.total_steps}" if self.step else f"{self.total_steps} steps"
         return (
             f"{recipe.name}: {recipe.model.name} on {self.data.name}, {self.data.train_size:,} training and "
-            f"{self.data.test_size:,} test samples, on {self.processes.device}; {where}; {len(units)} layers become "
-            f"binary {how}; files in {self.folder}"
+            f"{self.data.test_size:,} test samples, on {self.processes.device}; {where}; {what}; "
+            f"files in {self.folder}"
         )
 
     def _open_records(self, tensorboard: bool) -> None:
@@ -221,6 +230,8 @@ class Run:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_gradient_norm)
         diagnosed = self.recipe.diagnostics_every > 0 and (self.step + 1) % self.recipe.diagnostics_every == 0
         norms = self.diagnostics.gradient_norms() if diagnosed else None
+        ending = [unit for unit in self.progression.units if unit.window.stop == self.step + 1]
+        reached = {unit.name: round(unit.frozen_fraction(), 4) for unit in ending}
         self.optimizer.step()
         self.progression.step()
         if self.average is not None:
@@ -230,8 +241,6 @@ class Run:
         logits = torch.cat([output.detach() for output in outputs]) if len(outputs) > 1 else outputs[0].detach()
         self._accuracies.append((logits.argmax(1) == labels).float().mean())
         self._log_commitments(reached)
-        ending = [unit for unit in self.progression.units if unit.window.stop == self.step + 1]
-        reached = {unit.name: round(unit.frozen_fraction(), 4) for unit in ending}
         if norms is not None:
             self._diagnose(norms)
 

@@ -14,11 +14,13 @@ from matplotlib.ticker import MaxNLocator
 
 from stompp_kernels.report.figures import Picture, canvas, drawing, legend_below
 from stompp_kernels.report.png import png_of
+from stompp_kernels.training.report import blockade
 from stompp_kernels.training.report.logs import Group, Run
 from stompp_kernels.training.report.summary import (
     EIGHTHS,
     aligned,
     commit_steps,
+    final_accuracies,
     relative,
     window_starts,
 )
@@ -40,6 +42,10 @@ def draw(groups: Sequence[Group]) -> list[Picture]:
             if figure is not None:
                 pictures.append(Picture(file, title, text, png_of(figure)))
     return pictures
+
+
+def _blockades(groups: Sequence[Group]) -> Figure | None:
+    return blockade.draw_blockades(groups, [final_accuracies(group) for group in groups])
 
 
 def _test_accuracy(groups: Sequence[Group]) -> Figure | None:
@@ -322,6 +328,7 @@ FIGURES: tuple[tuple[str, str, str, Callable[[Sequence[Group]], Figure | None]],
         "did not finish.",
         _test_accuracy,
     ),
+    (blockade.FILE, blockade.TITLE, blockade.TEXT, _blockades),
     (
         "loss.png",
         "Training loss and learning rate",

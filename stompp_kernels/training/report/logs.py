@@ -111,10 +111,15 @@ def _recipe(values: Any) -> dict[str, Any]:
     """The recipe of a start record: its sections hold keys and values."""
     if not isinstance(values, dict):
         raise ValueError(f"recipe must hold keys and values, got {type(values).__name__}")
-    for key in ("model", "data", "progression", "paper"):
+    for key in ("model", "data", "progression", "paper", "blockade"):
         if not isinstance(values.get(key), (dict, type(None))):
             raise ValueError(f"recipe.{key} must hold keys and values, got {values[key]!r:.60}")
     top1 = (values.get("paper") or {}).get("top1")
+    blockade = values.get("blockade")
+    if blockade is not None:
+        unit, start = blockade.get("unit"), blockade.get("start")
+        if not isinstance(unit, int) or unit < 0 or not isinstance(start, (int, float)):
+            raise ValueError(f"recipe.blockade must have a unit and a start, got {blockade!r:.60}")
     for key, value in {"seed": values.get("seed", 0), "paper.top1": top1}.items():
         if not isinstance(value, (int, float, type(None))):
             raise ValueError(f"recipe.{key} must be a number, got {value!r:.60}")

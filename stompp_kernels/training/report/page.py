@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from stompp_kernels.report.figures import Picture
 from stompp_kernels.report.html import document, image, section, table
+from stompp_kernels.training.report import blockade
 from stompp_kernels.training.report.logs import Group, Run
 
 RESULTS = (
@@ -18,14 +19,19 @@ RESULTS = (
     "the mean over finished runs ± their standard deviation over seeds (number of runs), best the mean of each run's "
     "best, which may have been measured before all units were committed. Paper is the figure reported for StoMPP "
     "(Smith & Islam) that the recipe names, difference is final minus paper, seconds are the mean of finished runs. "
-    "Packed is the packed network's accuracy and file, where `stompp eval --packed` and `stompp convert` measured them."
     "Frozen is the share of masks, in percent, that was frozen when windows ended: the rest was committed in one step. "
+    "Packed is the packed network's accuracy and file, where `stompp eval --packed` and `stompp convert` measured them."
 )
 SAWTOOTH = (
     "Batch accuracy in percent, mean over the quarter of a window before a commit and the quarter after it, its change "
     "there and across the start of a unit's window, and the depth of the dip in points: how far accuracy after the "
     "commit lies below the straight line from half a window before to half a window after (mean ± standard deviation "
     "over commits, and their number). Without a sawtooth the depth is about 0."
+)
+BLOCKADES = (
+    "Rest is what all other units do, gradient what passes the activation that was set apart, change the distance to "
+    "runs of the same rest that set none apart, in points. Gradient norms are medians as in the figure, behind the "
+    "activation and from its own unit on."
 )
 
 
@@ -44,6 +50,8 @@ def page(
         content = image(picture.png, picture.title)
         if picture.file == "around_commits.png":
             content += f"<p>{escape(SAWTOOTH)}</p>" + _sawtooth(rows)
+        elif picture.file == blockade.FILE:
+            content += f"<p>{escape(BLOCKADES)}</p>" + _blockades(rows)
         parts.append(section(picture.title, picture.text, content))
     parts.append(section("Runs", "The folders that this page was made from.", _runs(groups, output)))
     return document(title, parts)
@@ -84,6 +92,7 @@ def _result(row: dict[str, Any]) -> list[str]:
         *(_text(row[key]) for key in ("regime", "surrogate", "order", "binarize")),
         escape(", ".join(str(seed) for seed in row["seeds"])),
         steps,
+        _number(row["frozen"], 0),
         final,
         _number(row["best_accuracy"], 1),
         packed,
@@ -92,7 +101,6 @@ def _result(row: dict[str, Any]) -> list[str]:
         _number(row["difference"], 1, "+"),
         _number(row["step_ms"], 1),
         _number(row["seconds"], 0),
-        _number(row["frozen"], 0),
     ]
 
 
@@ -119,6 +127,28 @@ def _sawtooth(rows: Sequence[dict[str, Any]]) -> str:
             )
     numbers = ("window (steps)", "before", "after", "change at commit", "change at start", "depth of the dip")
     return table(("recipe", "binarized"), numbers, cells)
+
+
+def _blockades(rows: Sequence[dict[str, Any]]) -> str:
+    apart = [row for row in rows if row["blockade"] is not None]
+    plain = {row["blockade"]["rest"]: row["accuracy"] for row in apart if not row["blockade"]["unit"]}
+    cells = []
+    for row in apart:
+        found, compared = row["blockade"], plain.get(row["blockade"]["rest"])
+        known = compared is not None and row["accuracy"] is not None
+        cells.append(
+            [
+                escape(row["group"]),
+                _text(found["rest"]),
+                _text(found["surrogate"]),
+                _text(found["unit"] or None),
+                _with_spread(row["accuracy"], row["accuracy_std"], 1, len(row["accuracies"])),
+                _number(row["accuracy"] - compared, 1, "+") if known and found["unit"] else "",
+                *("" if found[key] is None else f"{found[key]:.1e}" for key in ("gradient_behind", "gradient_ahead")),
+            ]
+        )
+    numbers = ("unit", "final", "change", "gradient behind", "gradient ahead")
+    return table(("recipe", "rest", "gradient"), numbers, cells)
 
 
 def _runs(groups: Sequence[Group], output: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from stompp_kernels.training.report.blockade import blockade_of
 from stompp_kernels.training.report.logs import Group, Run, group_runs, read_runs
 
 EIGHTHS = 5  # of a window, on either side of the step that a stretch of batch accuracy is aligned at
@@ -56,7 +57,7 @@ def row(group: Group) -> dict[str, Any]:
     recipe = group.recipe
     model, progression, paper = (recipe.get(key) or {} for key in ("model", "progression", "paper"))
     ends = [run.end for run in group.runs if run.end is not None]
-    final = [end["accuracy"] for end in ends] or [_last(run) for run in group.runs if run.evaluations]
+    final = final_accuracies(group)
     best = [end["best_accuracy"] for end in ends] or [max(r.evaluations.values()) for r in group.runs if r.evaluations]
     regime = progression.get("regime")
     classes = group.runs[0].num_classes
@@ -84,12 +85,19 @@ def row(group: Group) -> dict[str, Any]:
         "difference": None if mean is None or paper.get("top1") is None else _round(mean - paper["top1"]),
         "seconds": _mean([end["seconds"] for end in ends]),
         "epochs": recipe.get("epochs"),
-        "step_ms": _median([ms for run in group.runs for _, ms in run.step_ms.values()]),
         "frozen": _mean([100 * reached for run in group.runs for reached in run.reached.values()]),
+        "step_ms": _median([ms for run in group.runs for _, ms in run.step_ms.values()]),
         "packed_accuracy": _mean([float(run.packed["accuracy"]) for run in group.runs if "accuracy" in run.packed]),
         "packed_bytes": _mean([float(run.packed["bytes"]) for run in group.runs if "bytes" in run.packed]),
+        "blockade": blockade_of(group),
         "sawtooth": None if teeth is None else {key: _round(value) for key, value in vars(teeth).items()},
     }
+
+
+def final_accuracies(group: Group) -> list[float]:
+    """Percent, of the runs that finished; where none did, the last evaluation of each."""
+    ends = [run.end["accuracy"] for run in group.runs if run.end is not None]
+    return ends or [run.evaluations[max(run.evaluations)] for run in group.runs if run.evaluations]
 
 
 def sawtooth(group: Group) -> Sawtooth | None:
@@ -154,10 +162,6 @@ def _quarter(stretches: np.ndarray, eighth: int) -> np.ndarray:
     """Mean over the quarter of a window that begins ``eighth`` eighths after the middle."""
     e = stretches.shape[1] // (2 * EIGHTHS)
     return stretches[:, (EIGHTHS + eighth) * e : (EIGHTHS + eighth + 2) * e].mean(axis=1)
-
-
-def _last(run: Run) -> float:
-    return run.evaluations[max(run.evaluations)]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -27,10 +27,10 @@ class Noisy(TensorDataset):
         return x + 0.1 * torch.randn(x.shape), y
 
 
-def data(path=None, samples=64):
+def data(path=None, samples=64, workers=0):
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(samples, 2, 6, 6, generator=g), torch.arange(samples) % 3
-    return {"train": Noisy(x, y), "test": TensorDataset(x[:20], y[:20]), "num_classes": 3}
+    return {"train": Noisy(x, y), "test": TensorDataset(x[:20], y[:20]), "num_classes": 3, "workers": workers}
 
 
 def pair():
@@ -89,6 +89,8 @@ def test_a_batch_is_a_function_of_seed_epoch_and_number(own):
     halves = [next(found.train_batches(0, 8, seed=1, rank=rank, world_size=2))[0] for rank in range(2)]
     assert torch.equal(torch.cat(halves), whole[0][0])
     assert not torch.equal(whole[0][0], next(found.train_batches(1, 8, seed=1))[0])
+    by_workers = list(datasets.load("my_code:data", samples=32, workers=2).train_batches(0, 8, seed=1))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole, by_workers, strict=True))
     assert (datasets.load("my_code:pair").num_classes, found.steps_per_epoch(8)) == (3, 4)
 
 

@@ -37,8 +37,8 @@ def load(name: str, path: str | Path | None = None, **options: Any) -> Data:
     imagenet          a folder with train/<class>/*.JPEG and val/<class>/*.JPEG; augment=True, image_size=224, workers=4
     sst2              a folder with train.tsv and dev.tsv; tokenizer="bert-base-uncased", max_length=64
     module:function   what your function takes as path, and its options; it returns datasets (train, test) of pairs
-                      (inputs, label), a dict {"train": ..., "test": ..., "num_classes": ..., "collate": ...}, or
-                      :class:`Data`
+                      (inputs, label), a dict {"train": ..., "test": ...} with perhaps num_classes, collate and workers
+                      (processes that load), or :class:`Data`
     ================  ============================================================================================
 
     All but the last take train_limit and test_limit: that many samples, as evenly from the classes as they allow, each

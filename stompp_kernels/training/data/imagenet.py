@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
 from stompp_kernels.ops.checks import check_choice
-from stompp_kernels.training.data.base import Data, check_int, check_path, limited, mixed_seed
+from stompp_kernels.training.data.base import Data, Inputs, check_int, check_path, limited
+from stompp_kernels.training.data.datasets import DatasetData
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +55,6 @@ def load(
     """
     check_choice("augment", augment, (True, False))
     check_int("image_size", image_size, 1)
-    check_int("workers", workers, 0)
     root = check_path("imagenet", path, LAYOUT)
     try:
         import PIL  # noqa: F401
@@ -67,7 +66,8 @@ def load(
         raise ValueError(f"train and val of {root} must have the same classes, got {different} in one only; {LAYOUT}")
     train = _samples(root / "train", classes, "train_limit", train_limit)
     test = _samples(root / "val", classes, "test_limit", test_limit)
-    return _Folder(len(classes), _Images(train, image_size, augment), _Images(test, image_size, False), workers)
+    images = _Images(train, image_size, augment), _Images(test, image_size, False)
+    return _Folder("imagenet", *images, num_classes=len(classes), workers=workers)
 
 
 def _folders(split: Path) -> list[str]:
@@ -112,7 +112,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 class _Images(Dataset):
-    """Item (index, seed) is an image, uint8 [3, H, W], augmented with the seed's random numbers, and its label."""
+    """Images, uint8 [3, H, W], augmented with torch's random numbers, and their labels."""
 
     def __init__(self, samples: list[Sample], image_size: int, augment: bool) -> None:
         self.samples, self.image_size, self.augment = samples, image_size, augment
@@ -120,26 +120,11 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
-        index, seed = item
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
         image = _decode(path)
-        if self.augment:
-            pixels = _crop_and_flip(image, self.image_size, torch.Generator().manual_seed(seed))
-        else:
-            pixels = _centre(image, self.image_size, path)
+        pixels = _crop_and_flip(image, self.image_size) if self.augment else _centre(image, self.image_size, path)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), label
-
-    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[tuple[Tensor, int]] | ValueError:
-        """A batch, or the error that ends it: one raised in a worker would arrive with its traceback as its message."""
-        try:
-            return [self[item] for item in items]
-        except ValueError as error:
-            return error
-
-
-def _collate(batch: list[tuple[Tensor, int]] | ValueError) -> Any:
-    return batch if isinstance(batch, ValueError) else default_collate(batch)
 
 
 def _decode(path: str) -> Image.Image:
@@ -164,13 +149,13 @@ def _decode(path: str) -> Image.Image:
         raise ValueError(f"{path} is damaged: {reason}") from error
 
 
-def _crop_and_flip(image: Image.Image, size: int, generator: torch.Generator) -> np.ndarray:
+def _crop_and_flip(image: Image.Image, size: int) -> np.ndarray:
     """uint8 [size, size, 3]."""
     from PIL.Image import Resampling
 
     width, height = image.size
-    crop = image.crop(random_box(width, height, generator)).resize((size, size), Resampling.BILINEAR)
-    flip = bool(torch.randint(2, (), generator=generator))
+    crop = image.crop(random_box(width, height)).resize((size, size), Resampling.BILINEAR)
+    flip = bool(torch.randint(2, ()))
     return np.array(crop)[:, :: -1 if flip else 1]
 
 
@@ -187,7 +172,7 @@ def _centre(image: Image.Image, size: int, path: str) -> np.ndarray:
     return np.array(resized.crop((left, top, left + size, top + size)))
 
 
-def random_box(width: int, height: int, generator: torch.Generator) -> Box:
+def random_box(width: int, height: int, generator: torch.Generator | None = None) -> Box:
     """Draws a crop of 8 % to all of an image's area, sides as 3:4 to 4:3 (Szegedy et al., 2015, arXiv 1409.4842).
 
     Ten tries; for an image so long that none fits, the largest crop of such sides at the centre.
@@ -204,43 +189,10 @@ def random_box(width: int, height: int, generator: torch.Generator) -> Box:
     return left, top, left + w, top + h
 
 
-class _Folder(Data):
-    def __init__(self, num_classes: int, train: _Images, test: _Images, workers: int) -> None:
-        super().__init__("imagenet", num_classes, len(train), len(test))
-        self.train, self.test, self.workers = train, test, workers
-
-    def _train_batches(
-        self, order: Tensor, stream: tuple[int, int], numbers: range, part: slice
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        positions = range(order.shape[1])[part]
-        items = ([(int(order[k, i]), mixed_seed(*stream, k, i)) for i in positions] for k in numbers)
-        return self._batches(self.train, items)
-
-    def test_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        check_int("batch_size", batch_size, 1)
-        indices = torch.arange(self.test_size).split(batch_size)
-        return self._batches(self.test, ([(i, 0) for i in batch.tolist()] for batch in indices))
-
-    def _batches(self, images: _Images, items: Iterable[list[tuple[int, int]]]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            images,
-            batch_sampler=items,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it would draw a number from the global one
-            collate_fn=_collate,
-        )
-        for loaded in loader:
-            if isinstance(loaded, ValueError):
-                raise loaded
-            batch, labels = loaded
-            yield self._normalize(batch), labels.to(self.device, non_blocking=True)
-
-    def example_inputs(self) -> Tensor:
-        return self._normalize(self.test[0, 0][0][None])
-
-    def _normalize(self, images: Tensor) -> Tensor:
-        # On the device, to which bytes travel faster than floats.
+class _Folder(DatasetData):
+    def _inputs(self, images: Inputs) -> Tensor:
+        # Normalized on the device, to which bytes travel faster than floats.
+        assert isinstance(images, Tensor)
         mean, std = (
             torch.tensor(values, dtype=torch.float32, device=self.device).view(3, 1, 1) for values in (MEAN, STD)
         )

@@ -130,11 +130,13 @@ def _ablate(arguments: argparse.Namespace) -> int:
     if arguments.shard is not None:
         recipes = shard_of(recipes, arguments.shard)
     if arguments.print_commands:
+        if arguments.engine != "local":
+            raise ValueError(f"engine has no effect with print_commands, got {arguments.engine!r}")
         for command in commands(recipes, arguments.output, arguments.device):
             print(command)
         return 0
-    whole = arguments.shard is None
-    failed = run_study(recipes, arguments.output, arguments.jobs, arguments.device, terminal(), whole)
+    a, whole = arguments, arguments.shard is None
+    failed = run_study(recipes, a.output, a.jobs, a.device, terminal(), whole, a.engine)
     if failed:
         print(f"stompp: {len(failed)} of {len(recipes)} runs failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -266,7 +268,13 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument(
         "--print-commands", action="store_true", help="print a command for each run that is not finished, and end"
     )
-    ablate.add_argument("--jobs", type=int, default=1, help="number of runs at a time (default: 1)")
+    ablate.add_argument("--jobs", type=int, default=1, help="number of runs at a time on a machine (default: 1)")
+    ablate.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="run here, or on the machines of a Ray cluster (default: local)",
+    )
     _add_device(ablate, "auto")
     _add_recipe_flags(ablate)
     ablate.set_defaults(run_command=_ablate)

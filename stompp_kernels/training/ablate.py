@@ -28,20 +28,22 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stompp_kernels.files import read_json, write_json
+from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.signals import Stopped, noting_signals
 from stompp_kernels.training.changes import check_apart, check_used, keys_of
 from stompp_kernels.training.folder_lock import locked
 from stompp_kernels.training.recipe import Recipe, apply_change, recipe_from_dict, set_value
 from stompp_kernels.training.recipe_file import read_values
 from stompp_kernels.training.report import write_report
-from stompp_kernels.training.saved_run import RESULT, first_difference, recipe_of
+from stompp_kernels.training.saved_run import OUTPUT, RESULT, first_difference, recipe_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
 STUDY_KEYS = ("seeds", "grid", "variants")
 WANTED = "wanted.json"  # the recipe of a run that has not finished
 POLL_SECONDS = 0.1
+ENGINES = ("local", "ray")
+
+Start = Callable[[Recipe, Path], Any]  # gives a subprocess.Popen, or a run elsewhere with the same methods
 
 
 def read_study(path: Path, changes: Sequence[str] = ()) -> list[Recipe]:
@@ -122,16 +127,23 @@ def commands(recipes: Sequence[Recipe], folder: Path, device: str) -> Iterator[s
 
 
 def run_study(
-    recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, console: Console, whole: bool = True
+    recipes: Sequence[Recipe],
+    folder: Path,
+    jobs: int,
+    device: str,
+    console: Console,
+    whole: bool = True,
+    engine: str = "local",
 ) -> list[str]:
     """Runs what is not finished, each in a process of its own, and writes the report to ``folder/report``.
 
     Args:
         folder: gets a folder a run; a run that is there already is resumed.
-        jobs: processes at a time; the processor's cores are shared out between them.
+        jobs: processes at a time on a machine; its processor's cores are shared out between them.
         device: of every run.
         whole: False for a part of a study, beside others: the folder is not locked, only those of runs, and the report
             is left to `stompp report`.
+        engine: "local", or "ray", which takes all runs and finds machines for them.
 
     Returns:
         Names of the runs that failed; the end of each one's output.txt says why.
@@ -143,28 +155,41 @@ def run_study(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    with locked(folder) if whole else nullcontext():
+    check_choice("engine", engine, ENGINES)
+    with locked(folder) if whole else nullcontext(), _starting(engine, jobs, device) as start:
         unfinished = [recipe for recipe in recipes if not _is_finished(recipe, folder / recipe.name)]
         for recipe in recipes:
             if recipe not in unfinished:
                 console.print(f"{recipe.name}: finished", highlight=False)
-        failed = _run_all(unfinished, folder, jobs, device, console)
+        failed = _run_all(unfinished, folder, jobs if engine == "local" else len(unfinished), start, console)
         finished = [folder / r.name for r in recipes if r.name not in failed]
         if finished and whole:
             write_report(finished, folder / "report", folder.name)
     return sorted(failed)
 
 
-def _run_all(recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, console: Console) -> list[str]:
-    """Runs all, ``jobs`` at a time; names of those that failed."""
+@contextmanager
+def _starting(engine: str, jobs: int, device: str) -> Iterator[Start]:
+    """Gives the function that starts a run in a folder."""
+    if engine == "ray":
+        from stompp_kernels.training.ray_engine import ray_engine
+
+        with ray_engine(jobs, device) as cluster:
+            yield cluster.start
+    else:
+        yield partial(_start, jobs=jobs, device=device)
+
+
+def _run_all(recipes: Sequence[Recipe], folder: Path, at_once: int, start: Start, console: Console) -> list[str]:
+    """Runs all, so many at once; names of those that failed."""
     waiting, failed = deque(recipes), []
-    running: dict[str, subprocess.Popen] = {}
+    running: dict[str, Any] = {}
     with noting_signals() as signals:
         try:
             while (waiting and not signals) or running:
-                while waiting and len(running) < jobs and not signals:
+                while waiting and len(running) < at_once and not signals:
                     recipe = waiting.popleft()
-                    running[recipe.name] = _start(recipe, folder / recipe.name, jobs, device)
+                    running[recipe.name] = start(recipe, folder / recipe.name)
                 time.sleep(POLL_SECONDS)
                 if signals:
                     _stop(running)
@@ -185,7 +210,7 @@ def _run_all(recipes: Sequence[Recipe], folder: Path, jobs: int, device: str, co
     return failed
 
 
-def _stop(running: Mapping[str, subprocess.Popen]) -> None:
+def _stop(running: Mapping[str, Any]) -> None:
     """Has each run write a checkpoint and end, and waits for it; a second SIGINT ends them at once.
 
     A terminal's Ctrl-C has reached the runs too: a second SIGINT would interrupt them, SIGTERM does not.
@@ -216,7 +241,7 @@ def _start(recipe: Recipe, folder: Path, jobs: int, device: str) -> subprocess.P
     command = [sys.executable, "-m", "stompp_kernels.cli", *_arguments(recipe, folder, device)]
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     environment = {"OMP_NUM_THREADS": threads, **os.environ}
-    with open(folder / "output.txt", "ab") as output:
+    with open(folder / OUTPUT, "ab") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
 

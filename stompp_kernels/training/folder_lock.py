@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = ".lock"
+RETRY_SECONDS = 0.5
+
+
+class FolderInUseError(ValueError):
+    """Another process has the lock of a folder."""
+
 
 # flock belongs to the open file, which a forked child shares: a worker that outlives a killed run would keep its lock.
 _held: set[int] = set()
@@ -32,7 +39,8 @@ def locked(folder: Path) -> Iterator[None]:
     for version 3 with its lock daemon.
 
     Raises:
-        ValueError: another process has the lock, or ``folder`` is a file.
+        FolderInUseError: another process has the lock.
+        ValueError: ``folder`` is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output must be a folder, got the file {os.fspath(folder)!r}")
@@ -53,6 +61,17 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def wait_until_free(folder: Path, seconds: float) -> None:
+    """Returns when no other process has the lock of a folder, or after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with locked(folder):
+                return
+        except FolderInUseError:
+            time.sleep(RETRY_SECONDS)
+
+
 def _acquire(folder: Path) -> int:
     """Returns a descriptor that holds the lock of a folder."""
     path = folder / NAME
@@ -69,7 +88,7 @@ def _acquire(folder: Path) -> int:
         except BlockingIOError as error:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
-            raise ValueError(
+            raise FolderInUseError(
                 f"folder {os.fspath(folder)!r} is in use by another run, process {holder}: wait for its end, or choose "
                 "another folder"
             ) from error

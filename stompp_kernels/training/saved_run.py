@@ -12,6 +12,7 @@ from stompp_kernels.training.run_log import NAME as LOG
 from stompp_kernels.training.run_state import RunState
 
 RECIPE, RESULT = "recipe.json", "result.json"
+OUTPUT = "output.txt"  # what a run of a study printed
 
 
 def saved_state(recipe: Recipe, folder: Path, resume: bool) -> RunState | None:

@@ -11,7 +11,7 @@ INSTRUCTION_SETS = ("scalar", "avx2", "avx512", "amx", "neon")
 # AMX multiplies tiles, and does everything else as AVX-512 does.
 BUILDS_ON = {"amx": ("avx512",)}
 
-INCLUDE = re.compile(r'^\s*#\s*include\s*["<]((?:core|cuda|torch)/[^">]+)[">]', re.MULTILINE)
+INCLUDE = re.compile(r'^\s*#\s*include\s*["<]((?:core|cuda|torch|runtime)/[^">]+)[">]', re.MULTILINE)
 
 
 def includes(csrc):
@@ -37,15 +37,15 @@ def is_allowed(source, target):
     own, other = room(source), room(target)
     if own == "torch" or own == other == "cuda":
         return True
-    if own == "numpy":  # the core alone: it binds it where there is no torch
-        return other.startswith("core/")
+    if own in ("numpy", "runtime"):  # the core alone: they use it where there is no torch
+        return other == own or other.startswith("core/")
     if own == "cuda":  # shapes and epilogues mean the same on every device
         return other in ("core/base", "core/product")
     if own == "core/isa" and other.startswith("core/"):
         mine, its = instruction_set(source), instruction_set(target)
         lists_all = source == "core/isa/dispatch.cpp"
         return its is None or its == mine or lists_all or its in BUILDS_ON.get(mine, ())
-    above = ("core/isa", "torch", "cuda")
+    above = ("core/isa", "torch", "cuda", "runtime")
     return other == own or (own != "core/base" and other not in above)
 
 
@@ -110,6 +110,8 @@ def test_each_family_declares_what_it_needs_from_an_instruction_set(family):
         ("core/isa/implementation.h", "core/isa/scalar/scalar.h"),
         ("core/isa/dispatch.cpp", "torch/tensors.h"),
         ("numpy/core.cpp", "torch/tensors.h"),
+        ("runtime/api.cpp", "torch/tensors.h"),
+        ("core/product/bgemm.cpp", "runtime/stompp.h"),
         ("cuda/bgemm/bgemm.cu", "torch/tensors.h"),
         ("cuda/bgemm/bgemm.cu", "core/isa/dispatch.h"),
     ],

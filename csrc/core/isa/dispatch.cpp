@@ -39,6 +39,8 @@ std::atomic<const Implementation*>& active() {
   return value;
 }
 
+thread_local const Implementation* used_here = nullptr;  // by this thread, or null
+
 template <class Table>
 const Table* active_table(const Table* Implementation::* table) {
   const Implementation* implementation = active_implementation();
@@ -52,7 +54,15 @@ const Implementation* const* implementations(size_t* count) {
   return kImplementations;
 }
 
-const Implementation* active_implementation() { return active().load(std::memory_order_relaxed); }
+const Implementation* active_implementation() {
+  return used_here != nullptr ? used_here : active().load(std::memory_order_relaxed);
+}
+
+UseImplementation::UseImplementation(const Implementation& implementation) : before_(used_here) {
+  used_here = &implementation;
+}
+
+UseImplementation::~UseImplementation() { used_here = before_; }
 
 const ProductKernels* active_product_kernels() { return active_table(&Implementation::product); }
 const PlaneKernels* active_plane_kernels() { return active_table(&Implementation::planes); }

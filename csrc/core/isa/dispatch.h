@@ -23,4 +23,16 @@ Status select_implementation(const char* name);
 // The same for one that is not listed, which must outlive its use: tests run emulated ones.
 void select_implementation(const Implementation& implementation);
 
+// While it lives, the calling thread runs this implementation, whatever others do: networks that were packed for
+// different ones run side by side.
+class UseImplementation {
+ public:
+  explicit UseImplementation(const Implementation& implementation);
+  ~UseImplementation();
+  UseImplementation(const UseImplementation&) = delete;
+
+ private:
+  const Implementation* before_;
+};
+
 }  // namespace stompp

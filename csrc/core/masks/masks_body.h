@@ -1,5 +1,11 @@
 // The kernels of masks/kernels.h, written once for every instruction set: see base/target.h.
 
+#if defined(STOMPP_ONLY_INFERENCE)  // as libstompp is compiled, which has no masks
+
+constexpr MaskKernels mask_kernels() { return {}; }
+
+#else
+
 // Computes `count` entries from `first` on; bit i of `frozen` says whether entry i is. The count is a constant for
 // whole words. Loads and stores are loops of their own around local arrays: the buffers might alias, and only so can
 // the arithmetic between be vectorized.
@@ -183,3 +189,5 @@ constexpr MaskKernels mask_kernels() {
   kernels.refresh_words = refresh_words;
   return kernels;
 }
+
+#endif

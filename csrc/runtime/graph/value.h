@@ -1,0 +1,88 @@
+// What travels between the steps of a network.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/base/bits.h"
+#include "core/base/parallel.h"
+#include "runtime/stompp.h"
+
+// Beside its type, where algorithms look for it.
+inline bool operator==(const stompp_shape& a, const stompp_shape& b) {
+  return a.rank == b.rank && std::equal(a.sizes, a.sizes + a.rank, b.sizes);
+}
+
+namespace stompp::runtime {
+
+using Shape = stompp_shape;
+
+inline Shape shape_of(std::initializer_list<int64_t> sizes) {
+  Shape shape = {};
+  for (const int64_t size : sizes) shape.sizes[shape.rank++] = size;
+  return shape;
+}
+
+inline int64_t product(const Shape& shape, int first = 0) {
+  int64_t count = 1;
+  for (int i = first; i < shape.rank; ++i) count *= shape.sizes[i];
+  return count;
+}
+
+// Floats of four dimensions are images [N, C, H, W] whose channels lie side by side, [N, H, W, C]; all others lie
+// row-major. Bits are [..., C], each row in words_for(C) words.
+struct Value {
+  enum class Kind { kNone, kFloats, kBits, kSizes };
+
+  Kind kind = Kind::kNone;
+  Shape shape = {};  // of kSizes: the numbers themselves
+  int buffer = -1;   // of the arena
+  const float* constant = nullptr;
+
+  int64_t last() const { return shape.sizes[shape.rank - 1]; }
+  int64_t rows() const { return product(shape) / last(); }  // of bits, and of floats that are no images
+  int64_t bytes() const { return (kind == Kind::kBits ? rows() * words_for(last()) : product(shape)) * 4; }
+};
+
+// Returns the distance of neighbours in each dimension of floats, as they lie.
+inline Shape strides_of(const Shape& shape) {
+  Shape strides = shape;
+  int64_t step = 1;
+  const auto add = [&](int i) {
+    strides.sizes[i] = step;
+    step *= shape.sizes[i];
+  };
+  if (shape.rank == 4)
+    for (const int i : {1, 3, 2, 0}) add(i);
+  else
+    for (int i = shape.rank - 1; i >= 0; --i) add(i);
+  return strides;
+}
+
+// One call of the network: where its values lie, and the threads that it has.
+struct Frame {
+  uint8_t* arena;
+  const int64_t* offsets;  // of buffers
+  Parallel pool;
+
+  float* floats(const Value& value) const {
+    return value.constant != nullptr ? const_cast<float*>(value.constant) : static_cast<float*>(at(value));
+  }
+  uint32_t* words(const Value& value) const { return static_cast<uint32_t*>(at(value)); }
+
+  // Runs f(begin, end) over rows of so many floats.
+  template <class F>
+  void each(int64_t rows, int64_t floats_of_a_row, const F& f) const {
+    parallel_for(pool, rows, 16384 / (floats_of_a_row + 1) + 1, f);
+  }
+
+ private:
+  void* at(const Value& value) const { return arena + offsets[value.buffer]; }
+};
+
+using Run = std::function<Status(const Frame&)>;
+
+}  // namespace stompp::runtime

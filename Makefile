@@ -8,6 +8,8 @@
 # make build    set everything up, or recompile what changed in csrc
 # make core     the same, and the core on NumPy arrays, stompp_kernels.core
 # make corpus   set everything up, then take the networks of other libraries through the package: docs/corpus.csv
+# make libstompp  build the library that runs packed networks without Python, and its tool, in build/libstompp
+# make fuzz-runtime  open 10,000 mutated files with it, built with sanitizers (FUZZ_ARGS="500 --seed 1")
 # make docs     set everything up, then build the documentation in build/docs; a warning is an error
 # make lint     ruff, clang-format, mypy and the check of prose, changing nothing; `make format` rewrites
 # make clean    remove what was built; `make distclean` the environment too
@@ -25,6 +27,7 @@ HEADERS ?=
 DEMO_ARGS ?=
 BENCH_OUT ?= build/bench
 CORPUS_ARGS ?=
+FUZZ_ARGS ?= 10000
 # A file of tests a process, two at a time; PYTEST_ARGS="-x tests/test_pack.py" runs in one.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
@@ -34,11 +37,11 @@ CLANG_FORMAT = "$(VENV)/bin/python" -c "import clang_format as c; c.clang_format
 SETUP_ENV = "$(PYTHON)" scripts/setup_env.py --venv "$(VENV)" $(if $(TORCH),--torch "$(TORCH)")
 PYTHON_FILES = stompp_kernels tests scripts setup.py build_tools $(wildcard benchmarks examples)
 CXX_FILES = find csrc examples tests benchmarks -type f \
-	\( -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
+	\( -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
 .PHONY: build core wheels try-wheel setup setup-demo setup-tools setup-dev setup-arm setup-wheels test test-all
-.PHONY: corpus headers demo bench docs lint format clean distclean
+.PHONY: corpus headers libstompp fuzz-runtime demo bench docs lint format clean distclean
 
 build: setup
 
@@ -87,6 +90,18 @@ try-wheel: setup-demo
 corpus: setup
 	$(RUN) pip install -q --no-deps timm torchvision
 	PYTHONPATH=tests $(RUN) corpus $(CORPUS_ARGS)
+
+# Neither Python nor torch has a part in it; CMAKE_ARGS names a toolchain file, for example.
+libstompp:
+	cmake -S csrc/runtime -B build/libstompp $(CMAKE_ARGS)
+	cmake --build build/libstompp --parallel 2
+
+fuzz-runtime: setup
+	cmake -S csrc/runtime -B build/libstompp-sanitized -DSTOMPP_SANITIZE=ON -DSTOMPP_TOOL=OFF
+	cmake --build build/libstompp-sanitized --parallel 2
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 \
+		PYTHONPATH=. "$(VENV)/bin/python" tests/fuzz_runtime.py build/libstompp-sanitized/libstompp.so $(FUZZ_ARGS)
 
 headers: setup-tools
 	"$(VENV)/bin/python" scripts/check_headers.py $(HEADERS)

@@ -1,0 +1,356 @@
+"""libstompp: packed files run without Python and give what Python gives."""
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import threading
+from pathlib import Path
+
+import fuzz_runtime
+import numpy as np
+import pytest
+import torch
+from libstompp import BAD_ARGUMENT, NO_FILE, REFUSED, Library, StomppError
+from models_for_tests import seeded, set_stage
+from safetensors.torch import load, save
+from torch import nn
+
+import stompp_kernels as sk
+from stompp_kernels.conversion.files import container
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("cmake") and shutil.which("c++")), reason="cmake and a C++ compiler build libstompp"
+)
+SMALL = {"width": 8, "image_size": 32, "widths": (40, 33)}
+TRACED = [name for name in sk.models.list() if name not in ("bert", "binary_vit")]
+AVAILABLE = [i.name for i in sk.implementations() if i.available and i.device == "cpu" and i.name != "reference"]
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """The folder that libstompp is built in, or was: STOMPP_LIBSTOMPP names one, as of `make libstompp`."""
+    made = os.environ.get("STOMPP_LIBSTOMPP")
+    return Path(made) if made else built(tmp_path_factory.mktemp("libstompp"))
+
+
+def built(folder, *options):
+    # The least optimization at which vectors stay in registers: the compiler takes half as long.
+    for command in (
+        ["cmake", "-S", ROOT / "csrc/runtime", "-B", folder, "-DCMAKE_BUILD_TYPE=", "-DCMAKE_CXX_FLAGS=-O1", *options],
+        ["cmake", "--build", folder, "-j2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def library(build):
+    return Library(build / "libstompp.so")
+
+
+def model_of(name, binarize):
+    """A committed model of the registry, small, and two inputs for it."""
+    options = {key: value for key, value in SMALL.items() if key in sk.models.entry(name).options()}
+    if name == "small_resnet":
+        options = {"image_size": 8, "widths": (8, 8, 16, 16)}
+    g = seeded(3)
+    model = sk.models.create(name, 10, binarize=binarize, **options)
+    with torch.no_grad():
+        for norm in model.modules():
+            if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                n = norm.num_features
+                norm.running_mean.copy_(torch.randn(n, generator=g))
+                norm.running_var.copy_(torch.rand(n, generator=g) + 0.5)
+                norm.weight.copy_(torch.rand(n, generator=g) * 2 - 1)
+                norm.bias.copy_(torch.randn(n, generator=g))
+    x = sk.models.example_inputs(name, **options)
+    return set_stage(model, sk.nn.Stage.BINARY).eval(), torch.randn((2, *x.shape[1:]), generator=g)
+
+
+def saved_as_bytes(model, x, folder):
+    path = folder / "network.safetensors"
+    sk.save_packed(sk.convert(model), path, example_inputs=x)
+    return path.read_bytes()
+
+
+class Compared(torch.fx.Interpreter):
+    """Runs a network in Python, and compares each packed layer with libstompp's, given what libstompp gave it."""
+
+    def __init__(self, network, seen):
+        super().__init__(network)
+        self.seen, self.layers = seen, 0
+
+    def run_node(self, node):
+        result = super().run_node(node)
+        theirs = result if isinstance(result, tuple) else (result,)
+        mine = self.seen.get(node.name)
+        if mine is None or node.op == "output":
+            return result
+        module = self.module.get_submodule(node.target) if node.op == "call_module" else None
+        for a, b in zip(mine, theirs, strict=True):
+            assert a.shape == b.shape, node.name
+            if isinstance(module, sk.nn.packed.PackedLayer) or not b.is_floating_point():
+                assert torch.equal(a, b), f"{node.name} differs"
+                self.layers += 1
+            else:
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()), equal_nan=True)
+        return tuple(mine) if isinstance(result, tuple) else mine[0]
+
+
+def assert_same(library, data, x, path, implementation=None, threads=1):
+    """Every value between layers is Python's: bits and packed layers exactly, floats within 1e-5."""
+    seen = {}
+    network = library.open(data, implementation)
+    (result,) = network.run(
+        x, threads=threads, observe=lambda v: seen.setdefault(v.name.decode(), []).append(v.tensor())
+    )
+    path.write_bytes(data)
+    python = sk.load_packed(path)
+    compared = Compared(python, seen)
+    with torch.no_grad():
+        compared.run(x)
+    assert compared.layers > 0
+    assert torch.equal(network.run(x)[0], result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The bytes of each traced model of the registry, and its inputs."""
+    folder, made = tmp_path_factory.mktemp("files"), {}
+
+    def of(name, binarize):
+        if (name, binarize) not in made:
+            model, x = model_of(name, binarize)
+            made[name, binarize] = saved_as_bytes(model, x, folder), x
+        return made[name, binarize]
+
+    return of
+
+
+@pytest.mark.parametrize("binarize", ["both", "weights"])
+@pytest.mark.parametrize("name", ["mlp", "small_resnet"])
+def test_models_give_what_python_gives(name, binarize, library, files, tmp_path):
+    data, x = files(name, binarize)
+    assert_same(library, data, x, tmp_path / "n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("binarize", ["both", "weights"])
+@pytest.mark.parametrize("name", TRACED)
+def test_every_traced_model_gives_what_python_gives(name, binarize, library, files, tmp_path):
+    data, x = files(name, binarize)
+    assert_same(library, data, x, tmp_path / "n", threads=3)
+
+
+@pytest.mark.parametrize("implementation", AVAILABLE)
+def test_every_implementation_gives_the_same_bits(implementation, library, files, tmp_path, monkeypatch):
+    assert library.implementations() == AVAILABLE
+    data, x = files("small_resnet", "both")
+    network = library.open(data, implementation)
+    assert network.describe().implementation.decode() == implementation
+    assert_same(library, data, x, tmp_path / "n", implementation)
+
+
+@pytest.fixture
+def small(files):
+    return files("small_resnet", "both")
+
+
+def test_a_network_says_what_it_holds(library, small):
+    data, x = small
+    network = library.open(data)
+    description = network.describe()
+    assert (description.inputs, description.outputs) == (1, 1)
+    assert description.file_bytes == len(data)
+    layers = network.layers()
+    assert description.weight_bytes >= sum(layer.weight_bytes for layer in layers) > 0
+    assert {layer.arithmetic for layer in layers} == {0, 2}
+    assert (layers[-1].name, layers[-1].type, layers[-1].weight.list()[0]) == (b"fc", b"Linear", 10)
+    outputs, arena = network.plan((3, *x.shape[1:]))
+    assert outputs == [[3, 10]]
+    assert network.plan((6, *x.shape[1:]))[1] > arena > 0
+    assert library.c.stompp_input_name(network.handle, 0) == b"x"
+    assert library.c.stompp_output_name(network.handle, 0) == b"0"
+    assert library.c.stompp_input_name(network.handle, 1) is None
+    assert library.c.stompp_version() == b"1.0"
+
+
+def test_any_batch_runs_and_results_do_not_depend_on_threads(library, small):
+    data, x = small
+    network = library.open(data)
+    both = network.run(x)[0]
+    assert torch.equal(torch.cat([network.run(x[:1])[0], network.run(x[1:])[0]]), both)
+    for threads in (2, 5):
+        assert torch.equal(network.run(x.repeat(3, 1, 1, 1), threads=threads)[0], both.repeat(3, 1))
+
+
+def test_eight_threads_run_one_network(library, small):
+    data, x = small
+    network, wrong = library.open(data), []
+    inputs = [torch.randn(1 + index % 3, *x.shape[1:]) for index in range(8)]
+    expected = [network.run(x)[0] for x in inputs]
+
+    def work(index):
+        for turn in range(20):
+            if not torch.equal(network.run(inputs[index], threads=1 + turn % 2)[0], expected[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def refused(library, source, statuses, *words, **options):
+    with pytest.raises(StomppError) as caught:
+        library.open(source, **options)
+    assert caught.value.status in statuses, caught.value
+    for word in words:
+        assert word in caught.value.text
+
+
+def test_calls_that_do_not_fit_are_refused(library, small, tmp_path):
+    data, x = small
+    refused(library, tmp_path / "none.safetensors", [NO_FILE], "none.safetensors")
+    refused(library, tmp_path, [NO_FILE], "no regular file")
+    refused(library, data, [BAD_ARGUMENT], "'sse9'", implementation="sse9")
+    network = library.open(data)
+    for inputs, words in (
+        ((x, x), "input_count must be 1, got 2"),
+        ((x[0],), "must be images"),
+        ((x[:, :1].repeat(1, 2, 1, 1),), "node 'stem"),
+        ((x.repeat(1, 1, 2, 1),), "node 'fc'"),
+    ):
+        with pytest.raises(StomppError, match=words) as caught:
+            network.run(*inputs)
+        assert caught.value.status == BAD_ARGUMENT
+    with pytest.raises(StomppError, match=r"threads must be between 0 and 1024, got -1"):
+        network.run(x, threads=-1)
+
+
+def rewritten(data, change, version="3"):
+    """The file with a changed structure and a checksum that fits."""
+    length = struct.unpack("<Q", data[:8])[0]
+    metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+    structure, tensors = json.loads(metadata["structure"]), load(data)
+    change(structure, tensors)
+    text = json.dumps(structure)
+    made = {**metadata, "version": version, "structure": text, "sha256": container.digest(text, tensors)}
+    return save(tensors, made)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s, t: s["graph"][1].update(op="call_function", target="os.system"), "'os.system'"),
+        (lambda s, t: s["modules"]["fc"].update(type="LSTM"), "'fc'"),
+        (lambda s, t: s["modules"]["fc"]["arguments"].update(out_features=11), "'fc'"),
+        (lambda s, t: t.update({"fc.bias": t["fc.bias"].half()}), "torch.float16"),
+        (lambda s, t: t.update({"fc.more": t["fc.bias"].clone()}), "'more'"),
+        (lambda s, t: s["graph"].pop(), "output"),
+        (lambda s, t: s["graph"][1]["args"].append({"node": "later"}), "'later'"),
+        (lambda s, t: s.update(model={}), "transformers"),
+        (
+            lambda s, t: s["graph"].insert(1, dict(s["graph"][1], target="relu_", op="call_method", name="r")),
+            "in place",
+        ),
+    ],
+)
+def test_structures_that_do_not_fit_are_refused_by_name(change, words, library, small):
+    refused(library, rewritten(small[0], change), REFUSED, words)
+
+
+def test_damaged_files_are_refused(library, small):
+    data, _ = small
+    for damaged in (b"", data[:7], data[:100], data[:-1], data + b"x", bytes([data[0] ^ 1]) + data[1:]):
+        refused(library, damaged, REFUSED)
+    for at in range(0, len(data), max(1, len(data) // 200)):
+        refused(library, data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :], REFUSED)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_versions_are_read(version, library, files):
+    data, x = files("mlp", "both")
+
+    def older(structure, tensors):
+        del structure["attributes"]
+        for spec in structure["modules"].values() if version == 1 else ():
+            assert spec.pop("writes", "bits") == "bits" or spec["threshold_rows"] == 0
+            spec.pop("fused", None)
+
+    expected = library.open(data).run(x)[0]
+    torch.testing.assert_close(library.open(rewritten(data, older, str(version))).run(x)[0], expected)
+    refused(library, rewritten(data, lambda s, t: None, "4"), REFUSED, "'4'")
+
+
+def test_mutated_files_are_refused_or_give_what_python_gives(library, tmp_path):
+    found = fuzz_runtime.fuzz(library, 150, 0, tmp_path, ("residual", "grouped"))
+    assert {"refused", "the same"} <= {outcome for _, outcome in found}
+
+
+def test_the_tool_runs_a_network(build, small, tmp_path):
+    data, x = small
+    network, array, image = tmp_path / "n.safetensors", tmp_path / "x.npy", tmp_path / "x.pgm"
+    network.write_bytes(data)
+    np.save(array, x.numpy())
+    pixels = torch.randint(256, (8, 8), dtype=torch.uint8)
+    image.write_bytes(b"P5 8 8 255\n" + bytes(pixels.flatten().tolist()))
+    program = build / "stompp-run"
+    library = Library(build / "libstompp.so")
+    for path, inputs in ((array, x), (image, pixels[None, None] / 255)):
+        lines = subprocess.run([program, network, path, "--top", "2"], capture_output=True, text=True, check=True)
+        scores = library.open(data).run(inputs)[0]
+        best = [f"{row}: class {k}" for row in range(len(scores)) for k in scores[row].topk(2).indices.tolist()]
+        assert [line.rpartition(" ")[0] for line in lines.stdout.splitlines()] == best
+    assert "median" in subprocess.run([program, network, array, "--bench", "3"], capture_output=True, text=True).stdout
+    assert "PackedConv2d" in subprocess.run([program, network], capture_output=True, text=True).stdout
+    for arguments in ([], [network, array, "--top", "0"], [network, array, "--threads"]):
+        assert subprocess.run([program, *arguments], capture_output=True).returncode == 2
+    done = subprocess.run([program, array, array], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "x.npy" in done.stderr
+
+
+def test_a_c_program_finds_the_installed_library(build, small, tmp_path):
+    data, x = small
+    (tmp_path / "n.safetensors").write_bytes(data)
+    prefix = tmp_path / "prefix"
+    subprocess.run(["cmake", "--install", build, "--prefix", prefix], check=True, capture_output=True)
+    (pc,) = prefix.rglob("stompp.pc")
+    assert "-lstompp" in pc.read_text()
+    program = tmp_path / "classify"
+    sources = [ROOT / "examples/c/classify.c", pc.parents[1] / "libstompp.a"]
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{prefix / 'include'}"]
+    subprocess.run(["cc", *flags, *sources, "-lstdc++", "-lm", "-pthread", "-o", program], check=True)
+    one = x[:1].contiguous()
+    sizes = [str(size) for size in one.shape[1:]]
+    command = [program, tmp_path / "n.safetensors", *sizes]
+    done = subprocess.run(command, input=one.numpy().tobytes(), capture_output=True, check=True)
+    best = int(Library(build / "libstompp.so").open(data).run(one)[0].argmax())
+    assert done.stdout.decode().startswith(f"class {best} ")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="no cross-compiler or emulator for 64-bit Arm: `make setup-arm` installs them",
+)
+def test_64_bit_arm_gives_the_same_scores(library, small, tmp_path):
+    data, x = small
+    compiler = ["-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"]
+    compiler += ["-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++", "-DCMAKE_EXE_LINKER_FLAGS=-static"]
+    program = built(tmp_path / "arm", *compiler) / "stompp-run"
+    network, array = tmp_path / "n.safetensors", tmp_path / "x.npy"
+    network.write_bytes(data)
+    np.save(array, x.numpy())
+    expected = subprocess.run([library.path.parent / "stompp-run", network, array], capture_output=True, check=True)
+    for implementation in ("neon", "scalar"):
+        command = ["qemu-aarch64", program, network, array, "--implementation", implementation]
+        assert subprocess.run(command, capture_output=True, check=True).stdout == expected.stdout

@@ -175,12 +175,28 @@ def weight_of_phases(weight: Tensor, stride: int, groups: int) -> Tensor:
     return parts.permute(0, 2, 4, 6, 1, 3, 5).reshape(-1, C // groups, k // stride, k // stride).flip(-1, -2)
 
 
+def reshape_of(layer: nn.Module) -> AsSequence | OfPhases | None:
+    """Returns how inputs and outputs of one of these layers, or of torch's that it stands for, are reshaped."""
+    if isinstance(layer, (nn.Conv1d, BinaryConv1d)):
+        return AsSequence()
+    if isinstance(layer, (nn.ConvTranspose2d, BinaryConvTranspose2d)):
+        (stride, _), (padding, _), (output_padding, _) = (
+            cast("tuple[int, int]", sizes) for sizes in (layer.stride, layer.padding, layer.output_padding)
+        )
+        return OfPhases(stride, (padding, padding - output_padding))
+    return None
+
+
 class ReshapedLayer(nn.Module):
     """A packed convolution of two dimensions where the model calls one of another kind.
 
     Args:
         layer: takes and gives floats.
-        replaced: the layer in whose place it stands, whose ``reshape`` its input and output go through.
+        replaced: the layer in whose place it stands, a binary one or torch's: a convolution of sequences or a
+            transposed one.
+
+    Raises:
+        ValueError: ``replaced`` is of another kind.
 
     Example:
         >>> from stompp_kernels.nn.reshaped_convs import ReshapedLayer
@@ -189,9 +205,14 @@ class ReshapedLayer(nn.Module):
         (torch.Size([2, 16, 10]), (2,))
     """
 
-    def __init__(self, layer: nn.Module, replaced: BinaryConv1d | BinaryConvTranspose2d) -> None:
+    def __init__(self, layer: nn.Module, replaced: nn.Module) -> None:
         super().__init__()
-        self.layer, self.reshape = layer, replaced.reshape
+        reshape = reshape_of(replaced)
+        if reshape is None:
+            raise ValueError(
+                f"replaced must be a Conv1d or a ConvTranspose2d, float or binary, got {type(replaced).__name__}"
+            )
+        self.layer, self.reshape = layer, reshape
         for name in _OF_TORCH:
             setattr(self, name, getattr(replaced, name))
 

@@ -30,7 +30,7 @@ from stompp_kernels.conversion.files.layers import check_packed, packed_from_jso
 from stompp_kernels.conversion.files.little_time import in_little_time
 from stompp_kernels.conversion.packing.modules import swap_layers
 from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
-from stompp_kernels.conversion.prepare.layers import transposed_linear
+from stompp_kernels.conversion.prepare.layers import BINARY_CONVS, transposed_linear, weight_of_twin
 from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE
 from stompp_kernels.nn import (
     BFloat16Linear,
@@ -42,6 +42,7 @@ from stompp_kernels.nn import (
 )
 from stompp_kernels.nn.file_classes import file_classes
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.nn.reshaped_convs import ReshapedLayer, reshape_of
 from stompp_kernels.nn.sign_keeping import SignKeeping, loses_signs, sign_keeping_class
 from stompp_kernels.ops.checks import FLOATS
 
@@ -63,14 +64,13 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
     """
     structure: dict[str, Any] = {"model": _model_to_json(packed), "layers": {}, "signs": []}
     structure.update({key: [] for key in _MAY_BE_MISSING})
-    wrapped = {module.layer for module in packed.modules() if isinstance(module, PackedOnFloats)}
+    wrapped = {module.layer for module in packed.modules() if isinstance(module, (PackedOnFloats, ReshapedLayer))}
     for name, module in packed.named_modules():
         if isinstance(module, (BinaryLayer, ProgressiveActivation)):
             raise ValueError(f"module {name!r} of type {type(module).__name__} cannot be saved in a packed network")
-        if isinstance(module, PackedOnFloats):
-            structure["layers"][name] = packed_to_json(module.layer)
-        elif isinstance(module, PackedLayer) and module not in wrapped:
-            structure["layers"][name] = packed_to_json(module)
+        layer = _packed_layer_in(module)
+        if layer is not None and module not in wrapped:
+            structure["layers"][name] = packed_to_json(layer)
         elif isinstance(module, SignActivation):
             structure["signs"].append(name)
         elif isinstance(module, SignKeeping):
@@ -92,6 +92,13 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
         raise ValueError(f"class and config of {type(packed).__name__} do not give this model: {error}") from error
     _check_same_modules(packed, rebuilt)
     return structure, tensors
+
+
+def _packed_layer_in(module: nn.Module) -> PackedLayer | None:
+    """The packed layer of what stands in a layer's place."""
+    for wrapper in (ReshapedLayer, PackedOnFloats):
+        module = module.layer if isinstance(module, wrapper) else module
+    return module if isinstance(module, PackedLayer) else None
 
 
 def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor], copy: bool) -> nn.Module:
@@ -280,13 +287,11 @@ def _twin_from_json(
 ) -> PackedLayer:
     """The packed twin of a model's layer; its tensors are taken from ``unused``. ``bare``: it reads words."""
     kind, shape = spec["type"], list(spec["shape"])
-    of = (nn.Linear, *transposed_linear()) if kind.endswith("Linear") else (nn.Conv2d,)
-    own_shape = list(layer.weight.shape) if isinstance(layer, of) else None
-    if own_shape is not None and isinstance(layer, transposed_linear()):
-        own_shape.reverse()
-    if type(layer) not in of or own_shape != shape:
+    of = (nn.Linear, *transposed_linear()) if kind.endswith("Linear") else tuple(BINARY_CONVS)
+    if type(layer) not in of or list(weight_of_twin(layer).shape) != shape:
         raise ValueError(f"{name!r} of type {type(layer).__name__} has no packed twin {kind} of shape {shape}")
-    prefix = name if bare or kind.startswith("BinaryWeight") else f"{name}.layer"
+    prefix = name if reshape_of(layer) is None else f"{name}.layer"
+    prefix = prefix if bare or kind.startswith("BinaryWeight") else f"{prefix}.layer"
     constants = ("thresholds", "flip_words") if spec["threshold_rows"] else ("scale", "bias")
     own = {key: unused.pop(f"{prefix}.{key}") for key in ("weight", *constants)}
     return packed_from_json(spec, own, copy)

@@ -29,7 +29,7 @@ from stompp_kernels.nn import (
     SignActivation,
 )
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.nn.reshaped_convs import RESHAPED, ReshapedLayer
+from stompp_kernels.nn.reshaped_convs import ReshapedLayer, reshape_of
 from stompp_kernels.ops import Threshold
 
 
@@ -88,16 +88,17 @@ def swap_layers(model: nn.Module, twins: Mapping[str, PackedLayer], folded: Sequ
     swapped: dict[str, nn.Module] = {}
     for parent in list(model.modules()):
         shared = {images: SharedSigns(images) for images in (False, True)}
-        for name, layer in list(parent.named_children()):
-            full_name = names[layer]
-            if full_name not in twins:
+        # Not named_children, which leaves out a layer's other names.
+        for name, layer in list(parent._modules.items()):
+            full_name = "" if layer is None else names[layer]
+            if layer is None or full_name not in twins:
                 continue
             if full_name not in swapped:
                 twin = twins[full_name]
                 reads_floats = not isinstance(twin, BinaryWeightLayer) and full_name not in readers
                 signs = shared[isinstance(twin, PackedConv2d)]
                 swapped[full_name] = PackedOnFloats(twin, signs) if reads_floats else twin
-                if isinstance(layer, RESHAPED):
+                if reshape_of(layer) is not None:
                     swapped[full_name] = ReshapedLayer(swapped[full_name], layer)
             setattr(parent, name, swapped[full_name])
     for chain in folded:

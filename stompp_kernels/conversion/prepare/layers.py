@@ -22,7 +22,7 @@ from stompp_kernels.nn import (
 from stompp_kernels.nn.reshaped_convs import weight_of_phases
 from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 
-_CONVS: dict[Any, Any] = {
+BINARY_CONVS: dict[Any, Any] = {
     nn.Conv1d: BinaryConv1d,
     nn.Conv2d: BinaryConv2d,
     nn.ConvTranspose2d: BinaryConvTranspose2d,
@@ -81,7 +81,7 @@ def binary_layer(
 ) -> BinaryLayer:
     """The progressive layer of a Conv2d, a Linear, or a transposed linear layer; see ``sk.prepare`` for the scales."""
     weight, bias = layer.weight, layer.bias
-    w = _weight_of(layer)
+    w = weight_of_twin(layer)
     alpha = None
     if scale is not None:
         flat = w.flatten() if scale == "tensor" else w.flatten(1)
@@ -124,8 +124,8 @@ def binary_layer(
     return binary
 
 
-def _weight_of(layer: nn.Module) -> Tensor:
-    """The weights of a layer in the shape that its binary twin has."""
+def weight_of_twin(layer: nn.Module) -> Tensor:
+    """Returns the weights of a layer in the shape that its binary twin has."""
     weight = layer.weight.detach()
     if isinstance(layer, transposed_linear()):
         return weight.t().contiguous()
@@ -148,7 +148,7 @@ def _own_attributes(kind: Any) -> frozenset[str]:
     with torch.device("meta"):  # draws no random numbers
         if issubclass(kind, (nn.ReLU, nn.Hardtanh)):
             return frozenset(vars(kind()))
-        return frozenset(vars(kind(*((1, 1, 1) if kind in _CONVS else (1, 1)))))
+        return frozenset(vars(kind(*((1, 1, 1) if kind in BINARY_CONVS else (1, 1)))))
 
 
 @functools.cache
@@ -157,7 +157,7 @@ def _names_taken(kind: Any) -> frozenset[str]:
     with torch.device("meta"):
         if issubclass(kind, (nn.ReLU, nn.Hardtanh)):
             return frozenset(dir(ProgressiveActivation()))
-        return frozenset(dir(_CONVS[kind](1, 1, 1) if kind in _CONVS else BinaryLinear(1, 1)))
+        return frozenset(dir(BINARY_CONVS[kind](1, 1, 1) if kind in BINARY_CONVS else BinaryLinear(1, 1)))
 
 
 def _attached(module: nn.Module) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _attached(module: nn.Module) -> dict[str, Any]:
 
 def _base(module: nn.Module) -> Any:
     """The type of layer or activation that a module is, or is derived from."""
-    bases = (*_CONVS, nn.Linear, *transposed_linear(), nn.ReLU, nn.ReLU6, nn.Hardtanh)
+    bases = (*BINARY_CONVS, nn.Linear, *transposed_linear(), nn.ReLU, nn.ReLU6, nn.Hardtanh)
     return next((base for base in bases if isinstance(module, base)), nn.Module)
 
 

@@ -11,6 +11,19 @@
 extern "C" {
 STOMPP_OWN char __libc_single_threaded = 0;
 }
+
+#if defined(__x86_64__) || defined(__aarch64__)
+// glibc 2.34 gave dlsym, which torch's headers call from 2.14 on, a new version and kept the one of before.
+#if defined(__x86_64__)
+__asm__(".symver older_dlsym, dlsym@GLIBC_2.2.5");
+#else
+__asm__(".symver older_dlsym, dlsym@GLIBC_2.17");
+#endif
+extern "C" {
+void* older_dlsym(void* handle, const char* name);
+STOMPP_OWN void* dlsym(void* handle, const char* name) { return older_dlsym(handle, name); }
+}
+#endif
 #endif
 
 #if defined(__GLIBCXX__) && _GLIBCXX_USE_CXX11_ABI

@@ -16,8 +16,8 @@ from torch import Tensor
 from benchmarks.case import Call
 from benchmarks.peers import extra
 
-# Else each conversion tells OpenVINO's makers about itself, from a process that it forks beside running threads. OpenVINO
-# does without where the package is missing.
+# Else each conversion tells OpenVINO's makers about itself, from a process that it forks beside running threads.
+# OpenVINO does without where the package is missing.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 FORMS = {"fp32": "f32", "bf16": "bf16"}  # ours -> OpenVINO's name

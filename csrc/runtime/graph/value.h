@@ -71,6 +71,7 @@ struct Frame {
   float* floats(const Value& value) const {
     return value.constant != nullptr ? const_cast<float*>(value.constant) : static_cast<float*>(at(value));
   }
+  uint8_t* bytes(const Value& value) const { return reinterpret_cast<uint8_t*>(floats(value)); }
   uint32_t* words(const Value& value) const { return static_cast<uint32_t*>(at(value)); }
 
   // Runs f(begin, end) over rows of so many floats.

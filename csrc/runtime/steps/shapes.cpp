@@ -224,7 +224,8 @@ Outcome plan_cat(Planning& p) {
   std::vector<Value> parts;
   for (const Json& item : p.find("tensors")->items) {
     STOMPP_TRY(p.value_in(item, &parts.emplace_back()));
-    if (parts.back().kind != Value::Kind::kFloats) return unsupported("bits side by side");
+    if (parts.back().kind == Value::Kind::kSizes || parts.back().kind != parts[0].kind)
+      return bad_argument("floats and bits side by side");
   }
   Shape shape = parts[0].shape;
   int dim = 0;
@@ -237,18 +238,24 @@ Outcome plan_cat(Planning& p) {
     if (!(others == shape)) return bad_argument("sizes that do not fit each other");
     shape.sizes[dim] += part.shape.sizes[dim];
   }
+  const bool bits = parts[0].kind == Value::Kind::kBits;
+  for (size_t i = 0; bits && i + 1 < parts.size(); ++i)
+    if (dim != shape.rank - 1 || parts[i].last() % kWordBits != 0)
+      return unsupported("bits side by side that do not fill their words");
   Value y;
-  STOMPP_TRY(p.make(Value::Kind::kFloats, shape, &y));
+  STOMPP_TRY(p.make(parts[0].kind, shape, &y));
   p.give(y);
-  // What lies within one step of `dim` is one run of floats.
-  const int64_t step = strides_of(shape).sizes[dim], run = step * shape.sizes[dim];
+  // What lies within one step of `dim` is one run of floats, or of words.
+  const int64_t step = bits ? 1 : strides_of(shape).sizes[dim];
+  const auto run_of = [=](const Shape& s) { return bits ? words_for(s.sizes[dim]) : step * s.sizes[dim]; };
   p.run([=](const Frame& f) {
-    float* to = f.floats(y);
+    uint8_t* to = f.bytes(y);
+    const int64_t run = run_of(shape) * 4;
     for (const Value& part : parts) {
-      const int64_t count = step * part.shape.sizes[dim];
-      const float* from = f.floats(part);
-      for (int64_t i = 0; i < product(shape) / run; ++i)
-        std::memcpy(to + i * run, from + i * count, static_cast<size_t>(count) * sizeof(float));
+      const int64_t count = run_of(part.shape) * 4;
+      const uint8_t* from = f.bytes(part);
+      for (int64_t i = 0; i < y.bytes() / run; ++i)
+        std::memcpy(to + i * run, from + i * count, static_cast<size_t>(count));
       to += count;
     }
     return Status::ok();

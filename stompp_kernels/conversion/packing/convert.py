@@ -18,6 +18,7 @@ from stompp_kernels.conversion.packing.finite import check_finite
 from stompp_kernels.conversion.packing.graph import pack_graph
 from stompp_kernels.conversion.packing.modules import pack_modules
 from stompp_kernels.conversion.packing.nodes import has_hooks
+from stompp_kernels.conversion.packing.speed import warn_if_slower
 from stompp_kernels.conversion.packing.trace import torch_modules_with_binary_layers, trace_model
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
 from stompp_kernels.conversion.verify import verify_packed
@@ -33,6 +34,7 @@ def convert(
     by_layer: bool | None = None,
     example_inputs: Any = None,
     float_layers: str = "exact",
+    compare_speed: bool = False,
 ) -> nn.Module:
     """Makes the packed inference network of a model: what is committed runs on bits, the rest stays as it is.
 
@@ -72,6 +74,9 @@ def convert(
             it (AMX-BF16). Floats and weights are rounded to bfloat16; convolutions that read signs, which are exact,
             have weights of two parts, 2^-17 off at most. Files keep float32 weights and the choice. A warning names the
             layers that stay exact, and with ``verify`` one says how much outputs and signs change.
+        compare_speed: time the packed network and a float network of the same layers in turns, half a second or 15
+            calls of each, on ``verify`` or ``example_inputs``, and warn where the packed one is slower by more than
+            5 %. Give one sample for the speed at batch 1.
 
     Returns:
         A torch.fx.GraphModule in eval mode, or with ``by_layer`` a module of the model's own type; ``sk.explain`` tells
@@ -81,7 +86,8 @@ def convert(
         TypeError: example inputs do not fit the model's forward.
         ValueError: no layer is committed, a parameter is not float32 or holds NaN or inf, as do statistics of a
             BatchNorm and scales, the model cannot be traced, a committed layer is not called, or results differ on the
-            inputs to verify; the message names the first layer that does. ``float_layers`` is another text.
+            inputs to verify; the message names the first layer that does. ``float_layers`` is another text, or
+            ``compare_speed`` has no inputs to time.
 
     Example:
         >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
@@ -99,6 +105,8 @@ def convert(
     for name, inputs in (("verify", verify), ("example_inputs", example_inputs)):
         if not isinstance(inputs, (torch.Tensor, tuple, list, Mapping, type(None))):
             raise TypeError(f"{name} must be a tensor, or a tuple or dict of inputs, got {type(inputs).__name__}")
+    if compare_speed and verify is None and example_inputs is None:
+        raise ValueError("compare_speed=True needs inputs to time: give verify or example_inputs")
     _check_layers(model)
     other = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype is not torch.float32}
     if other:
@@ -120,6 +128,8 @@ def convert(
         verify_packed(original, packed, verify)
         if fast:
             verify_fast(packed, verify)
+    if compare_speed:
+        warn_if_slower(original, packed, inputs)
     return packed
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
+from stompp_kernels.conversion.files.decisions import decided
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import BinaryWeight, PackedWeight
@@ -120,7 +121,7 @@ def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> Exp
         args, kwargs = tuple(map(two_samples, args)), {key: two_samples(value) for key, value in kwargs.items()}
         shapes = dict.fromkeys(kwargs, batch) if kwargs else (batch,) * len(args)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), decided(packed, args, kwargs):
             return torch.export.export(packed, args, kwargs, dynamic_shapes=shapes)
     except torch._dynamo.exc.UserError as error:
         if not dynamic_batch:

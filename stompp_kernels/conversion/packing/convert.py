@@ -24,6 +24,7 @@ from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packab
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.conversion.verify_fast import verify_fast
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+from stompp_kernels.nn.decoder_layers import keep_activations
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import check_choice, check_module
 
@@ -113,6 +114,7 @@ def convert(
         raise ValueError(f"model must have float32 parameters (model.float()), got {', '.join(sorted(other))}")
     check_finite(model)
     original, model = model, copy.deepcopy(model).eval()
+    keep_activations(model)
     inputs = verify if example_inputs is None else example_inputs
     if example_inputs is None and not _is_transformer(model):
         example_inputs = verify
@@ -120,6 +122,7 @@ def convert(
     _warn_of_hooks(model, graph)
     fast = float_layers == "fast"
     packed = pack_modules(model, fast) if graph is None else pack_graph(model, graph, fast)
+    keep_activations(packed)
     if fast:
         warn_of_exact_layers(packed)
     if inputs is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stompp_kernels.nn.decoder_layers import keep_activations
 from stompp_kernels.progression.parameter_use import extent, named_tensors
 
 
@@ -16,6 +17,7 @@ def copy_model(model: nn.Module) -> nn.Module:
     """A deep copy in which parameters that share memory still do, and keep their hooks and attributes."""
     memo: dict[int, Any] = {}
     copied = copy.deepcopy(model, memo)
+    keep_activations(copied)
     copies = {(module, name): tensor for module, name, tensor in named_tensors(copied)}
     pairs: dict[int, tuple[Tensor, Tensor]] = {}
     for module, name, original in named_tensors(model):

@@ -38,6 +38,7 @@ from stompp_kernels.conversion.prepare.split_activations import name_functions, 
 from stompp_kernels.conversion.prepare.split_forward import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.nn.binary import LATENT_STD, tie_weights
+from stompp_kernels.nn.decoder_layers import keep_activations
 from stompp_kernels.ops.checks import check_choice, check_module
 from stompp_kernels.progression.execution import Call, SeveralShapesError, connect
 from stompp_kernels.progression.fast_paths import fast_paths_off, turn_off_fast_paths
@@ -226,6 +227,7 @@ def _attempt(
     for names in tied:
         tie_weights([model.get_submodule(name) for name in names])
     activations = _replace_activations(model, modules, runs, fed, options.binarize)
+    keep_activations(model)
 
     fused = turn_off_fast_paths(model, lambda module: isinstance(module, BinaryLayer))
     check_reads(model, example_inputs, [call.name for call in binarized])

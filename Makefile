@@ -4,6 +4,7 @@
 # make bench    set everything up, then time every op against PyTorch and make a page of it (BENCH_OUT=folder)
 # make wheels   build the wheels for this machine, and for 64-bit Arm where its compiler is, in dist, and check them
 # make try-wheel  install a wheel of dist as a user does, with no compiler in reach, and run its kernels
+# make test-arm  run the wheel for 64-bit Arm in dist under emulation, in a Debian that lies in build/arm: scripts/try_arm.py
 # make headers  compile the bindings against several releases of torch (HEADERS="2.10.0 2.14.1"), none installed
 # make build    set everything up, or recompile what changed in csrc
 # make core     the same, and the core on NumPy arrays, stompp_kernels.core
@@ -41,7 +42,7 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 
 .NOTPARALLEL:
 .PHONY: build core wheels try-wheel setup setup-demo setup-tools setup-dev setup-arm setup-wheels test test-all
-.PHONY: corpus headers libstompp fuzz-runtime demo bench docs lint format clean distclean
+.PHONY: test-arm corpus headers libstompp fuzz-runtime demo bench docs lint format clean distclean
 
 build: setup
 
@@ -85,6 +86,9 @@ wheels: $(if $(filter Darwin,$(shell uname -s)),setup-dev,setup-tools)
 
 try-wheel: setup-demo
 	"$(VENV)/bin/python" scripts/try_wheel.py
+
+test-arm: setup-tools
+	"$(VENV)/bin/python" scripts/try_arm.py $(if $(TORCH),--torch "$(TORCH)")
 
 # Neither library's dependencies: they would bring another torch.
 corpus: setup

@@ -208,7 +208,7 @@ class _Translation:
         if target.__name__ == "getitem" and isinstance(node.args[0], fx.Node) and _is_module_call(node.args[0]):
             outputs = len(node.args[0].meta["val"])
             return args[0] if outputs == 1 else self._graph.call_function(target, args)
-        # Of an operator such as __and__, whose name a file reserves for Python.
+        # A file may not name a node after an operator such as __and__: such names are Python's.
         name = f"bits{node.name}" if target.__name__.startswith("__") else None
         made = self._graph.create_node("call_function", target, args, kwargs, name)
         made.stack_trace = node.stack_trace

@@ -128,8 +128,8 @@ print(json.dumps(row))
 
 
 def test_whole_networks_are_rows_too():
-    # In a process of its own: behind all other tests, the next child's end (SIGCHLD) killed this one by SIGSEGV where
-    # the processor has AMX, which OpenVINO uses.
+    # In a process of its own: where the processor has AMX, OpenVINO 2026.4 leaves a thread that ran an fp32 and a bf16
+    # network in a state in which the next signal with a handler (SIGCHLD's of a data loader) ends it by SIGSEGV.
     done = run_python(NETWORK)
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout.splitlines()[-1])

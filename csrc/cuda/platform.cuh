@@ -68,18 +68,10 @@ __device__ inline unsigned char* shared_memory() {
 
 __device__ inline void synchronize() { __syncthreads(); }
 __device__ inline uint32_t shuffle(uint32_t value, int lane) { return __shfl_sync(~0u, value, lane); }
-__device__ inline uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 __device__ inline uint32_t ballot(bool condition) { return __ballot_sync(~0u, condition); }
 __device__ inline void synchronize_warp() { __syncwarp(); }
 __device__ inline int count_ones(uint32_t word) { return __popc(word); }
 __device__ inline uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
-// Byte k of the result is the byte of b:a that nibble k of the selector names, a's first.
-__device__ inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
-  return __byte_perm(a, b, selector);
-}
-__device__ inline uint32_t shift_in_sign(uint32_t bits, int value) {
-  return __funnelshift_l(static_cast<uint32_t>(value), bits, 1);
-}
 __device__ inline void add_atomically(int* to, int value) { atomicAdd(to, value); }
 __device__ inline void or_atomically(uint32_t* to, uint32_t bits) { atomicOr(to, bits); }
 
@@ -170,16 +162,6 @@ __device__ inline void wait_barrier(Barrier* barrier, int parity) {
       "}" ::"r"(shared_address(barrier)),
       "r"(parity)
       : "memory");
-#endif
-}
-
-// Four matrices of 8 rows of 16 bytes in shared memory: lanes 8 i to 8 i + 7 say where the rows of matrix i lie, and
-// words[i] of lane 4 g + t is word t of its row g (PTX ISA, "ldmatrix").
-__device__ inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
-#if __CUDA_ARCH__ >= 750
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-               : "r"(shared_address(row)));
 #endif
 }
 

@@ -224,8 +224,6 @@ inline uint32_t shuffle(uint32_t value, int lane) {
   return emulation::exchange("shuffle", value, all)[lane];
 }
 
-inline uint32_t shuffle_xor(uint32_t value, int mask) { return shuffle(value, emulation::current().lane ^ mask); }
-
 inline uint32_t ballot(bool condition) {
   bool all[emulation::kLanes];
   emulation::exchange("ballot", condition, all);
@@ -243,13 +241,6 @@ inline int count_ones(uint32_t word) { return __builtin_popcount(word); }
 inline uint32_t multiply_high(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
 }
-inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
-  const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
-  uint32_t result = 0;
-  for (int k = 0; k < 4; ++k) result |= static_cast<uint32_t>(bytes >> 8 * (selector >> 4 * k & 7) & 255) << 8 * k;
-  return result;
-}
-inline uint32_t shift_in_sign(uint32_t bits, int value) { return bits << 1 | static_cast<uint32_t>(value) >> 31; }
 inline void add_atomically(int* to, int value) { *to += value; }
 inline void or_atomically(uint32_t* to, uint32_t bits) { *to |= bits; }
 
@@ -347,14 +338,6 @@ inline void wait_barrier(Barrier* barrier, int parity) {
     emulation::land(*awaited);
     copies.erase(awaited);
   }
-}
-
-inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
-  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulation::fail("a row of a matrix is not aligned");
-  const uint32_t* all[emulation::kLanes];
-  emulation::exchange("ldmatrix", row, all);
-  const int g = emulation::current().lane / 4, t = emulation::current().lane % 4;
-  for (int i = 0; i < 4; ++i) words[i] = all[8 * i + g][t];
 }
 
 // The fragments of PTX's "Matrix Fragments for mma.m16n8k256": lane 4 g + t holds, of a, bits 32 t .. of the first and

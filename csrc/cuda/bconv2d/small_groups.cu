@@ -15,57 +15,6 @@ struct SmallGroups {
   Epilogue epilogue;
 };
 
-// What the epilogue has for the output of a lane, the same for all pixels.
-template <Kind kKind>
-struct OutputColumn {
-  bool exists;
-  int n;
-  int thresholds[2];
-  uint32_t flip;
-  AffineColumn affine;
-
-  __device__ static OutputColumn at(const Epilogue& e, int n, bool exists) {
-    OutputColumn column = {};
-    column.exists = exists;
-    column.n = exists ? n : 0;
-    if (kKind == Kind::kAffine) column.affine = AffineColumn::at(e, column.n);
-    if (kKind == Kind::kThreshold) {
-      column.thresholds[0] = e.thresholds[column.n];
-      column.thresholds[1] = e.residual_words == nullptr ? 0 : e.thresholds[e.N + column.n];
-      column.flip = e.flip_words[column.n / kWordBits] >> (column.n % kWordBits) & 1;
-    }
-    return column;
-  }
-
-  // Writes a dot product of a row; lane i of the warp has that of output start + i, of which `left` exist.
-  __device__ void write(const Epilogue& e, int64_t row, int dot, int start, int left) const {
-    const int64_t at = row * e.N + n;
-    if (kKind == Kind::kInt32) {
-      if (exists) static_cast<int32_t*>(e.out)[at] = dot;
-    } else if (kKind == Kind::kAffine) {
-      if (exists) store_float(e.out, e.out_type, at, value(e, at, dot));
-    } else {
-      uint32_t set = 0;
-      if (e.residual_words != nullptr)
-        set = e.residual_words[row * words_for(e.N) + n / kWordBits] >> (n % kWordBits) & 1;
-      const bool below = dot < (set == 0 ? thresholds[0] : thresholds[1]);
-      const uint32_t bits = ballot(exists && below != (flip != 0));
-      if (threadIdx.x % 32 == 0) store_bits(e, row, start, left < kWordBits ? left : kWordBits, bits);
-    }
-  }
-
-  __device__ float value(const Epilogue& e, int64_t at, int dot) const {
-    float y = multiply_add(e.fused, static_cast<float>(dot), affine.scale, affine.bias);
-    if (e.residual != nullptr) {
-      float residual = load_float(e.residual, e.residual_type, at);
-      if (e.residual_scale != nullptr)
-        residual = multiply_add(e.fused, residual, affine.residual_scale, affine.residual_bias);
-      y = add_rounded(y, residual);
-    }
-    return e.rprelu == nullptr ? y : rprelu(y, affine.before, affine.slope, affine.after);
-  }
-};
-
 struct TapCount {
   int products, differ;
 };
@@ -93,16 +42,15 @@ __device__ inline TapCount count_taps(const SmallGroups& d, const Row& row, int 
   return result;
 }
 
-template <Kind kKind>
 __global__ void __launch_bounds__(32 * kWarps) small_groups_kernel(const SmallGroups d) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int word = static_cast<int>(blockIdx.y), start = word * kWordBits;
   const int left = static_cast<int>(d.epilogue.N) - start;
-  const auto column = OutputColumn<kKind>::at(d.epilogue, start + lane, lane < left);
+  const OutputColumn column = OutputColumn::at(d.epilogue, start + lane, lane < left);
   const int first = (static_cast<int>(blockIdx.x) * kWarps + warp) * kPixelsPerWarp;
   for (int m = first; m < first + kPixelsPerWarp && m < d.rows.count; ++m) {
     const TapCount taps = count_taps(d, Row::at(d.rows, m), word, lane);
-    column.write(d.epilogue, m, taps.products - 2 * taps.differ, start, left);
+    write_output(d.epilogue, m, column, taps.products - 2 * taps.differ, start, left);
   }
 }
 
@@ -113,14 +61,7 @@ Status small_groups_conv2d(const uint32_t* x, const Conv2dShape& shape, const De
   constexpr int kPixels = kWarps * kPixelsPerWarp;
   const Size3 grid = {static_cast<unsigned>(ceil_div(rows.count, kPixels)),
                       static_cast<unsigned>(words_for(epilogue.N)), 1};
-  switch (epilogue.kind) {
-    case Kind::kInt32:
-      return launch<small_groups_kernel<Kind::kInt32>>(grid, 32 * kWarps, stream, groups);
-    case Kind::kAffine:
-      return launch<small_groups_kernel<Kind::kAffine>>(grid, 32 * kWarps, stream, groups);
-    default:
-      return launch<small_groups_kernel<Kind::kThreshold>>(grid, 32 * kWarps, stream, groups);
-  }
+  return launch<small_groups_kernel>(grid, 32 * kWarps, stream, groups);
 }
 
 }  // namespace stompp::cuda

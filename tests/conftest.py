@@ -24,6 +24,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+import build_project
 from helpers import IMPLEMENTATIONS, generator
 from hypothesis import HealthCheck, settings
 
@@ -71,6 +72,17 @@ def implementation(request, restore_threads):
 @pytest.fixture
 def g():
     return generator(0)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A small project with our setup.py, and a torch and a compiler that only seem to be there."""
+    return build_project.make_project(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def cuda_home(project):
+    return build_project.make_cuda_home(project)
 
 
 def pytest_configure() -> None:

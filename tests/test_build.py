@@ -8,19 +8,8 @@ import sys
 import time
 import zipfile
 
-import build_project
 import pytest
 from build_project import LOOSE, ROOT, fake_torch, run_setup
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    return build_project.make_project(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def cuda_home(project):
-    return build_project.make_cuda_home(project)
 
 
 def assert_clear_error(result, *fragments):

@@ -6,7 +6,6 @@ import sys
 import types
 from importlib import metadata
 
-import build_project
 import pytest
 import setuptools
 from build_project import LOOSE, ROOT
@@ -27,16 +26,6 @@ from build_tools.tools import find_compiler, find_ninja, find_nvcc, find_torch
 
 FOR_ONE_MACHINE = ("-march=native", "-mavx512f", "-mavx2", "-mfma", "-mcpu=native", "-mpopcnt", "-mvaes", "-mno-sse4.1")
 HARMLESS = ("-O0", "-flto", "-fopenmp-simd", "-frounding-math", "-ffp-contract=off", "-fno-fast-math", "-mtune=native")
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    return build_project.make_project(tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def cuda_home(project):
-    return build_project.make_cuda_home(project)
 
 
 @pytest.mark.parametrize("version", ["1.13.1", "2.4.0", "2.9.1+cu128", "unknown"])

@@ -7,6 +7,7 @@ implementation runs, the ops pack such weights again at every call, and load_exp
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -120,6 +121,9 @@ def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> Exp
         batch = {0: Dim("batch")}
         args, kwargs = tuple(map(two_samples, args)), {key: two_samples(value) for key, value in kwargs.items()}
         shapes = dict.fromkeys(kwargs, batch) if kwargs else (batch,) * len(args)
+    # What it cannot read alone is tried again with the answers to what the forward asks, and that error is raised.
+    with torch.no_grad(), contextlib.suppress(Exception):
+        return torch.export.export(packed, args, kwargs, dynamic_shapes=shapes)
     try:
         with torch.no_grad(), decided(packed, args, kwargs):
             return torch.export.export(packed, args, kwargs, dynamic_shapes=shapes)

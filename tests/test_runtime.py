@@ -270,6 +270,24 @@ def test_structures_that_do_not_fit_are_refused_by_name(change, words, library, 
     refused(library, rewritten(small[0], change), REFUSED, words)
 
 
+@pytest.mark.parametrize("sizes", [(927430618, 5607601, 3547), (1 << 31, 1 << 31, 4, 30)])
+def test_sizes_whose_product_exceeds_64_bits_are_refused(sizes, library, small):
+    """Modulo 2^64 the first are the 30 scores that there are: a slice of them would read anywhere."""
+
+    def reshaped(structure, tensors):
+        *nodes, output = structure["graph"]
+        (scores,) = output["args"]
+        args = [scores, *sizes]
+        node = {"name": "wide", "op": "call_method", "target": "view", "args": args, "kwargs": {}}
+        output["args"] = [{"node": "wide"}]
+        structure["graph"] = [*nodes, node, output]
+
+    data, x = small
+    with pytest.raises(StomppError, match="another number of values") as caught:
+        library.open(rewritten(data, reshaped)).run(x[:1].expand(3, -1, -1, -1).contiguous())
+    assert caught.value.status == BAD_ARGUMENT
+
+
 def test_damaged_files_are_refused(library, small):
     data, _ = small
     for damaged in (b"", data[:7], data[:100], data[:-1], data + b"x", bytes([data[0] ^ 1]) + data[1:]):

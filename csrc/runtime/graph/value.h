@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -26,9 +27,11 @@ inline Shape shape_of(std::initializer_list<int64_t> sizes) {
   return shape;
 }
 
+// Returns the largest number for more: a file's sizes may be chosen so that their product is another's modulo 2^64.
 inline int64_t product(const Shape& shape, int first = 0) {
   int64_t count = 1;
-  for (int i = first; i < shape.rank; ++i) count *= shape.sizes[i];
+  for (int i = first; i < shape.rank; ++i)
+    if (__builtin_mul_overflow(count, shape.sizes[i], &count)) return std::numeric_limits<int64_t>::max();
   return count;
 }
 

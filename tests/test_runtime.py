@@ -218,10 +218,10 @@ def refused(library, source, statuses, *words, **options):
         assert word in caught.value.text
 
 
-def test_calls_that_do_not_fit_are_refused(library, small, tmp_path, monkeypatch):
+def test_calls_that_do_not_fit_are_refused(library, small, tmp_path):
     data, x = small
-    monkeypatch.chdir(tmp_path)  # errors shorten a long path
-    refused(library, "none.safetensors", [NO_FILE], "none.safetensors")
+    refused(library, tmp_path / "none.safetensors", [NO_FILE], f"'{tmp_path / 'none.safetensors'}'")
+    refused(library, f"{'x' * 400}/none.safetensors", [NO_FILE], "'...xxx", "xxx/none.safetensors'")
     refused(library, tmp_path, [NO_FILE], "no regular file")
     refused(library, data, [BAD_ARGUMENT], "'sse9'", implementation="sse9")
     network = library.open(data)

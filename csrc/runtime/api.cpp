@@ -213,7 +213,7 @@ stompp_status stompp_open(const char* path, const stompp_open_options* options, 
     STOMPP_TRY(read_file(path, &bytes));
     Outcome outcome = open(bytes.data(), bytes.size(), options, network);
     if (outcome.status == STOMPP_BAD_FILE || outcome.status == STOMPP_UNSUPPORTED)
-      outcome.text = shown(path) + ": " + outcome.text;
+      outcome.text = shown_path(path) + ": " + outcome.text;
     return outcome;
   });
 }

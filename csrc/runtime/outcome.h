@@ -29,6 +29,12 @@ inline std::string shown(const std::string& text) {
   return "'" + (text.size() <= 80 ? text : text.substr(0, 80) + "...") + "'";
 }
 
+// A path is the caller's own, and its end tells most. An error's text has room for this much beside what is wrong.
+inline std::string shown_path(const std::string& path) {
+  constexpr size_t kMost = 300;
+  return "'" + (path.size() <= kMost ? path : "..." + path.substr(path.size() - kMost)) + "'";
+}
+
 }  // namespace stompp::runtime
 
 // Leaves the function with the outcome of `expression` unless that is good.

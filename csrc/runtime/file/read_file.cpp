@@ -55,14 +55,14 @@ int64_t size_of(std::FILE* file) {
 
 Outcome read_file(const char* path, std::vector<uint8_t>* bytes) {
   const std::unique_ptr<std::FILE, Close> file(std::fopen(path, "rb"));
-  if (file == nullptr) return {STOMPP_NO_FILE, shown(path) + " cannot be read: " + std::strerror(errno)};
+  if (file == nullptr) return {STOMPP_NO_FILE, shown_path(path) + " cannot be read: " + std::strerror(errno)};
   const int64_t size = size_of(file.get());
-  if (size < 0) return {STOMPP_NO_FILE, shown(path) + " is no regular file"};
+  if (size < 0) return {STOMPP_NO_FILE, shown_path(path) + " is no regular file"};
   if (size > kSmallBytes && bytes_in(file.get(), size) < size / 2)
-    return bad_file(shown(path) + " is a sparse file, of which more than half are holes");
+    return bad_file(shown_path(path) + " is a sparse file, of which more than half are holes");
   bytes->resize(static_cast<size_t>(size));
   if (std::fread(bytes->data(), 1, bytes->size(), file.get()) != bytes->size())
-    return {STOMPP_NO_FILE, shown(path) + " cannot be read whole"};
+    return {STOMPP_NO_FILE, shown_path(path) + " cannot be read whole"};
   return {};
 }
 

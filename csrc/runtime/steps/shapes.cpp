@@ -175,8 +175,9 @@ Outcome plan_part(Planning& p, const Value& x, const std::vector<Json>& position
     } else if (position.is(Json::Kind::kNull)) {
       add(1, 0);
     } else if (slice != nullptr && slice->is(Json::Kind::kList) && slice->items.size() == 3) {
-      const int64_t size = x.shape.sizes[dim],
-                    step = slice->items[2].is(Json::Kind::kNull) ? 1 : slice->items[2].integer;
+      const int64_t size = x.shape.sizes[dim];
+      // No step is longer than the value, whose stride is multiplied by it.
+      const int64_t step = slice->items[2].is(Json::Kind::kNull) ? 1 : std::min(slice->items[2].integer, size);
       int64_t begin = 0, end = 0;
       if (!end_of(slice->items[0], 0, size, &begin) || !end_of(slice->items[1], size, size, &end) || step < 1 ||
           begin >= end)

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import sys
-import time
 
 import pytest
 import torch
@@ -420,10 +419,8 @@ def test_building_that_computes_too_long_ends_early(monkeypatch, files):
                 [[position / 10000 for _ in range(16)] for position in range(1 << 16)]
 
     monkeypatch.setattr(transformers.BertForSequenceClassification, "__init__", init_with_loops)
-    start = time.monotonic()
     with pytest.raises(ValueError, match=r"cannot be built from its config: it takes more than 3\.\d s"):
         sk.load_packed(files / "bert")
-    assert time.monotonic() - start < 60, "the time that is limited is the processor's, which others use too"
 
 
 def test_counts_are_bounded_by_bytes_and_not_by_shapes(files, tmp_path):

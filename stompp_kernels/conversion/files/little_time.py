@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def in_little_time(seconds: float, compute: Callable[[], Result]) -> Result:
     watch = _Watch(seconds)
     try:
         try:
-            return compute()
+            return _limited(compute)
         finally:
             watch.stop()
     except _TooLongError as error:
@@ -36,11 +37,16 @@ def in_little_time(seconds: float, compute: Callable[[], Result]) -> Result:
         raise ValueError(f"it takes more than {seconds:.1f} s") from error
 
 
+def _limited(compute: Callable[[], Result]) -> Result:
+    """Return ``compute()``; what runs below this function, and nothing else, is ended."""
+    return compute()
+
+
 class _Watch:
     """A thread that raises _TooLongError in the thread that made it, until it is stopped.
 
-    It raises the error each second: one that reaches a callback of the garbage collector, a finalizer or an ``except:``
-    is dropped there.
+    One that reaches a callback of the garbage collector, a finalizer or an ``except:`` is dropped there, so it is
+    raised again and again: a loop that allocates may spend most of its time in such callbacks.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -64,9 +70,16 @@ class _Watch:
         pause = 0.1
         while not self._stopped.wait(pause):
             with self._lock:
-                if not self._stopped.is_set() and self._now() > self._end:
+                if not self._stopped.is_set() and self._now() > self._end and self._computing():
                     self._raise(_TooLongError)
-                    pause = 1.0
+                    pause = 0.01
+
+    def _computing(self) -> bool:
+        """Return whether the thread is below _limited; elsewhere an error is on its way out, and needs no other."""
+        frame = sys._current_frames().get(self._thread)
+        while frame is not None and frame.f_code is not _limited.__code__:
+            frame = frame.f_back
+        return frame is not None
 
     def _raise(self, error: type[BaseException] | None) -> None:
         identity = ctypes.c_ulong(self._thread)

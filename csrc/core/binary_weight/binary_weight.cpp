@@ -2,8 +2,8 @@
 
 #include <cstring>
 #include <memory>
-#include <new>
 
+#include "core/base/scratch.h"
 #include "core/base/workers.h"
 #include "core/binary_weight/grid.h"
 #include "core/binary_weight/kernels.h"
@@ -41,7 +41,7 @@ class Worker {
 
   const FloatConv& c_;
   const int64_t max_columns_, sum_stride_;
-  std::unique_ptr<uint8_t[]> bytes_;
+  Scratch<uint8_t> bytes_;
   float *lines_, *zeros_, *sums_, *wide_;
   const float** rows_;  // [taps][rows]
   int32_t* taps_;       // those that are inside, of this line
@@ -51,7 +51,7 @@ class Worker {
   int64_t first_column_ = 0, columns_ = 0;
 };
 
-constexpr int64_t kLine = 64;
+constexpr int64_t kLine = kScratchAlignment;
 
 Worker::Worker(const FloatConv& conv)
     : c_(conv),
@@ -60,7 +60,7 @@ Worker::Worker(const FloatConv& conv)
                             conv.shape.width)),
       sum_stride_(conv.grid.panel_count * kPanelOutputs) {
   const int64_t taps = c_.weight.shape.taps();
-  int64_t total = kLine;
+  int64_t total = 0;
   const auto part = [&](int64_t count, size_t size) {
     const int64_t at = total;
     total += round_up(count * static_cast<int64_t>(size), kLine);
@@ -72,10 +72,9 @@ Worker::Worker(const FloatConv& conv)
   const int64_t wide = part(c_.blocks.inputs, sizeof(float));
   const int64_t rows = part(taps * c_.kernel.rows, sizeof(*rows_)), valid = part(taps, sizeof(*taps_));
   const int64_t line_at = part(c_.grid.kept_lines, sizeof(*line_at_)), needed = part(max_columns_, 1);
-  bytes_.reset(new (std::nothrow) uint8_t[static_cast<size_t>(total)]);
+  bytes_ = scratch_of<uint8_t>(total);
   if (bytes_ == nullptr) return;
-  // What comes first begins kLine bytes on: there is room to move all back to a cache line.
-  uint8_t* start = bytes_.get() - reinterpret_cast<uintptr_t>(bytes_.get()) % kLine;
+  uint8_t* start = bytes_.get();
   lines_ = reinterpret_cast<float*>(start + lines);
   zeros_ = reinterpret_cast<float*>(start + zeros);
   sums_ = reinterpret_cast<float*>(start + sums);

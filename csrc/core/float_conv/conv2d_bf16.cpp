@@ -2,11 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <new>
 
-#include "core/base/aligned.h"
 #include "core/base/float_types.h"
+#include "core/base/scratch.h"
 #include "core/base/workers.h"
 #include "core/product/taps.h"
 
@@ -17,9 +15,6 @@ namespace {
 constexpr int64_t kRowBytes = 512 * 1024;
 // Weights of this size stay in the second cache beside the input, and partly in the first.
 constexpr int64_t kNearBytes = 128 * 1024;
-constexpr int64_t kElementsInFloat = sizeof(float) / sizeof(uint16_t);
-
-uint16_t* elements(const AlignedFloats& floats) { return reinterpret_cast<uint16_t*>(floats.get()); }
 
 // A task is a range of output pixels, of all images in a row, with some panels.
 struct Job {
@@ -77,15 +72,16 @@ class Worker {
   void multiply(int64_t block, int64_t rows, int64_t panel);
   int64_t row_elements() const { return (j_.range_blocks * kBf16BlockRows + 1) * j_.row_stride; }
   int64_t all_line_elements() const { return (ring_lines_ + 1) * line_elements_; }
-  uint16_t* row(int64_t row) const { return elements(rows_) + row * j_.row_stride; }
+  uint16_t* row(int64_t row) const { return rows_.get() + row * j_.row_stride; }
 
   const Job& j_;
   const bool single_;
   // Lines of input between zeros, and which they are. The one behind them is a line of zeros.
   const int64_t ring_lines_, line_elements_;
-  AlignedFloats rows_, lines_, sums_;
-  std::unique_ptr<int64_t[]> line_numbers_;
-  std::unique_ptr<const uint16_t*[]> runs_;
+  Scratch<uint16_t> rows_, lines_;
+  Scratch<float> sums_;
+  Scratch<int64_t> line_numbers_;
+  Scratch<const uint16_t*> runs_;
   bool begun_ = false;
   int64_t first_pixel_ = 0;
 };
@@ -96,11 +92,11 @@ Worker::Worker(const Job& job)
       ring_lines_(single_ ? 0 : (job.weight.kernel_h - 1) * job.shape.dilation_h + 1),
       line_elements_(round_up((job.shape.width + 2 * job.shape.padding_w) * job.tap_elements, kBf16Step) +
                      2 * kBf16Step),
-      rows_(aligned_floats(ceil_div(row_elements(), kElementsInFloat))),
-      lines_(aligned_floats(ceil_div(all_line_elements(), kElementsInFloat))),
-      sums_(aligned_floats(kBf16BlockRows * kPanelOutputs)),
-      line_numbers_(new (std::nothrow) int64_t[static_cast<size_t>(ring_lines_ + 1)]),
-      runs_(new (std::nothrow) const uint16_t*[static_cast<size_t>(job.weight.taps())]) {
+      rows_(scratch_of<uint16_t>(row_elements())),
+      lines_(scratch_of<uint16_t>(all_line_elements())),
+      sums_(scratch_of<float>(kBf16BlockRows * kPanelOutputs)),
+      line_numbers_(scratch_of<int64_t>(ring_lines_ + 1)),
+      runs_(scratch_of<const uint16_t*>(job.weight.taps())) {
   if (rows_ == nullptr || lines_ == nullptr || sums_ == nullptr || line_numbers_ == nullptr || runs_ == nullptr) return;
   std::memset(rows_.get(), 0, static_cast<size_t>(row_elements()) * sizeof(uint16_t));
   std::memset(lines_.get(), 0, static_cast<size_t>(all_line_elements()) * sizeof(uint16_t));
@@ -167,7 +163,7 @@ const uint16_t* Worker::line(int64_t image, int64_t h) {
   const Conv2dShape& s = j_.shape;
   const bool inside = h >= 0 && h < s.height;
   const int64_t number = image * s.height + h, slot = inside ? number % ring_lines_ : ring_lines_;
-  uint16_t* out = elements(lines_) + slot * line_elements_;
+  uint16_t* out = lines_.get() + slot * line_elements_;
   if (inside && line_numbers_[slot] != number) {
     convert(number * s.width, s.width, out + s.padding_w * j_.tap_elements);
     line_numbers_[slot] = number;

@@ -3,11 +3,9 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 #include <vector>
 
-#include "core/base/aligned.h"
+#include "core/base/scratch.h"
 #include "core/base/workers.h"
 #include "core/float_conv/conv2d_bf16.h"
 #include "core/float_conv/conv2d_winograd.h"
@@ -74,8 +72,8 @@ class Worker {
       : j_(job),
         runs_in_line_(job.shape.dilation_w == 1 ? 1 : job.weight.kernel_w),
         run_floats_(job.weight.kernel_w / runs_in_line_ * job.shape.channels),
-        lines_(new (std::nothrow) float[static_cast<size_t>(job.grid.lines * job.grid.line_floats)]),
-        runs_(new (std::nothrow) const float*[static_cast<size_t>(job.weight.kernel_h * runs_in_line_)]) {}
+        lines_(scratch_of<float>(job.grid.lines * job.grid.line_floats)),
+        runs_(scratch_of<const float*>(job.weight.kernel_h * runs_in_line_)) {}
   bool failed() const { return lines_ == nullptr || runs_ == nullptr; }
   void run(int64_t task);
 
@@ -88,8 +86,8 @@ class Worker {
 
   const Job& j_;
   const int64_t runs_in_line_, run_floats_;
-  std::unique_ptr<float[]> lines_;
-  std::unique_ptr<const float*[]> runs_;
+  Scratch<float> lines_;
+  Scratch<const float*> runs_;
   int64_t image_ = 0, first_line_ = 0, line_count_ = 0;  // of output
   const float* ahead_ = nullptr;  // what is left of the next panel, which the tiles of this one fetch in equal shares
   int64_t ahead_left_ = 0, ahead_share_ = 0;
@@ -236,8 +234,8 @@ Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const Weigh
       whole_panels(bits ? conv.limits.high : conv.bias, weight.out_channels, bits ? infinity : 0.0f, &second)};
   if (conv.bf16_weights != nullptr) {
     if (kernels->bf16.multiply != nullptr) return conv2d_bf16(*kernels, conv, shape, weight, constants, pool);
-    const AlignedFloats joined =
-        aligned_floats(ceil_div(weight.out_channels, kPanelOutputs) * weight.K() * kPanelOutputs);
+    const Scratch<float> joined =
+        scratch_of<float>(ceil_div(weight.out_channels, kPanelOutputs) * weight.K() * kPanelOutputs);
     if (joined == nullptr) return Status::error("out of memory");
     join_weights(conv, weight, joined.get());
     FloatConv plain = conv;

@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <new>
 
-#include "core/base/aligned.h"
+#include "core/base/scratch.h"
 #include "core/base/workers.h"
 #include "core/float_conv/winograd_weight.h"
 #include "core/product/taps.h"
@@ -39,9 +37,9 @@ class Worker {
   explicit Worker(const Job& job)
       : j_(job),
         line_count_(kPoints * job.transformed.line_count()),
-        lines_(aligned_floats(2 * line_count_ * job.line_stride)),
-        runs_(new (std::nothrow) const float*[static_cast<size_t>(job.weight.kernel_h)]),
-        doubtful_(new (std::nothrow) Pixel[static_cast<size_t>(kRows * job.width)]) {}
+        lines_(scratch_of<float>(2 * line_count_ * job.line_stride)),
+        runs_(scratch_of<const float*>(job.weight.kernel_h)),
+        doubtful_(scratch_of<Pixel>(kRows * job.width)) {}
   bool failed() const { return lines_ == nullptr || runs_ == nullptr || doubtful_ == nullptr; }
   void run(int64_t task);
 
@@ -62,14 +60,14 @@ class Worker {
 
   const Job& j_;
   const int64_t line_count_;
-  AlignedFloats lines_;  // of input, then transformed
-  std::unique_ptr<const float*[]> runs_;
+  Scratch<float> lines_;  // of input, then transformed
+  Scratch<const float*> runs_;
   int64_t rows_ = 0;           // of the strip
   uint32_t* words_ = nullptr;  // that it writes
   winograd::Largest largest_;  // that it reads
   float doubts_[kRows * kPanelOutputs];
   winograd::Bits bits_;
-  std::unique_ptr<Pixel[]> doubtful_;
+  Scratch<Pixel> doubtful_;
   int64_t doubtful_count_ = 0;
 };
 

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "core/base/scratch.h"
 #include "core/product/blocks.h"
 #include "core/product/small_groups.h"
 
@@ -178,9 +179,9 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   rows.run_taps = side_by_side ? w.kernel_w : rows.copies ? w.taps() : 1;
   rows.pads = shape.padding_h > 0 || shape.padding_w > 0;
 
-  std::unique_ptr<uint32_t[]> groups;
-  std::unique_ptr<uint8_t[]> padding(new (std::nothrow) uint8_t[static_cast<size_t>(w.kernel_w * rows.tap_bytes)]);
-  if (!sliced) groups.reset(new (std::nothrow) uint32_t[static_cast<size_t>(pixels * pixel_words)]);
+  Scratch<uint32_t> groups;
+  const Scratch<uint8_t> padding = scratch_of<uint8_t>(w.kernel_w * rows.tap_bytes);
+  if (!sliced) groups = scratch_of<uint32_t>(pixels * pixel_words);
   if (padding == nullptr || (!sliced && groups == nullptr)) return Status::error("out of memory");
   if (!sliced) split_groups(x, pixels, w, groups.get(), pool);
   fill_padding(shape.padding_value, w.in_channels, w.kernel_w, rows.tap_bytes, padding.get());

@@ -1,9 +1,11 @@
 #include "core/product/blocks.h"
 
+#include <new>
+
 namespace stompp {
 namespace {
 
-constexpr int64_t kLine = 64;
+constexpr int64_t kLine = kScratchAlignment;
 constexpr int64_t kDotBytes = kBlockRows * kBlockPanels * kPanelOutputs * static_cast<int64_t>(sizeof(int32_t));
 static_assert(kDotBytes % kLine == 0, "what follows the dot products begins on a cache line");
 
@@ -42,10 +44,9 @@ BlockMemory::BlockMemory(int64_t scratch_bytes, int64_t runs_per_row, int64_t co
   const int64_t start_offset = kDotBytes + round_up(scratch_bytes, kLine);
   const int64_t run_offset = start_offset + kRowStarts * static_cast<int64_t>(sizeof(RowStart));
   const int64_t copy_offset = run_offset + round_up(run_bytes, kLine);
-  bytes_.reset(new (std::nothrow) uint8_t[static_cast<size_t>(copy_offset + copy_bytes + kLine)]);
+  bytes_ = scratch_of<uint8_t>(copy_offset + copy_bytes);
   if (bytes_ == nullptr) return;
-  const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(bytes_.get()) % kLine);
-  uint8_t* start = bytes_.get() + (kLine - misaligned);
+  uint8_t* start = bytes_.get();
   dots = reinterpret_cast<int32_t*>(start);
   scratch = start + kDotBytes;
   starts = reinterpret_cast<RowStart*>(start + start_offset);
@@ -98,7 +99,7 @@ Status in_layout(const WeightLayout& layout, const PackedWeight& weight, std::un
   const WeightShape& shape = weight.shape;
   const int64_t bytes = packed_bytes(shape, layout);
   const int64_t word_count = shape.out_channels * shape.taps() * words_for(shape.in_channels);
-  std::unique_ptr<uint32_t[]> words(new (std::nothrow) uint32_t[static_cast<size_t>(word_count)]);
+  const Scratch<uint32_t> words = scratch_of<uint32_t>(word_count);
   storage->reset(new (std::nothrow) uint8_t[static_cast<size_t>(bytes)]);
   if (words == nullptr || *storage == nullptr) return Status::error("out of memory");
   Status status = unpack_weight_words(weight, words.get(), pool);

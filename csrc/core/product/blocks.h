@@ -3,9 +3,9 @@
 
 #include <cstdint>
 #include <memory>
-#include <new>
 
 #include "core/base/parallel.h"
+#include "core/base/scratch.h"
 #include "core/base/status.h"
 #include "core/base/workers.h"
 #include "core/product/choose.h"
@@ -56,7 +56,7 @@ class BlockMemory {
   uint8_t* copies;
 
  private:
-  std::unique_ptr<uint8_t[]> bytes_;
+  Scratch<uint8_t> bytes_;
 };
 
 // Finds each row's start.

@@ -1,8 +1,6 @@
 #include "core/product/small_groups.h"
 
-#include <memory>
-#include <new>
-
+#include "core/base/scratch.h"
 #include "core/base/workers.h"
 #include "core/product/bit_planes.h"
 #include "core/product/kernels.h"
@@ -64,9 +62,9 @@ class Worker {
   const SmallGroups& c_;
   const int plane_count_;
   const int64_t plane_words_;  // of all planes
-  std::unique_ptr<uint32_t[]> memory_;
-  std::unique_ptr<const uint32_t*[]> x_;  // [products], then the weights' [products]
-  std::unique_ptr<int32_t[]> dots_;
+  Scratch<uint32_t> memory_;
+  Scratch<const uint32_t*> x_;  // [products], then the weights' [products]
+  Scratch<int32_t> dots_;
   uint32_t *planes_, *at_least_, *limits_, *copies_;
   LimitEntry entries_[kLimitEntries];
   int64_t next_entry_ = 0;
@@ -81,9 +79,9 @@ Worker::Worker(const SmallGroups& conv)
   const int64_t limit_words = kLimitEntries * c_.epilogue.threshold_sets() * plane_words_, products = c_.products();
   const bool copies = c_.shape.stride_w > 1 || c_.shape.padding_value != 0;
   const int64_t all = plane_words_ + 2 * kPlaneWords + limit_words + (copies ? products * kPlaneWords : 0);
-  memory_.reset(new (std::nothrow) uint32_t[static_cast<size_t>(all)]);
-  x_.reset(new (std::nothrow) const uint32_t*[static_cast<size_t>(2 * products)]);
-  dots_.reset(new (std::nothrow) int32_t[kPlaneWords * kPanelOutputs]);
+  memory_ = scratch_of<uint32_t>(all);
+  x_ = scratch_of<const uint32_t*>(2 * products);
+  dots_ = scratch_of<int32_t>(kPlaneWords * kPanelOutputs);
   planes_ = memory_.get();
   at_least_ = planes_ + plane_words_;
   limits_ = at_least_ + 2 * kPlaneWords;
@@ -272,7 +270,7 @@ Status small_groups_conv2d(const ProductKernels& kernels, const uint32_t* x, con
   const int64_t products = kernel.K(), words = words_for(shape.channels);
   const int64_t repeats = words < kPlaneWords ? kPlaneWords / words : 1;
   const int64_t row = repeats * words;
-  const std::unique_ptr<uint32_t[]> memory(new (std::nothrow) uint32_t[static_cast<size_t>((products + 2) * row)]);
+  const Scratch<uint32_t> memory = scratch_of<uint32_t>((products + 2) * row);
   if (memory == nullptr) return Status::error("out of memory");
   uint32_t* flips = memory.get() + products * row;
   uint32_t* valid = flips + row;
@@ -287,10 +285,10 @@ Status small_groups_conv2d(const ProductKernels& kernels, const uint32_t* x, con
   }
 
   const int64_t g = kernel.in_channels, all_words = shape.batch * shape.height * shape.width * words;
-  std::unique_ptr<uint32_t[]> rotated;
+  Scratch<uint32_t> rotated;
   const uint32_t* turns[kMaxGroup] = {x};
   if (g > 1) {
-    rotated.reset(new (std::nothrow) uint32_t[static_cast<size_t>((g - 1) * all_words)]);
+    rotated = scratch_of<uint32_t>((g - 1) * all_words);
     if (rotated == nullptr) return Status::error("out of memory");
     for (int64_t r = 1; r < g; ++r) turns[r] = rotated.get() + (r - 1) * all_words;
     rotate_groups(x, all_words, static_cast<int>(g), rotated.get(), pool);

@@ -1,10 +1,9 @@
 #include "core/signs/max_pool.h"
 
 #include <cstring>
-#include <memory>
-#include <new>
 
 #include "core/base/bits.h"
+#include "core/base/scratch.h"
 #include "core/base/workers.h"
 #include "core/product/taps.h"
 
@@ -95,8 +94,7 @@ struct Pool {
 // One thread's memory and work. A task is a line of windows.
 class Worker {
  public:
-  explicit Worker(const Pool& pool)
-      : p_(pool), line_(new (std::nothrow) uint32_t[static_cast<size_t>(pool.line_words)]) {}
+  explicit Worker(const Pool& pool) : p_(pool), line_(scratch_of<uint32_t>(pool.line_words)) {}
   bool failed() const { return line_ == nullptr; }
 
   void run(int64_t task) {
@@ -111,7 +109,7 @@ class Worker {
 
  private:
   const Pool& p_;
-  const std::unique_ptr<uint32_t[]> line_;
+  const Scratch<uint32_t> line_;
 };
 
 }  // namespace

@@ -8,9 +8,8 @@
 
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <new>
 
+#include "core/base/scratch.h"
 #include "core/isa/amx/expanded_image.h"
 #include "core/isa/amx/gathered_rows.h"
 #include "core/isa/amx/pair_rows.h"
@@ -113,7 +112,7 @@ class Worker {
   const Plan& plan_;
   const ProductKernels& kernels_;
 
-  std::unique_ptr<uint8_t[]> memory_;
+  Scratch<uint8_t> memory_;
   GatheredRows<Expand> gathered_;
   ExpandedImage<Expand> image_;
   // The rows of this pass, the next and the one before, whose last sums may not be finished yet.
@@ -137,7 +136,7 @@ template <class Machine>
 Worker<Machine>::Worker(const Product<Machine>& product)
     : plan_(product.plan), kernels_(product.kernels), gathered_(product.plan), image_(product.plan) {
   const Plan& plan = plan_;
-  constexpr int64_t kLine = 64;
+  constexpr int64_t kLine = kScratchAlignment;
   const int64_t part_bytes = plan.most_part_steps() * kTileStep;
   const int64_t kept = plan.parts == 1 ? 0 : plan.range_pairs * plan.block_panels;
   const int64_t of_sums = kSums * static_cast<int64_t>(sizeof(int32_t));
@@ -159,13 +158,11 @@ Worker<Machine>::Worker(const Product<Machine>& product)
                            copy_bytes,
                            copy_bytes};
   constexpr size_t kParts = sizeof(sizes) / sizeof(sizes[0]);
-  int64_t total = kLine;
+  int64_t total = 0;
   for (const int64_t size : sizes) total += round_up(size, kLine);
-  memory_.reset(new (std::nothrow) uint8_t[static_cast<size_t>(total)]);
+  memory_ = scratch_of<uint8_t>(total);
   if (memory_ == nullptr) return;
-  uint8_t* at = memory_.get();
-  at += kLine - static_cast<int64_t>(reinterpret_cast<uintptr_t>(at) % kLine);
-  uint8_t* parts[kParts];
+  uint8_t *at = memory_.get(), *parts[kParts];
   for (size_t i = 0; i < kParts; at += round_up(sizes[i++], kLine)) parts[i] = at;
   const auto bytes = [&parts](int part) { return reinterpret_cast<int8_t*>(parts[part]); };
   const auto runs = [&parts](int part) { return reinterpret_cast<const uint8_t**>(parts[part]); };

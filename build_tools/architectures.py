@@ -10,7 +10,8 @@ from setuptools.errors import PlatformError
 
 from .settings import WITHOUT_CUDA
 
-DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0a;10.0;12.0+PTX"
+# 8.9 runs what is compiled for 8.6, and has nothing more that the kernels use.
+DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;9.0a;10.0;12.0+PTX"
 OLDEST_ARCHITECTURE = 75
 
 

@@ -12,6 +12,7 @@ from setuptools.errors import CompileError, PlatformError
 from .architectures import architectures_of, kernel_family, requested_architectures
 from .commands import (
     compile_command,
+    compression_flags,
     cuda_compile_command,
     cuda_link_command,
     link_command,
@@ -23,7 +24,7 @@ from .cuda_runtime import find_cuda_runtime, older_symbols
 from .extensions import CPP_LIBRARY, CUDA_LIBRARY, NUMPY_MODULE, SHARED_SOURCES
 from .ninja_file import NinjaFile
 from .settings import ROOT, WITHOUT_CUDA, WITHOUT_NATIVE, native_enabled
-from .tools import find_compiler, find_ninja, find_nvcc, find_torch
+from .tools import find_compiler, find_ninja, find_nvcc, find_torch, nvcc_version
 
 
 def check_requirements() -> tuple[Path | None, list[str], str]:
@@ -99,7 +100,8 @@ class BuildNative(build_ext):
         held = [f for f in families if any(compiled_for[s] for s in sources if kernel_family(s) == f)]
         names = "_".join(name for a in wanted for name in (a.name, *([f"{a.name}ptx"] if a.ptx else [])))
         defines = [f"-DSTOMPP_CUDA_ARCHITECTURES={names}", *(f"-DSTOMPP_SM{family.upper()}" for family in held)]
-        file.rule("nvcc", cuda_compile_command(nvcc_command(nvcc, compiler), torch_dir, defines))
+        options = [*defines, *compression_flags(nvcc_version(nvcc))]
+        file.rule("nvcc", cuda_compile_command(nvcc_command(nvcc, compiler), torch_dir, options))
         file.rule("link_cuda", cuda_link_command(compiler, torch_folder), compiles=False)
         objects = []
         for source in sources:

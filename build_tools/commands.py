@@ -66,7 +66,12 @@ def nvcc_command(nvcc: str, compiler: list[str]) -> list[str]:
     return [nvcc, f"-ccbin={words[0]}", *to_host(words[1:])]
 
 
-def cuda_compile_command(nvcc: list[str], torch_dir: Path, defines: list[str]) -> list[str]:
+def compression_flags(version: tuple[int, ...]) -> list[str]:
+    """The flags of this nvcc that make machine code small. A driver for CUDA 12 may not read what they make."""
+    return ["--compress-mode=size"] if version >= (13,) else []
+
+
+def cuda_compile_command(nvcc: list[str], torch_dir: Path, options: list[str]) -> list[str]:
     shared = [flag for flag in CXX_FLAGS if flag.startswith(("-std", "-O", "-D"))]
     host = [flag for flag in CXX_FLAGS if flag not in shared]
     return [
@@ -76,7 +81,7 @@ def cuda_compile_command(nvcc: list[str], torch_dir: Path, defines: list[str]) -
         "--expt-relaxed-constexpr",
         # One file is compiled for as many architectures at once; ninja runs files side by side as well.
         f"--threads={min(4, os.cpu_count() or 1)}",
-        *defines,
+        *options,
         *include_flags(torch_dir),
         "$flags",
     ]
@@ -86,6 +91,7 @@ def cuda_link_command(compiler: list[str], torch_folder: str) -> list[str]:
     # libtorch stands for libtorch_cuda, which a torch for CPUs does not have.
     torch = torch_libraries(torch_folder, "torch", "torch_cpu", "c10")
     # A glibc before 2.34 has in these what the CUDA runtime calls. The runtime must neither be seen by others nor be
-    # replaced by one that is loaded already.
+    # replaced by one that is loaded already; its local names would be a tenth of the wheel's file.
     glibc = ["-Wl,--no-as-needed", "-l:libpthread.so.0", "-l:libdl.so.2", "-l:librt.so.1", "-Wl,--as-needed"]
-    return [*compiler, "-O3", "-shared", "-Wl,--exclude-libs,ALL", "$in", *torch, *glibc, *user_flags("LDFLAGS")]
+    hidden = ["-Wl,--exclude-libs,ALL", "-Wl,--discard-all"]
+    return [*compiler, "-O3", "-shared", *hidden, "$in", *torch, *glibc, *user_flags("LDFLAGS")]

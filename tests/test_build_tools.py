@@ -18,7 +18,7 @@ from build_tools.architectures import (
     requested_architectures,
 )
 from build_tools.build_ext import BuildNative
-from build_tools.commands import nvcc_command, to_host
+from build_tools.commands import compression_flags, nvcc_command, to_host
 from build_tools.cuda_runtime import older_symbols
 from build_tools.flags import check_nvcc_flags, user_flags
 from build_tools.settings import GLIBC, native_enabled
@@ -121,9 +121,7 @@ def test_architectures_in_torchs_syntax():
     assert architectures("12.0+PTX;9.0a 8.6") == [("86", False), ("90a", False), ("120", True)]
     assert architectures("9.0 9.0a; 9.0+PTX;") == [("90", True), ("90a", False)]
     assert architectures("10.0f;10.3a") == [("100f", False), ("103a", False)]
-    assert [name for name, _ in architectures(DEFAULT_ARCHITECTURES)] == [
-        *("75", "80", "86", "89", "90a", "100", "120")
-    ]
+    assert [name for name, _ in architectures(DEFAULT_ARCHITECTURES)] == [*("75", "80", "86", "90a", "100", "120")]
     two = parse_architectures("8.6;12.0+PTX")
     assert [flag for a in two for flag in a.flags()] == [
         "-gencode=arch=compute_86,code=sm_86",
@@ -152,7 +150,7 @@ def test_an_architecture_that_nvcc_does_not_know_is_refused(monkeypatch, cuda_ho
     with pytest.raises(PlatformError, match="does not know 150"):
         requested_architectures(nvcc)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", " ")
-    assert [a.number for a in requested_architectures(nvcc)] == [75, 80, 86, 89, 90, 100, 120]
+    assert [a.number for a in requested_architectures(nvcc)] == [75, 80, 86, 90, 100, 120]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the versions are glibc's")
@@ -176,10 +174,10 @@ def test_each_family_of_kernels_is_compiled_for_its_architectures():
 
     everything = DEFAULT_ARCHITECTURES
     assert names("product_sm75", everything) == ["75"]
-    assert names("product_sm80", everything) == ["80", "86", "89", "90a"]
+    assert names("product_sm80", everything) == ["80", "86", "90a"]
     assert names("product_sm90a", everything) == ["90a"]
     assert names("product_sm100", everything) == ["100", "120"]
-    assert names("bgemm", everything) == ["75", "80", "86", "89", "90a", "100", "120"]
+    assert names("bgemm", everything) == ["75", "80", "86", "90a", "100", "120"]
     assert names("product_sm90a", "9.0+PTX") == ["90a"]
     assert names("product_sm80", "9.0+PTX") == ["90"]
     assert names("product_sm90a", "8.0;10.0") == []
@@ -207,6 +205,11 @@ def test_where_nvcc_is_looked_for(monkeypatch, cuda_home, tmp_path, capsys):
     monkeypatch.delenv("FAKE_RELEASE")
     monkeypatch.setenv("PATH", os.pathsep.join([str(cuda_home / "bin"), os.defpath]))
     assert find_nvcc() == str(cuda_home / "bin" / "nvcc")
+
+
+def test_machine_code_is_compressed_where_every_driver_that_runs_it_can_read_that():
+    assert compression_flags((13, 0)) == ["--compress-mode=size"]
+    assert compression_flags((12, 9)) == []
 
 
 def test_nvcc_gets_the_host_compiler_and_its_flags(monkeypatch):

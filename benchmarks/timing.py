@@ -153,6 +153,15 @@ def about() -> dict[str, str | int]:
     return {"commit": commit(), **machine()}
 
 
+def save_each(name: str, command: str, rows: Iterable[dict[str, Any]], folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Collects rows as they are measured and saves all of them after each: a run that is killed leaves what it has."""
+    machine_and_commit, found = about(), []
+    for row in rows:
+        found.append(row)
+        write_json(folder / f"{name}.json", {"command": command, "machine": machine_and_commit, "rows": found})
+    return found
+
+
 def save(name: str, command: str, rows: list[dict[str, Any]], folder: Path = RESULTS, **more: Any) -> Path:
     """Writes rows with what they must be read with; returns the file."""
     path = folder / f"{name}.json"

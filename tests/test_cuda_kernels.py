@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import sass
 from helpers import compile_program
 
-from benchmarks import gpu_rates, gpu_tiles
+from benchmarks import gpu_programs, gpu_tiles
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-clobbered", "-ffp-contract=off"]
@@ -68,9 +69,32 @@ FAULTS = {
     "products are not waited for": ("sm90a", "wait_for_products<1>();", ""),
     "wgmma still reads what is overwritten": ("sm90a", "T::kStages - 2", "T::kStages - 1"),
     "weights in bulk are not waited for": ("sm90a", "wait_barrier(barrier(step), step / T::kStages & 1);", ""),
+    "rows are not published to the tensor cores": ("sm90a", "publish_to_tensor_cores();", ";"),
+    "registers are not fenced before products": ("sm90a", "begin_products();", ""),
+    "a descriptor begins between groups of rows": (
+        "sm90a",
+        "describe_tile(rows + half * 8)",
+        "describe_tile(rows + half * 4)",
+    ),
+    "a descriptor's address has too many bits": (
+        "sm90a",
+        "describe_tile(weights + half * 8)",
+        "describe_tile(weights + half * 8) | 1 << 14",
+    ),
     "weights of another phase are waited for": ("sm90a", "T::kStages & 1);", "T::kStages + 1 & 1);"),
-    "bytes that never come are waited for": ("sm90a", "panels * kBytes", "kTilePanels * kBytes"),
-    "more bytes come than are expected": ("sm90a", "panels * kBytes", "kBytes"),
+    "bytes that never come are waited for": (
+        "sm90a",
+        "barrier(step), kBytes);\n    copy",
+        "barrier(step), 2 * kBytes);\n    copy",
+    ),
+    "more bytes come than are expected": (
+        "sm90a",
+        "barrier(step), kBytes);\n    copy",
+        "barrier(step), kBytes / 2);\n    copy",
+    ),
+    "a barrier waits for more warps than copy": ("sm90a", "kBarriers, tile_panels()", "kBarriers, tile_panels() + 1"),
+    "a barrier waits for fewer warps than copy": ("sm90a", "kBarriers, tile_panels()", "kBarriers, 1"),
+    "barriers are used before they are made": ("sm90a", "synchronize();  // before another", "// before another"),
 }
 
 
@@ -109,7 +133,7 @@ def tools():
     return nvcc, Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
-def compile_kernels(nvcc, source, architectures, target):
+def compile_kernels(nvcc, source, architectures, target, *flags):
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     command = [
         nvcc,
@@ -122,7 +146,9 @@ def compile_kernels(nvcc, source, architectures, target):
         "--threads",
         "2",
     ]
-    done = subprocess.run([*command, *codes, "-c", source, "-o", target], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*command, *codes, *flags, "-c", source, "-o", target], capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -139,30 +165,91 @@ def test_products_become_their_architectures_instructions(name, tools, tmp_path)
     assert spills
     assert max(spills) <= 16, report
     for architecture in architectures:
-        # cuobjdump runs the disassembler beside it.
-        environment = {**os.environ, "PATH": f"{disassembler}:{os.environ['PATH']}"}
-        command = [disassembler / "cuobjdump", "-sass", "-arch", f"sm_{architecture}", target]
-        sass = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
-        found = set(re.findall(r"\b(?:[BI]G?MMA)\.[\w.]+", sass))
-        assert found == {INSTRUCTIONS[name, architecture]}, architecture
-        if name not in ("product_sm75",):
-            assert re.search(r"LDGSTS\.E\.BYPASS\.128", sass), "copies of 16 bytes past the registers"
-        kernels = sass.split("Function : ")[1:]
+        kernels = sass.disassemble(disassembler, target, architecture)
         assert kernels
-        # Copies in bulk, and their barriers' arrivals and waits.
-        for bulk in ("UBLKCP", "SYNCS.ARRIVE.TRANS64", "SYNCS.PHASECHK.TRANS64.TRYWAIT"):
-            assert all((bulk in kernel) == (name == "product_sm90a") for kernel in kernels), bulk
+        for kernel in kernels:
+            names = {instruction.name for instruction in kernel.code}
+            # A kernel compiled for an older architecture than its file is for would be empty, and trap.
+            assert {n for n in names if sass.MULTIPLICATION.match(n)} == {INSTRUCTIONS[name, architecture]}, kernel.name
+            assert "BPT.TRAP" not in names, kernel.name
+            if name != "product_sm75":
+                assert any(n.startswith("LDGSTS.E.BYPASS") and n.endswith(".128") for n in names), kernel.name
+            # Copies in bulk, and their barriers' arrivals and waits.
+            for bulk in ("UBLKCP", "SYNCS.ARRIVE.TRANS64", "SYNCS.PHASECHK.TRANS64.TRYWAIT"):
+                assert any(n.startswith(bulk) for n in names) == (name == "product_sm90a"), bulk
+        for name_of_kernel, registers in re.findall(
+            r"Compiling entry function '(\w+)'.*?Used (\d+) registers", report, re.DOTALL
+        ):
+            threads = threads_of(name_of_kernel)
+            assert -(-int(registers) // 8) * 8 * threads <= 65536, "a multiprocessor has registers for a block"
+
+
+TILE = re.compile(r"4TileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")
+
+
+def threads_of(kernel):
+    """The threads of a block, from a kernel's mangled name."""
+    _, _, warps_m, warps_n, warps_k, _ = map(int, TILE.search(kernel).groups())
+    return 32 * warps_m * warps_n * warps_k
+
+
+# A family's kernel with thresholds alone: its architecture, its widest tile, and the most that a warp may issue: in the
+# main loop for 16 x 8 products of 256 bits, and behind it for a row of a word of 32 outputs.
+FAMILIES_CODE = {
+    "XorMma": ("75", "OldestTile", 8.0, 8.0),
+    "AndMma": ("80", "WideTile", 4.0, 8.0),
+    "WarpGroupMma": ("90a", "WarpGroupTile", 3.0, 8.0),
+    "ByteMma": ("120", "WideByteTile", 40.0, 8.0),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpu_rates", "gpu_tiles"])
-def test_the_benchmark_programs_compile(name, tools, tmp_path):
-    source = ROOT / "benchmarks" / f"{name}.cu"
-    command = [*gpu_rates.build_command(tools[0], (9, 0), [source], tmp_path / "program.o"), "-c"]
+@pytest.mark.parametrize("family", FAMILIES_CODE)
+def test_kernels_issue_few_instructions_besides_their_multiplications(family, tools, tmp_path):
+    nvcc, disassembler = tools
+    architecture, tile, most_in_loop, most_behind = FAMILIES_CODE[family]
+    target = tmp_path / "kernel.o"
+    source = ROOT / "tests" / "cuda" / "threshold_kernels.cu"
+    compile_kernels(nvcc, source, [architecture], target, f"-DSTOMPP_MMA={family}", f"-DSTOMPP_TILE={tile}")
+    [kernel] = sass.disassemble(disassembler, target, architecture)
+    rows, outputs, warps_m, warps_n, _, _ = map(int, TILE.search(kernel.name).groups())
+    warp_rows, warp_outputs = rows // warps_m, outputs // warps_n
+    # A step of the loop is a block of 512 bits, whatever ptxas unrolls.
+    loop, behind = kernel.main_loop(), kernel.after_main_loop()
+    assert sass.share_of_moves(loop) < 0.1
+    assert len(loop) / (warp_rows // 16 * (warp_outputs // 8) * 2) <= most_in_loop
+    assert len(behind) / (warp_rows * warp_outputs // 32) <= most_behind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpu_rates", "gpu_tiles", "test_cuda"])
+def test_the_programs_for_a_gpu_compile(name, tools, tmp_path):
+    folder = "tests/cuda" if name == "test_cuda" else "benchmarks"
+    [source] = (ROOT / folder).glob(f"{name}.c*")
+    command = gpu_programs.compile_command(tools[0], (9, 0), source, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_tile_rows_are_read_from_the_programs_lines():
     row = {"M": 1, "N": 2, "K": 3, "kernel": "wide wgmma", "ms": 0.5, "chosen": True}
-    assert gpu_tiles.rows_of(["1 2 3 wide wgmma,0.5,1", "4 5 6 few,0.25,0"])[0] == row
+    assert next(gpu_tiles.rows_of(["1 2 3 wide wgmma,0.5,1", "4 5 6 few,0.25,0"])) == row
+
+
+def test_loops_are_found_in_machine_code():
+    text = """
+\t\tFunction : kernel
+        /*0000*/                   MOV R1, R2 ;                /* 0x0 */
+        /*0010*/              @!P0 IMAD.MOV.U32 R3, RZ, RZ, R1 ;
+        /*0020*/                   BMMA.168256.AND.POPC R4, R8.ROW, R12.COL, R4 ;
+        /*0030*/               @P1 BRA 0x10 ;
+        /*0040*/                   STG.E [R2], R4 ;
+        /*0050*/                   EXIT ;
+        /*0060*/                   BRA 0x60;
+        /*0070*/                   NOP;
+"""
+    [kernel] = sass.parse(text)
+    assert [i.name for i in kernel.main_loop()] == ["IMAD.MOV.U32", "BMMA.168256.AND.POPC", "BRA"]
+    assert [i.name for i in kernel.after_main_loop()] == ["STG.E", "EXIT"]
+    assert sass.share_of_moves(kernel.main_loop()) == 1 / 3
+    assert sass.multiplications(kernel.main_loop()) == 1

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/base/status.h"
+#include "cuda/tile_descriptor.h"
 
 #ifdef STOMPP_EMULATE_CUDA
 #include "emulation.h"
@@ -68,10 +69,18 @@ __device__ inline unsigned char* shared_memory() {
 
 __device__ inline void synchronize() { __syncthreads(); }
 __device__ inline uint32_t shuffle(uint32_t value, int lane) { return __shfl_sync(~0u, value, lane); }
+__device__ inline uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 __device__ inline uint32_t ballot(bool condition) { return __ballot_sync(~0u, condition); }
 __device__ inline void synchronize_warp() { __syncwarp(); }
 __device__ inline int count_ones(uint32_t word) { return __popc(word); }
 __device__ inline uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
+// Byte k of the result is the byte of b:a that nibble k of the selector names, a's first.
+__device__ inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  return __byte_perm(a, b, selector);
+}
+__device__ inline uint32_t shift_in_sign(uint32_t bits, int value) {
+  return __funnelshift_l(static_cast<uint32_t>(value), bits, 1);
+}
 __device__ inline void add_atomically(int* to, int value) { atomicAdd(to, value); }
 __device__ inline void or_atomically(uint32_t* to, uint32_t bits) { atomicOr(to, bits); }
 
@@ -88,6 +97,13 @@ __device__ inline unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
+// In the place of an instruction that the architecture of a compilation lacks: a kernel that comes here ends with an
+// error, where an empty one would leave wrong results.
+__device__ inline void lacks_instruction() { __trap(); }
+
+// A store to shared memory by which a thread brings what others read.
+__device__ inline void store_to_shared(uint32_t* to, uint32_t word) { *to = word; }
+
 // Starts a copy of 4, 8 or 16 bytes to shared memory; zeros where `valid` is false, and then `from` is not read.
 template <int kBytes>
 __device__ inline void copy_async(void* to, const void* from, bool valid) {
@@ -100,8 +116,11 @@ __device__ inline void copy_async(void* to, const void* from, bool valid) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes), "r"(bytes)
                  : "memory");
 #else
-  for (int i = 0; i < kBytes / 4; ++i)
-    static_cast<uint32_t*>(to)[i] = valid ? static_cast<const uint32_t*>(from)[i] : 0u;
+  struct alignas(kBytes) Words {
+    uint32_t words[kBytes / 4];
+  } words = {};
+  if (valid) words = *static_cast<const Words*>(from);
+  *static_cast<Words*>(to) = words;
 #endif
 }
 
@@ -120,16 +139,20 @@ __device__ inline void wait_for_copies() {
 #endif
 }
 
-// In shared memory: a phase of it ends when one thread has said how many bytes are to come and these have come.
+// In shared memory: a phase of it ends when as many threads as it was made for have said how many bytes are to come,
+// and these have come.
 using Barrier = uint64_t;
 
-// To be called by the thread that starts the copies; others may wait once they have met it. The fence lets the copies,
-// which are of the asynchronous proxy, see the barriers.
-__device__ inline void init_barriers(Barrier* barriers, int count) {
+// To be called by one thread; others use the barriers once they have met it. The fence lets the copies, which are of
+// the asynchronous proxy, see the barriers.
+__device__ inline void init_barriers(Barrier* barriers, int count, int arrivals) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   for (int i = 0; i < count; ++i)
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barriers + i)) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barriers + i)), "r"(arrivals)
+                 : "memory");
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -137,6 +160,8 @@ __device__ inline void expect_bytes(Barrier* barrier, int bytes) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -147,6 +172,8 @@ __device__ inline void copy_bulk(void* to, const void* from, int bytes, Barrier*
                    shared_address(to)),
                "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
                : "memory");
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -162,6 +189,20 @@ __device__ inline void wait_barrier(Barrier* barrier, int parity) {
       "}" ::"r"(shared_address(barrier)),
       "r"(parity)
       : "memory");
+#else
+  lacks_instruction();
+#endif
+}
+
+// Four matrices of 8 rows of 16 bytes in shared memory: lanes 8 i to 8 i + 7 say where the rows of matrix i lie, and
+// words[i] of lane 4 g + t is word t of its row g (PTX ISA, "ldmatrix").
+__device__ inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
+#if __CUDA_ARCH__ >= 750
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(shared_address(row)));
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -171,6 +212,8 @@ __device__ inline void mma_and_16x8x256(int (&c)[4], const uint32_t (&a)[4], con
   asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -180,6 +223,8 @@ __device__ inline void mma_bytes_16x8x32(int (&c)[4], const uint32_t (&a)[4], co
   asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -189,21 +234,19 @@ __device__ inline void mma_xor_8x8x128(int& c0, int& c1, uint32_t a, uint32_t b)
   asm("mma.sync.aligned.m8n8k128.row.col.s32.b1.b1.s32.xor.popc {%0,%1}, {%2}, {%3}, {%0,%1};"
       : "+r"(c0), "+r"(c1)
       : "r"(a), "r"(b));
+#else
+  lacks_instruction();
 #endif
 }
 
-// Eight-row groups of 64-byte rows, 512 bytes each, swizzled as in weight_layout.h: wgmma's K-major 64-byte swizzle
-// (PTX ISA, "Matrix Descriptor Format"). `tile` begins at a multiple of 512 bytes, or 32 bytes into one for the second
-// half.
-__device__ inline uint64_t describe_tile(const void* tile) {
-  const uint64_t address = __cvta_generic_to_shared(tile);
-  return (address >> 4 & 0x3fff) | uint64_t{1} << 16 | uint64_t{512 >> 4} << 32 | uint64_t{2} << 62;
-}
+__device__ inline uint64_t describe_tile(const void* tile) { return tile_descriptor(shared_address(tile)); }
 
 // What this thread has in shared memory is seen by the tensor cores' own reads of it.
 __device__ inline void publish_to_tensor_cores() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -211,12 +254,16 @@ __device__ inline void publish_to_tensor_cores() {
 __device__ inline void begin_products() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#else
+  lacks_instruction();
 #endif
 }
 
 __device__ inline void commit_products() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -225,6 +272,8 @@ template <int kPending>
 __device__ inline void wait_for_products() {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+#else
+  lacks_instruction();
 #endif
 }
 
@@ -258,6 +307,8 @@ __device__ inline void multiply_warp_group(int (&c)[32][4], uint64_t a, uint64_t
         STOMPP_ROW(28), STOMPP_ROW(29), STOMPP_ROW(30), STOMPP_ROW(31)
       : "l"(a), "l"(b));
 #undef STOMPP_ROW
+#else
+  lacks_instruction();
 #endif
 }
 

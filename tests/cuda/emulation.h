@@ -6,6 +6,10 @@
 // and products of warp groups happen when they are waited for. So a missing barrier or wait, or a stage that is
 // overwritten too early, gives another result in one order or another. Threads that wait for ever end the program, and
 // so do bulk copies that their barrier does not expect or that nobody waits for.
+//
+// The tensor cores of warp groups read another copy of shared memory, the asynchronous proxy's. It gets what a thread
+// brought when that thread publishes it, and what bulk copies bring; the rest is poison there. Their descriptors are
+// taken apart as the hardware does, and products that begin without a fence of the registers end the program.
 #pragma once
 
 #include <ucontext.h>
@@ -18,10 +22,12 @@
 #include <functional>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "core/base/float_types.h"
 #include "core/base/status.h"
+#include "cuda/tile_descriptor.h"
 
 #define __device__
 #define __global__
@@ -33,10 +39,11 @@ namespace stompp::cuda {
 
 using Stream = void*;
 
-// An mbarrier of one arrival a phase. It lies in the kernel's shared memory, where poison is no parity.
+// An mbarrier. It lies in the kernel's shared memory, where poison is no parity.
 struct alignas(8) Barrier {
   uint8_t parity;    // of the present phase
-  bool has_arrived;  // in this phase
+  uint8_t arrivals;  // that end a phase
+  uint8_t missing;   // of them, in this phase
   int32_t bytes;     // that are still expected
 };
 
@@ -46,7 +53,7 @@ struct Size3 {
 
 namespace emulation {
 
-constexpr int kLanes = 32;
+constexpr int kLanes = 32, kMostSharedBytes = 227 * 1024;
 constexpr size_t kStackBytes = 32 * 1024, kOperandBytes = 64;
 
 [[noreturn]] inline void fail(const char* message) {
@@ -86,9 +93,9 @@ struct Block {
   Size3 index;
   Meeting barrier;
   std::vector<Warp> warps;
-  std::unique_ptr<unsigned char[]> shared;
-  std::vector<BulkCopy> bulk_copies;  // under way
-  long progress = 0;                  // arrivals, ends of phases and exits, to notice a deadlock
+  std::unique_ptr<unsigned char[]> shared, published;  // the second as the asynchronous proxy sees it
+  std::vector<BulkCopy> bulk_copies;                   // under way
+  long progress = 0;                                   // arrivals, ends of phases and exits, to notice a deadlock
 };
 
 struct Fiber {
@@ -99,6 +106,8 @@ struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   std::function<void()> body;
+  std::vector<std::pair<void*, int>> unpublished;  // in shared memory: where, and bytes
+  bool registers_are_fenced = false;
   std::vector<std::vector<Copy>> groups = std::vector<std::vector<Copy>>(1);  // the last one is open
   std::vector<std::vector<std::function<void()>>> rounds = std::vector<std::vector<std::function<void()>>>(1);
 };
@@ -117,6 +126,17 @@ inline Scheduler& scheduler() {
 inline Fiber& current() { return *scheduler().running; }
 
 inline void yield() { swapcontext(&current().context, &scheduler().context); }
+
+inline void publish(const void* at, int bytes) {
+  const Block& block = *current().block;
+  const ptrdiff_t offset = static_cast<const unsigned char*>(at) - block.shared.get();
+  std::memcpy(block.published.get() + offset, at, static_cast<size_t>(bytes));
+}
+
+inline void land_here(const Copy& copy) {
+  copy.land();
+  current().unpublished.emplace_back(copy.to, copy.bytes);
+}
 
 inline void meet(Meeting& meeting) {
   const int round = meeting.round;
@@ -165,8 +185,10 @@ inline void run_block(Size3 index, int threads, int shared_bytes, const std::fun
   block.barrier.members = threads;
   block.warps.resize(static_cast<size_t>(threads / kLanes));
   for (Warp& warp : block.warps) warp.meeting.members = kLanes;
-  block.shared.reset(new unsigned char[static_cast<size_t>(shared_bytes)]);
-  std::memset(block.shared.get(), 0xCD, static_cast<size_t>(shared_bytes));
+  for (auto* memory : {&block.shared, &block.published}) {
+    memory->reset(new unsigned char[static_cast<size_t>(shared_bytes)]);
+    std::memset(memory->get(), 0xCD, static_cast<size_t>(shared_bytes));
+  }
   std::vector<Fiber> fibers(static_cast<size_t>(threads));
   std::vector<Fiber*> order;
   Scheduler& s = scheduler();
@@ -203,6 +225,9 @@ inline void run_block(Size3 index, int threads, int shared_bytes, const std::fun
 
 template <auto kKernel, int kSharedBytes = 0, class... Parameters>
 Status launch(Size3 grid, int threads, Stream, const Parameters&... arguments) {
+  static_assert(kSharedBytes <= emulation::kMostSharedBytes, "no GPU has more for a block");
+  if (threads < 1 || threads > 1024 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
+    emulation::fail("no GPU runs a grid of this size");
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x)
@@ -224,6 +249,8 @@ inline uint32_t shuffle(uint32_t value, int lane) {
   return emulation::exchange("shuffle", value, all)[lane];
 }
 
+inline uint32_t shuffle_xor(uint32_t value, int mask) { return shuffle(value, emulation::current().lane ^ mask); }
+
 inline uint32_t ballot(bool condition) {
   bool all[emulation::kLanes];
   emulation::exchange("ballot", condition, all);
@@ -241,6 +268,13 @@ inline int count_ones(uint32_t word) { return __builtin_popcount(word); }
 inline uint32_t multiply_high(uint32_t a, uint32_t b) {
   return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
 }
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
+  uint32_t result = 0;
+  for (int k = 0; k < 4; ++k) result |= static_cast<uint32_t>(bytes >> 8 * (selector >> 4 * k & 7) & 255) << 8 * k;
+  return result;
+}
+inline uint32_t shift_in_sign(uint32_t bits, int value) { return bits << 1 | static_cast<uint32_t>(value) >> 31; }
 inline void add_atomically(int* to, int value) { *to += value; }
 inline void or_atomically(uint32_t* to, uint32_t bits) { *to |= bits; }
 
@@ -255,13 +289,18 @@ inline uint16_t to_bfloat16(float f) { return float_to_bfloat16(f); }
 inline float from_half(uint16_t h) { return half_to_float(h); }
 inline float from_bfloat16(uint16_t h) { return bfloat16_to_float(h); }
 
+inline void store_to_shared(uint32_t* to, uint32_t word) {
+  *to = word;
+  emulation::current().unpublished.emplace_back(to, static_cast<int>(sizeof(word)));
+}
+
 template <int kBytes>
 void copy_async(void* to, const void* from, bool valid) {
   if (reinterpret_cast<uintptr_t>(to) % kBytes != 0 || (valid && reinterpret_cast<uintptr_t>(from) % kBytes != 0))
     emulation::fail("an asynchronous copy is not aligned");
   const emulation::Copy copy = {to, from, kBytes, valid};
   if (emulation::scheduler().random() % 2 == 0)
-    copy.land();
+    emulation::land_here(copy);
   else
     emulation::current().groups.back().push_back(copy);
 }
@@ -272,7 +311,7 @@ template <int kPending>
 void wait_for_copies() {
   auto& groups = emulation::current().groups;
   while (static_cast<int>(groups.size()) - 1 > kPending) {
-    for (const emulation::Copy& copy : groups.front()) copy.land();
+    for (const emulation::Copy& copy : groups.front()) emulation::land_here(copy);
     groups.erase(groups.begin());
   }
 }
@@ -285,14 +324,15 @@ inline void check_barrier(const Barrier* barrier) {
 }
 
 inline void end_phase_if_complete(Barrier* barrier) {
-  if (!barrier->has_arrived || barrier->bytes != 0) return;
-  *barrier = {static_cast<uint8_t>(barrier->parity ^ 1), false, 0};
+  if (barrier->missing != 0 || barrier->bytes != 0) return;
+  *barrier = {static_cast<uint8_t>(barrier->parity ^ 1), barrier->arrivals, barrier->arrivals, 0};
   ++current().block->progress;
 }
 
 inline void land(const BulkCopy& bulk) {
   check_barrier(bulk.barrier);
   bulk.copy.land();
+  publish(bulk.copy.to, bulk.copy.bytes);
   bulk.barrier->bytes -= bulk.copy.bytes;
   if (bulk.barrier->bytes < 0) fail("a bulk copy brings more bytes than its barrier expects");
   end_phase_if_complete(bulk.barrier);
@@ -300,14 +340,15 @@ inline void land(const BulkCopy& bulk) {
 
 }  // namespace emulation
 
-inline void init_barriers(Barrier* barriers, int count) {
-  for (int i = 0; i < count; ++i) barriers[i] = {0, false, 0};
+inline void init_barriers(Barrier* barriers, int count, int arrivals) {
+  const uint8_t missing = static_cast<uint8_t>(arrivals);
+  for (int i = 0; i < count; ++i) barriers[i] = {0, missing, missing, 0};
 }
 
 inline void expect_bytes(Barrier* barrier, int bytes) {
   emulation::check_barrier(barrier);
-  if (barrier->has_arrived) emulation::fail("a barrier in memory counts one arrival a phase");
-  barrier->has_arrived = true;
+  if (barrier->missing == 0) emulation::fail("more threads arrive at a barrier in memory than it was made for");
+  --barrier->missing;
   barrier->bytes += bytes;
   emulation::end_phase_if_complete(barrier);
 }
@@ -338,6 +379,14 @@ inline void wait_barrier(Barrier* barrier, int parity) {
     emulation::land(*awaited);
     copies.erase(awaited);
   }
+}
+
+inline void load_matrices(uint32_t (&words)[4], const uint32_t* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulation::fail("a row of a matrix is not aligned");
+  const uint32_t* all[emulation::kLanes];
+  emulation::exchange("ldmatrix", row, all);
+  const int g = emulation::current().lane / 4, t = emulation::current().lane % 4;
+  for (int i = 0; i < 4; ++i) words[i] = all[8 * i + g][t];
 }
 
 // The fragments of PTX's "Matrix Fragments for mma.m16n8k256": lane 4 g + t holds, of a, bits 32 t .. of the first and
@@ -389,24 +438,53 @@ inline void mma_xor_8x8x128(int& c0, int& c1, uint32_t a, uint32_t b) {
   }
 }
 
-// wgmma's products happen when they are waited for. A descriptor holds the offset in shared memory; rows of 64 bytes,
-// in groups of eight, whose 16-byte chunks are swizzled by bits 7 and 8 of their address.
+// Descriptors have the offset in shared memory, which begins at a multiple of 1024 bytes, in the place of the address.
 inline uint64_t describe_tile(const void* tile) {
   const unsigned char* base = emulation::current().block->shared.get();
-  return static_cast<uint64_t>(static_cast<const unsigned char*>(tile) - base);
+  return tile_descriptor(static_cast<uint64_t>(static_cast<const unsigned char*>(tile) - base));
 }
 
-inline uint32_t tile_word(uint64_t tile, int row, int word) {
-  uint64_t address = tile + static_cast<uint64_t>(row / 8 * 512 + row % 8 * 64 + word * 4);
-  address ^= (address >> 7 & 3) << 4;
-  uint32_t result;
-  std::memcpy(&result, emulation::current().block->shared.get() + address, sizeof(result));
-  return result;
+namespace emulation {
+
+// A descriptor, taken apart (PTX ISA, "Matrix Descriptor Format").
+struct Tile {
+  uint64_t address, group_bytes;
+
+  static Tile of(uint64_t descriptor) {
+    const Tile tile = {(descriptor & 0x3fff) << 4, (descriptor >> 32 & 0x3fff) << 4};
+    if (descriptor >> 62 != 2) fail("a descriptor does not name the 64-byte swizzle");
+    if ((descriptor >> 14 & 3) != 0 || (descriptor >> 30 & 3) != 0 || (descriptor >> 46 & 0xffff) != 0)
+      fail("a descriptor has bits where there must be none");
+    if ((descriptor >> 16 & 0x3fff) != 1) fail("a descriptor of swizzled rows has a leading distance");
+    if (tile.address % 512 > 32 || tile.address % 32 != 0) fail("a swizzled tile does not begin at a group of rows");
+    if (tile.group_bytes % 512 != 0) fail("groups of rows lie askew to the swizzle");
+    return tile;
+  }
+
+  // The swizzle moves bits 7 and 8 of an address into bits 4 and 5.
+  uint32_t word(int row, int index) const {
+    uint64_t at =
+        address + static_cast<uint64_t>(row / 8) * group_bytes + static_cast<uint64_t>(row % 8 * 64 + index * 4);
+    at ^= (at >> 7 & 3) << 4;
+    uint32_t result;
+    std::memcpy(&result, current().block->published.get() + at, sizeof(result));
+    return result;
+  }
+};
+
+}  // namespace emulation
+
+inline void publish_to_tensor_cores() {
+  for (const auto& [at, bytes] : emulation::current().unpublished) emulation::publish(at, bytes);
+  emulation::current().unpublished.clear();
 }
 
-inline void publish_to_tensor_cores() {}
-inline void begin_products() {}
-inline void commit_products() { emulation::current().rounds.emplace_back(); }
+inline void begin_products() { emulation::current().registers_are_fenced = true; }
+
+inline void commit_products() {
+  emulation::current().rounds.emplace_back();
+  emulation::current().registers_are_fenced = false;
+}
 
 template <int kPending>
 void wait_for_products() {
@@ -419,15 +497,25 @@ void wait_for_products() {
 
 inline void wait_for_all_products(int (&)[32][4]) { wait_for_products<0>(); }
 
+// The products happen when they are waited for.
 inline void multiply_warp_group(int (&c)[32][4], uint64_t a, uint64_t b) {
   const emulation::Fiber& fiber = emulation::current();
+  if (!fiber.registers_are_fenced) emulation::fail("products of a warp group begin before its registers are fenced");
+  struct Operands {
+    uint64_t a, b;
+  };
+  Operands all[emulation::kLanes];
+  emulation::exchange("wgmma.m64n256k256.and", Operands{a, b}, all);
+  for (const Operands& other : all)
+    if (other.a != a || other.b != b) emulation::fail("lanes of a warp describe different tiles");
+  const emulation::Tile rows = emulation::Tile::of(a), outputs = emulation::Tile::of(b);
   const int first = fiber.warp % 4 * 16 + fiber.lane / 4, pair = fiber.lane % 4 * 2;
   int (*out)[4] = c;
   emulation::current().rounds.back().push_back([=] {
     for (int j = 0; j < 32; ++j)
       for (int i = 0; i < 4; ++i)
         for (int word = 0; word < 8; ++word)
-          out[j][i] += count_ones(tile_word(a, first + i / 2 * 8, word) & tile_word(b, 8 * j + pair + i % 2, word));
+          out[j][i] += count_ones(rows.word(first + i / 2 * 8, word) & outputs.word(8 * j + pair + i % 2, word));
   });
 }
 

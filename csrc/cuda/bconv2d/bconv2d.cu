@@ -18,9 +18,11 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const DeviceWeight& 
   if (weight.shape.small_groups()) return small_groups_conv2d(x, shape, weight, epilogue, stream);
   // Groups whose outputs are no multiple of a word write bits of the same one.
   const bool words_are_shared = weight.shape.groups > 1 && weight.shape.group_outputs() % kWordBits != 0;
-  if (epilogue.kind == Epilogue::Kind::kThreshold && words_are_shared) {
+  uint32_t* bits =
+      epilogue.kind == Epilogue::Kind::kThreshold ? static_cast<uint32_t*>(epilogue.out) : epilogue.sign_words;
+  if (words_are_shared && bits != nullptr) {
     const size_t bytes = static_cast<size_t>(rows * words_for(epilogue.N) * kWordBytes);
-    const Status cleared = clear_async(epilogue.out, bytes, stream);
+    const Status cleared = clear_async(bits, bytes, stream);
     if (!cleared.is_ok()) return cleared;
   }
   const Product product = conv2d_product(x, shape, weight, epilogue);

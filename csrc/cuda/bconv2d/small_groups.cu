@@ -15,6 +15,66 @@ struct SmallGroups {
   Epilogue epilogue;
 };
 
+// What the epilogue has for the output of a lane, the same for all pixels.
+template <Kind kKind>
+struct OutputColumn {
+  bool exists;
+  int n;
+  int thresholds[2];
+  uint32_t flip;
+  AffineColumn affine;
+
+  __device__ static OutputColumn at(const Epilogue& e, int n, bool exists) {
+    OutputColumn column = {};
+    column.exists = exists;
+    column.n = exists ? n : 0;
+    if (kKind == Kind::kAffine) column.affine = AffineColumn::at(e, column.n);
+    if (kKind == Kind::kThreshold) {
+      column.thresholds[0] = e.thresholds[column.n];
+      column.thresholds[1] = e.residual_words == nullptr ? 0 : e.thresholds[e.N + column.n];
+      column.flip = e.flip_words[column.n / kWordBits] >> (column.n % kWordBits) & 1;
+    }
+    return column;
+  }
+
+  // Writes a dot product of a row; lane i of the warp has that of output start + i, of which `left` exist.
+  __device__ void write(const Epilogue& e, int64_t row, int dot, int start, int left) const {
+    const int64_t at = row * e.N + n;
+    if (kKind == Kind::kInt32) {
+      if (exists) static_cast<int32_t*>(e.out)[at] = dot;
+    } else if (kKind == Kind::kAffine) {
+      const float y = exists ? value(e, at, dot) : 0.0f;
+      if (exists && e.out != nullptr) store_float(e.out, e.out_type, at, y);
+      if (e.sign_words == nullptr) return;
+      write_bits(e, e.sign_words, row, exists && (y < affine.low || y > affine.high), start, left);
+    } else {
+      uint32_t set = 0;
+      if (e.residual_words != nullptr)
+        set = e.residual_words[row * words_for(e.N) + n / kWordBits] >> (n % kWordBits) & 1;
+      const bool below = dot < (set == 0 ? thresholds[0] : thresholds[1]);
+      write_bits(e, static_cast<uint32_t*>(e.out), row, exists && below != (flip != 0), start, left);
+    }
+  }
+
+  // Writes the bits of the warp's outputs to a row of `words`.
+  __device__ static void write_bits(const Epilogue& e, uint32_t* words, int64_t row, bool bit, int start, int left) {
+    const uint32_t bits = ballot(bit);
+    if (threadIdx.x % 32 == 0)
+      store_bits(e, words + row * words_for(e.N), start, left < kWordBits ? left : kWordBits, bits);
+  }
+
+  __device__ float value(const Epilogue& e, int64_t at, int dot) const {
+    float y = multiply_add(e.fused, static_cast<float>(dot), affine.scale, affine.bias);
+    if (e.residual != nullptr) {
+      float residual = load_float(e.residual, e.residual_type, at);
+      if (e.residual_scale != nullptr)
+        residual = multiply_add(e.fused, residual, affine.residual_scale, affine.residual_bias);
+      y = add_rounded(y, residual);
+    }
+    return e.rprelu == nullptr ? y : rprelu(y, affine.before, affine.slope, affine.after);
+  }
+};
+
 struct TapCount {
   int products, differ;
 };
@@ -42,15 +102,16 @@ __device__ inline TapCount count_taps(const SmallGroups& d, const Row& row, int 
   return result;
 }
 
+template <Kind kKind>
 __global__ void __launch_bounds__(32 * kWarps) small_groups_kernel(const SmallGroups d) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int word = static_cast<int>(blockIdx.y), start = word * kWordBits;
   const int left = static_cast<int>(d.epilogue.N) - start;
-  const OutputColumn column = OutputColumn::at(d.epilogue, start + lane, lane < left);
+  const auto column = OutputColumn<kKind>::at(d.epilogue, start + lane, lane < left);
   const int first = (static_cast<int>(blockIdx.x) * kWarps + warp) * kPixelsPerWarp;
   for (int m = first; m < first + kPixelsPerWarp && m < d.rows.count; ++m) {
     const TapCount taps = count_taps(d, Row::at(d.rows, m), word, lane);
-    write_output(d.epilogue, m, column, taps.products - 2 * taps.differ, start, left);
+    column.write(d.epilogue, m, taps.products - 2 * taps.differ, start, left);
   }
 }
 
@@ -61,7 +122,14 @@ Status small_groups_conv2d(const uint32_t* x, const Conv2dShape& shape, const De
   constexpr int kPixels = kWarps * kPixelsPerWarp;
   const Size3 grid = {static_cast<unsigned>(ceil_div(rows.count, kPixels)),
                       static_cast<unsigned>(words_for(epilogue.N)), 1};
-  return launch<small_groups_kernel>(grid, 32 * kWarps, stream, groups);
+  switch (epilogue.kind) {
+    case Kind::kInt32:
+      return launch<small_groups_kernel<Kind::kInt32>>(grid, 32 * kWarps, stream, groups);
+    case Kind::kAffine:
+      return launch<small_groups_kernel<Kind::kAffine>>(grid, 32 * kWarps, stream, groups);
+    default:
+      return launch<small_groups_kernel<Kind::kThreshold>>(grid, 32 * kWarps, stream, groups);
+  }
 }
 
 }  // namespace stompp::cuda

@@ -63,10 +63,8 @@ __device__ inline const uint32_t* find_word(const Rows& rows, const Row& row, in
   return row.base + (static_cast<int64_t>(y) * rows.width + x) * rows.pixel_words + first + within;
 }
 
-// The same word of a group that begins between words: its bits, shifted to the right place.
-__device__ inline uint32_t read_shifted_word(const Rows& rows, const Row& row, int group, int word) {
-  const uint32_t* found = find_word(rows, row, group, word);
-  if (found == nullptr) return 0;
+// A word of a group that begins between words, which find_word found: its bits, shifted to the right place.
+__device__ inline uint32_t shifted_word(const Rows& rows, const uint32_t* found, int group, int word) {
   const int within = word - static_cast<int>(divide(word, rows.tap_words)) * static_cast<int>(rows.tap_words.divisor);
   const int64_t bit = static_cast<int64_t>(group) * rows.group_channels;
   const int64_t first = bit / kWordBits;
@@ -76,21 +74,23 @@ __device__ inline uint32_t read_shifted_word(const Rows& rows, const Row& row, i
   return left < kWordBits ? bits & ((1u << left) - 1u) : bits;
 }
 
-// Words [word, word + 4) of a row, kWords at a time.
-template <int kWords>
-__device__ inline void copy_granules(const Rows& rows, const Row& row, int group, int word, uint32_t* to) {
-  for (int i = 0; i < kChunkWords; i += kWords) {
-    const uint32_t* from = find_word(rows, row, group, word + i);
-    copy_async<kWords * kWordBytes>(to + i, from == nullptr ? rows.x : from, from != nullptr);
-  }
-}
-
-// Starts the copy of a chunk of a row, words [word, word + 4), to `to`.
+// Starts the copy of a chunk of a row, words [word, word + 4), to `to`, granule by granule: mostly at once.
 __device__ inline void copy_chunk(const Rows& rows, const Row& row, int group, int word, uint32_t* to) {
-  if (rows.granule == 4) return copy_granules<4>(rows, row, group, word, to);
-  if (rows.granule == 2) return copy_granules<2>(rows, row, group, word, to);
-  if (rows.granule == 1) return copy_granules<1>(rows, row, group, word, to);
-  for (int i = 0; i < kChunkWords; ++i) to[i] = read_shifted_word(rows, row, group, word + i);
+  const int granule = rows.granule == 0 ? 1 : rows.granule;
+#pragma unroll 1
+  for (int i = 0; i < kChunkWords; i += granule) {
+    const uint32_t* found = find_word(rows, row, group, word + i);
+    const bool exists = found != nullptr;
+    const uint32_t* from = exists ? found : rows.x;
+    if (rows.granule == 4)
+      copy_async<4 * kWordBytes>(to + i, from, exists);
+    else if (rows.granule == 2)
+      copy_async<2 * kWordBytes>(to + i, from, exists);
+    else if (rows.granule == 1)
+      copy_async<kWordBytes>(to + i, from, exists);
+    else
+      store_to_shared(to + i, exists ? shifted_word(rows, found, group, word + i) : 0u);
+  }
 }
 
 }  // namespace stompp::cuda

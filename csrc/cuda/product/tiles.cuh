@@ -1,99 +1,13 @@
 // The tensor-core kernel: tiles of rows x outputs, K in blocks of 512 bits through a ring of stages in shared memory.
 //
-// Thread t of a quad takes chunk t (16 bytes) of a row's block. Which bits of K a multiplication sees together does not
-// matter as long as rows and weights agree, so one 16-byte load a row feeds two multiplications of 256 bits: their
-// operands lie in the registers as mma wants them, with no ldmatrix. Eight rows of a chunk, swizzled, meet all banks.
+// ldmatrix leaves the operands of a multiplication in registers side by side, as mma wants them. Eight rows of a chunk,
+// swizzled, meet all banks.
 #pragma once
 
-#include "cuda/product/epilogue.cuh"
+#include "cuda/product/finish.cuh"
+#include "cuda/product/multiply.cuh"
 
 namespace stompp::cuda {
-
-// A way to multiply. multiply(c, low, high, weights) adds a block's chunks of rows and outputs to the accumulators of a
-// warp: c[i][j][0..1] and [2..3] are rows g and g + 8 of row tile i, with g the thread's quad, times two outputs of
-// tile j; low[i] and high[i] hold the thread's chunk of these rows, weights(j) that of output g. kSharedBytes is the
-// shared memory that a block has on every GPU which runs it (CUDA Programming Guide, "Technical Specifications per
-// Compute Capability").
-template <class Mma>
-struct ByChunks {
-  template <int kRowTiles, int kOutputTiles, class Weights>
-  __device__ static void multiply(int (&c)[kRowTiles][kOutputTiles][4], const Chunk (&low)[kRowTiles],
-                                  const Chunk (&high)[kRowTiles], const Weights& weights) {
-#pragma unroll
-    for (int j = 0; j < kOutputTiles; ++j) {
-      const Chunk w = weights(j);
-#pragma unroll
-      for (int i = 0; i < kRowTiles; ++i) Mma::multiply_chunks(c[i][j], low[i], high[i], w);
-    }
-  }
-};
-
-struct AndMma : ByChunks<AndMma> {
-  static constexpr bool kAnd = true, kWarpGroup = false;
-  static constexpr int kSharedBytes = 99 * 1024;  // 8.6, 8.9
-
-  __device__ static void multiply_chunks(int (&c)[4], const Chunk& low, const Chunk& high, const Chunk& w) {
-#pragma unroll
-    for (int k = 0; k < kChunkWords; k += 2) {
-      const uint32_t a[4] = {low.words[k], high.words[k], low.words[k + 1], high.words[k + 1]};
-      const uint32_t b[2] = {w.words[k], w.words[k + 1]};
-      mma_and_16x8x256(c, a, b);
-    }
-  }
-};
-
-struct XorMma : ByChunks<XorMma> {
-  static constexpr bool kAnd = false, kWarpGroup = false;
-  static constexpr int kSharedBytes = 64 * 1024;  // 7.5
-
-  __device__ static void multiply_chunks(int (&c)[4], const Chunk& low, const Chunk& high, const Chunk& w) {
-#pragma unroll
-    for (int k = 0; k < kChunkWords; ++k) {
-      mma_xor_8x8x128(c[0], c[1], low.words[k], w.words[k]);
-      mma_xor_8x8x128(c[2], c[3], high.words[k], w.words[k]);
-    }
-  }
-};
-
-// On bytes of 0 and 1, where the tensor cores know no bits: bits s, s + 8, s + 16 and s + 24 of a word are four bytes
-// at the cost of a shift and a mask, and 32 bits of K a lane are four multiplications.
-struct ByteMma {
-  static constexpr bool kAnd = true, kWarpGroup = false;
-  static constexpr int kSharedBytes = 99 * 1024;  // 12.0, 12.1
-
-  __device__ static uint32_t bytes(uint32_t word, int s) { return word >> s & 0x01010101u; }
-
-  template <int kRowTiles, int kOutputTiles, class Weights>
-  __device__ static void multiply(int (&c)[kRowTiles][kOutputTiles][4], const Chunk (&low)[kRowTiles],
-                                  const Chunk (&high)[kRowTiles], const Weights& weights) {
-#pragma unroll
-    for (int k = 0; k < kChunkWords; ++k)
-#pragma unroll
-      for (int s = 0; s < 8; s += 2) {
-        uint32_t a[kRowTiles][4];
-#pragma unroll
-        for (int i = 0; i < kRowTiles; ++i)
-#pragma unroll
-          for (int part = 0; part < 2; ++part) {
-            a[i][2 * part] = bytes(low[i].words[k], s + part);
-            a[i][2 * part + 1] = bytes(high[i].words[k], s + part);
-          }
-#pragma unroll
-        for (int j = 0; j < kOutputTiles; ++j) {
-          const uint32_t word = weights(j).words[k], b[2] = {bytes(word, s), bytes(word, s + 1)};
-#pragma unroll
-          for (int i = 0; i < kRowTiles; ++i) mma_bytes_16x8x32(c[i][j], a[i], b);
-        }
-      }
-  }
-};
-
-// Four warps together, from shared memory, 64 rows times 256 outputs: each warp has 16 rows and all outputs. Weights
-// come to shared memory in bulk.
-struct WarpGroupMma {
-  static constexpr bool kAnd = true, kWarpGroup = true;
-  static constexpr int kSharedBytes = 227 * 1024;  // 9.0
-};
 
 // A tile of kWarpsM x kWarpsN warps; kWarpsK warps share a tile and take the blocks of K in turn.
 template <int kRows_, int kOutputs_, int kWarpsM_, int kWarpsN_, int kWarpsK_, int kStages_>
@@ -106,11 +20,8 @@ struct Tile {
   static constexpr int kStageWords = kWarpsK * (kRowWords + kOutputWords);
   static constexpr int kRowChunks = kWarpsK * kRows * 4 / kThreads;        // that a thread copies
   static constexpr int kWeightChunks = kWarpsK * kOutputs * 4 / kThreads;  // the same
-  static constexpr int kStagedStride = 8 * kOutputTiles + 8;               // of a warp's counts on their way out
-  static constexpr int kStagedWords = kWarpsM * kWarpsN * 16 * kStagedStride;
   static constexpr int kPartialWords = kWarpsK == 1 ? 0 : kWarpsK * kRows * kOutputs;
-  static constexpr int kAfterWords = kStagedWords > kPartialWords ? kStagedWords : kPartialWords;
-  static constexpr int kRingWords = kStages * kStageWords > kAfterWords ? kStages * kStageWords : kAfterWords;
+  static constexpr int kRingWords = kStages * kStageWords > kPartialWords ? kStages * kStageWords : kPartialWords;
 
   static_assert(kRows % (16 * kWarpsM) == 0 && kOutputs % (32 * kWarpsN) == 0, "whole mma tiles and words of bits");
   static_assert(kOutputs % kPanel == 0, "whole panels");
@@ -157,7 +68,8 @@ struct TileKernel {
   struct Sources {
     Row rows[T::kRowChunks];
     const uint32_t* chunks[T::kRowChunks];      // kPlain: null for a row that does not exist
-    const uint32_t* weights[T::kWeightChunks];  // null for a panel that does not exist; not read by a warp group
+    const uint32_t* weights[T::kWeightChunks];  // null for a panel that does not exist
+    const uint32_t* panel;                      // of a warp group, which has no weights: the panel of this warp
   };
 
   // Weights come in the order of the panels: panel, block, chunk.
@@ -174,12 +86,17 @@ struct TileKernel {
       const int at = chunk_block(index) * kBlockWords + index % 4 * kChunkWords;
       sources->chunks[i] = row.base == nullptr ? nullptr : row.base + at;
     }
+    if constexpr (Mma::kWarpGroup) {
+      const int64_t panel = static_cast<int64_t>(group) * p.panels_per_group + first_output / kPanel + thread / 32;
+      sources->panel = p.panels + panel * p.rows.k_blocks * kPanelBlockWords;
+    } else {
 #pragma unroll
-    for (int i = 0; i < T::kWeightChunks; ++i) {
-      const int index = thread + i * T::kThreads, number = first_output / kPanel + weight_panel(index);
-      const int64_t panel = static_cast<int64_t>(group) * p.panels_per_group + number;
-      const uint32_t* block = p.panels + (panel * p.rows.k_blocks + weight_block(index)) * kPanelBlockWords;
-      sources->weights[i] = number < p.panels_per_group ? block + index % kPanelChunks * kChunkWords : nullptr;
+      for (int i = 0; i < T::kWeightChunks; ++i) {
+        const int index = thread + i * T::kThreads, number = first_output / kPanel + weight_panel(index);
+        const int64_t panel = static_cast<int64_t>(group) * p.panels_per_group + number;
+        const uint32_t* block = p.panels + (panel * p.rows.k_blocks + weight_block(index)) * kPanelBlockWords;
+        sources->weights[i] = number < p.panels_per_group ? block + index % kPanelChunks * kChunkWords : nullptr;
+      }
     }
   }
 
@@ -200,7 +117,7 @@ struct TileKernel {
     }
     to += T::kWarpsK * T::kRowWords;
     if constexpr (Mma::kWarpGroup) {
-      if (thread == 0) copy_panels(step, to);
+      if (lane == 0 && thread / 32 < tile_panels()) copy_panel(sources, step, to);
     } else {
       copy_weights(sources, step, to);
     }
@@ -220,25 +137,36 @@ struct TileKernel {
 
   __device__ Barrier* barrier(int step) const { return barriers + step % T::kStages; }
 
-  // A warp group's weights of a step, by one thread: a panel's block is a single piece of memory, in wgmma's order.
+  // Those that exist.
+  __device__ int tile_panels() const {
+    constexpr int kTilePanels = T::kOutputs / kPanel;
+    static_assert(kTilePanels <= T::kThreads / 32, "a warp for each panel");
+    const int left = p.panels_per_group - first_output / kPanel;
+    return left < kTilePanels ? left : kTilePanels;
+  }
+
+  // A panel of a step's weights, by one thread of a warp for each: a panel's block is a single piece of memory, in
+  // wgmma's order.
   //
   // Panels that do not exist are left out, and wgmma multiplies what happens to lie in their place. An output's
   // products depend on its own weights alone, and theirs are outputs from panels_per_group * kPanel >= group_outputs
-  // on, of which finish_rows writes none.
+  // on, of which the epilogue writes none.
   //
   // It needs no proxy fence. wgmma, the last to use this place, read it through the asynchronous proxy, by which these
   // copies write, and was done for all warps before the barrier of the block that precedes them. Threads write here
-  // only in `finish`, after all of them have waited for all copies.
-  __device__ void copy_panels(int step, uint32_t* to) const {
-    constexpr int kBytes = kPanelBlockWords * kWordBytes, kTilePanels = T::kOutputs / kPanel;
-    const int first = first_output / kPanel, left = p.panels_per_group - first;
-    const int panels = left < kTilePanels ? left : kTilePanels;
-    const int64_t panel = static_cast<int64_t>(group) * p.panels_per_group + first, k_blocks = p.rows.k_blocks;
-    const uint32_t* from = p.panels + (panel * k_blocks + step) * kPanelBlockWords;
-    expect_bytes(barrier(step), panels * kBytes);
-#pragma unroll 1
-    for (int i = 0; i < panels; ++i)
-      copy_bulk(to + i * kPanelBlockWords, from + i * k_blocks * kPanelBlockWords, kBytes, barrier(step));
+  // only in the epilogue, after all of them have waited for all copies.
+  __device__ void copy_panel(const Sources& sources, int step, uint32_t* to) const {
+    constexpr int kBytes = kPanelBlockWords * kWordBytes;
+    expect_bytes(barrier(step), kBytes);
+    copy_bulk(to + thread / 32 * kPanelBlockWords, sources.panel + static_cast<int64_t>(step) * kPanelBlockWords,
+              kBytes, barrier(step));
+  }
+
+  // This lane's row of one of the four matrices of a fragment.
+  __device__ static Fragment load_fragment(const uint32_t* block, int row, int chunk) {
+    Fragment fragment;
+    load_matrices(fragment.words, block + row * kBlockWords + swizzle(row, chunk) * kChunkWords);
+    return fragment;
   }
 
   __device__ static Chunk load(const uint32_t* block, int row, int chunk) {
@@ -271,15 +199,12 @@ struct TileKernel {
   __device__ void multiply(int step, int (&c)[T::kRowTiles][T::kOutputTiles][4]) const {
     const uint32_t* rows = stage(step) + warp_k * T::kRowWords;
     const uint32_t* weights = stage(step) + T::kWarpsK * T::kRowWords + warp_k * T::kOutputWords;
-    const int quad = lane / 4, chunk = lane % 4;
-    Chunk low[T::kRowTiles], high[T::kRowTiles];
-#pragma unroll
-    for (int i = 0; i < T::kRowTiles; ++i) {
-      const int row = (warp_m * T::kRowTiles + i) * 16 + quad;
-      low[i] = load(rows, row, chunk);
-      high[i] = load(rows, row + 8, chunk);
-    }
-    Mma::multiply(c, low, high, [&](int j) { return load(weights, (warp_n * T::kOutputTiles + j) * 8 + quad, chunk); });
+    Mma::multiply(
+        c,
+        [&](int i, int k) {
+          return load_fragment(rows, (warp_m * T::kRowTiles + i) * 16 + lane % 16, 2 * k + lane / 16);
+        },
+        [&](int j) { return load_fragment(weights, (warp_n * T::kOutputTiles + j) * 8 + lane % 8, lane / 8); });
   }
 
   // Adds up what the warps of a tile have of it, in those of the first.
@@ -302,40 +227,21 @@ struct TileKernel {
     synchronize();  // before the ring is used again
   }
 
-  // Through shared memory, so that a row is written side by side: mma leaves two outputs of it in a lane.
-  __device__ void finish(const int (&c)[T::kRowTiles][T::kOutputTiles][4]) const {
-    const int quad = lane / 4, pair = lane % 4 * 2;
-    int* staged = reinterpret_cast<int*>(ring) + (warp_n * T::kWarpsM + warp_m) * 16 * T::kStagedStride;
-#pragma unroll
-    for (int i = 0; i < T::kRowTiles; ++i) {
-#pragma unroll
-      for (int j = 0; j < T::kOutputTiles; ++j) {
-        int* at = staged + quad * T::kStagedStride + 8 * j + pair;
-        at[0] = c[i][j][0];
-        at[1] = c[i][j][1];
-        at[8 * T::kStagedStride] = c[i][j][2];
-        at[8 * T::kStagedStride + 1] = c[i][j][3];
-      }
-      synchronize_warp();
-      const int row = (warp_m * T::kRowTiles + i) * 16;
-      finish_rows<Mma::kAnd, T::kOutputTiles / 4>(
-          p, group, first_row + row, first_output + warp_n * T::kOutputTiles * 8, staged, T::kStagedStride, ones + row);
-      synchronize_warp();
-    }
-  }
-
   __device__ void run() {
     Sources sources;
     int counts[T::kRowChunks] = {};
     int c[T::kRowTiles][T::kOutputTiles][4] = {};
     find_sources(&sources);
     for (int row = thread; row < T::kRows; row += T::kThreads) ones[row] = 0;
-    // Thread 0 starts the copies; the others wait for them behind the first barrier of the block.
-    if (Mma::kWarpGroup && thread == 0) init_barriers(barriers, kBarriers);
+    if constexpr (Mma::kWarpGroup) {
+      if (thread == 0) init_barriers(barriers, kBarriers, tile_panels());
+      synchronize();  // before another warp's copies use them
+    }
 
     // Products that are still under way read the stage before the present one.
     constexpr int kAhead = Mma::kWarpGroup ? T::kStages - 2 : T::kStages - 1;
     const int steps = (p.rows.k_blocks + T::kWarpsK - 1) / T::kWarpsK;
+#pragma unroll 1
     for (int step = 0; step < kAhead; ++step) {
       start_copies(sources, step);
       commit_copies();
@@ -360,8 +266,10 @@ struct TileKernel {
       for (int i = 0; i < T::kRowChunks; ++i) add_atomically(&ones[chunk_row(thread + i * T::kThreads)], counts[i]);
     }
     if (T::kWarpsK > 1) add_partial_products(c);
+    const TileEpilogue<Mma, T, kPlain> epilogue(p, ring, ones, warp_m, warp_n);
+    epilogue.prepare();
     synchronize();
-    if (warp_k == 0) finish(c);
+    if (warp_k == 0) epilogue.run(c);
   }
 };
 

@@ -13,7 +13,7 @@ those of CUDA events, figures are medians.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import RESULTS, save
+from benchmarks.timing import RESULTS, save_each
 from stompp_kernels.bench.turns import compare_on_gpu
 from stompp_kernels.ops import Threshold, bconv2d, bgemm, pack_conv_weight, pack_signs, pack_weight, reference
 from stompp_kernels.table import table
 
 CACHE_BYTES = 256 << 20  # more than any GPU's caches
 FEW_ROWS = (1, 2, 4, 8, 16)  # more are bound by arithmetic, and torch._int_mm takes them
-CUBES = (1024, 2048, 4096, 8192)
+CUBES = (8192, 4096, 2048, 1024)
 BERT = ((768, 768), (3072, 768), (768, 3072))  # N, K
 # C, O, height and width, stride.
 RESNET18 = (
@@ -214,6 +214,17 @@ def stack(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     return {"group": "ResNet-18, 3x3", "name": "all, and packing", "ratios": {"bf16": others / ours}, "ms": ms}
 
 
+def measured(cases: Iterable[Case], rounds: int) -> Iterator[dict[str, Any]]:
+    """Yields the row of each case, and at last ResNet-18's layers together."""
+    rows = []
+    for case in cases:
+        rows.append(measure(case, rounds))
+        print(*_cells(rows[-1]), sep="  ", flush=True)
+        yield rows[-1]
+    if (together := stack(rows)) is not None:
+        yield together
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     ratios = ", ".join(f"{ratio:.2f}x {name}" for name, ratio in row["ratios"].items())
     return (
@@ -235,11 +246,10 @@ def main() -> int:
         parser.error("needs an NVIDIA GPU, and torch sees none")
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True  # its fastest algorithm
-    rows = [measure(case, arguments.rounds) for case in cases()]
-    together = stack(rows)
-    rows += [together] if together else []
+    rows = save_each(
+        "gpu_bgemm", "python -m benchmarks.gpu_bgemm", measured(cases(), arguments.rounds), arguments.output
+    )
     print(table(("group", "M x N x K, or layer", "ms", "Pop/s", "against", "of a copy"), [_cells(row) for row in rows]))
-    print(save("gpu_bgemm", "python -m benchmarks.gpu_bgemm", rows, arguments.output))
     return 0
 
 

@@ -8,7 +8,8 @@ Sides alternate call by call, times are those of CUDA events, figures are median
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import RESULTS, save, saved_bytes
+from benchmarks.timing import RESULTS, save_each, saved_bytes
 from stompp_kernels.bench.turns import compare_on_gpu
 from stompp_kernels.ops import draw_state, progressive, progressive_drawn, reference
 from stompp_kernels.table import table
@@ -129,6 +130,22 @@ def _figures(row: dict[str, Any]) -> str:
     return f"{row['over_ours']:.2f}x our time, keeps {row['kept_of_u']:.4f} of u's bytes"
 
 
+def measured(dtypes: Iterable[str], shape: tuple[int, ...], rounds: int) -> Iterator[dict[str, Any]]:
+    """Yields the rows of each type and layout."""
+    for name in dtypes:
+        for layout in ("contiguous", "channels_last"):
+            inputs = Inputs.make(DTYPES[name], shape, layout == "channels_last")
+            for measure in (measure_passes, measure_training):
+                for row in measure(inputs, rounds):
+                    found = {"group": f"{name} {layout}", "elements": math.prod(shape), **row}
+                    print(*_cells(found), sep="  ", flush=True)
+                    yield found
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["group"], row["name"], f"{row['median']:.3f}", _figures(row)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_progressive", description=__doc__)
     parser.add_argument("--elements", type=int, default=1 << 28, help="number of elements, a multiple of 2^20")
@@ -143,15 +160,9 @@ def main() -> int:
     if arguments.elements < 1 << 20 or arguments.elements % (1 << 20):
         parser.error(f"--elements must be a positive multiple of 2^20, got {arguments.elements}")
     shape = (arguments.elements >> 20, 256, 64, 64)
-    rows: list[dict[str, Any]] = []
-    for name in arguments.dtypes:
-        for layout in ("contiguous", "channels_last"):
-            inputs = Inputs.make(DTYPES[name], shape, layout == "channels_last")
-            found = measure_passes(inputs, arguments.rounds) + measure_training(inputs, arguments.rounds)
-            rows += [{"group": f"{name} {layout}", "elements": arguments.elements, **row} for row in found]
-    cells = [(r["group"], r["name"], f"{r['median']:.3f}", _figures(r)) for r in rows]
-    print(table(("tensor", "what", "ms", "figures"), cells))
-    print(save("gpu_progressive", "python -m benchmarks.gpu_progressive", rows, arguments.output))
+    found = measured(arguments.dtypes, shape, arguments.rounds)
+    rows = save_each("gpu_progressive", "python -m benchmarks.gpu_progressive", found, arguments.output)
+    print(table(("tensor", "what", "ms", "figures"), [_cells(row) for row in rows]))
     return 0
 
 

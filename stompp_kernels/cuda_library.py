@@ -19,9 +19,11 @@ OPS = (
     "unpack_weight_words",
     "bgemm",
     "bgemm_affine",
+    "bgemm_affine_signs",
     "bgemm_threshold",
     "bconv2d",
     "bconv2d_affine",
+    "bconv2d_affine_signs",
     "bconv2d_threshold",
 )
 

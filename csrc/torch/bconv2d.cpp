@@ -31,5 +31,4 @@ struct Convolution {
 STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
   using namespace stompp::binding;
   register_product<Convolution>(m);
-  register_affine_signs<Convolution>(m);
 }

@@ -29,5 +29,4 @@ struct MatrixProduct {
 STABLE_TORCH_LIBRARY_IMPL(stompp, CPU, m) {
   using namespace stompp::binding;
   register_product<MatrixProduct>(m);
-  register_affine_signs<MatrixProduct>(m);
 }

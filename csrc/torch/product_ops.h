@@ -75,18 +75,13 @@ struct Kernels<Product, Arguments<Own...>> {
   }
 };
 
-// All but the signs of an affine epilogue, which no kernel for GPUs writes.
 template <class Product>
 void register_product(StableLibrary& library) {
   const ProductOp& op = Product::Op::kOp;
   library.impl(op.int32, TORCH_BOX(&Kernels<Product>::int32));
   library.impl(op.affine, TORCH_BOX(&Kernels<Product>::affine));
+  library.impl(op.affine_signs, TORCH_BOX(&Kernels<Product>::affine_signs));
   library.impl(op.threshold, TORCH_BOX(&Kernels<Product>::threshold));
-}
-
-template <class Product>
-void register_affine_signs(StableLibrary& library) {
-  library.impl(Product::Op::kOp.affine_signs, TORCH_BOX(&Kernels<Product>::affine_signs));
 }
 
 }  // namespace stompp::binding

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stompp_kernels import cuda_library, native
 from stompp_kernels.ops import reference
-from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, FORMS, PRODUCTS
+from stompp_kernels.ops.forms import FORMS, PRODUCTS
 
 _FLOAT_CONV = "Tensor x, Tensor weight, int[] weight_shape, int[2] stride, int[2] padding, int[2] dilation"
 
@@ -64,17 +64,6 @@ def _pack_conv_weight(w: Tensor, groups: int) -> Tensor:
     return torch.ops.stompp.pack_weight_words(words, w.shape, groups)
 
 
-def _with_signs(product: str) -> Any:
-    def kernel(*args: Any) -> tuple[Tensor, Tensor]:
-        *linear, floats, rprelu, limits = AFFINE_SIGNS.filled(product, args)
-        y = getattr(torch.ops.stompp, product + AFFINE.suffix)(*linear, torch.float32, rprelu)
-        ops = torch.ops.stompp
-        words = ops.pack_signs(y) if limits is None else ops.pack_outside(y, limits[0], limits[1])
-        return y if floats else y.new_empty(0), words
-
-    return kernel
-
-
 def _cuda_kernel(name: str) -> Any:
     """Returns what runs an op on an NVIDIA GPU; None where the library's kernel is registered already."""
     if native.cuda is not None and name in cuda_library.OPS:
@@ -85,11 +74,7 @@ def _cuda_kernel(name: str) -> Any:
 
 
 # These are not in the library for GPUs because a kernel of Triton's packs their signs.
-_WITH_TRITON = {
-    "pack_weight": _pack_weight,
-    "pack_conv_weight": _pack_conv_weight,
-    **{product + AFFINE_SIGNS.suffix: _with_signs(product) for product in PRODUCTS},
-}
+_WITH_TRITON = {"pack_weight": _pack_weight, "pack_conv_weight": _pack_conv_weight}
 
 for _name, _schema in SCHEMAS.items():
     if native.library is None:

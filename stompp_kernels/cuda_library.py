@@ -91,6 +91,8 @@ class CudaLibrary:
 
 def find(path: Path = PATH) -> tuple[CudaLibrary | None, str]:
     """The library, its kernels registered, and ""; or None and the reason in one line."""
+    if torch.version.hip is not None:
+        return None, "this torch is built for AMD GPUs, and the library holds machine code of NVIDIA's"
     reason = no_gpu()
     if reason:
         return None, reason
@@ -105,10 +107,11 @@ def find(path: Path = PATH) -> tuple[CudaLibrary | None, str]:
 
 
 def no_gpu() -> str:
-    """Says why torch has no NVIDIA GPU; empty where it has one."""
-    if torch.version.cuda is None:
+    """Says why torch has no GPU of the vendor that it is built for; empty where it has one."""
+    if torch.version.cuda is None and torch.version.hip is None:
         return "this torch is built without CUDA"
-    return "" if torch.cuda.device_count() > 0 else "torch sees no NVIDIA GPU"
+    vendor = "AMD" if torch.version.hip is not None else "NVIDIA"
+    return "" if torch.cuda.device_count() > 0 else f"torch sees no {vendor} GPU"
 
 
 def _release(version: int) -> str:

@@ -86,8 +86,9 @@ cuda, cuda_missing_reason = cuda_library.find()
 
 
 def wants_triton() -> bool:
-    """Whether to load the Triton kernels: torch is built for NVIDIA GPUs, or Triton is told to interpret them."""
-    wanted = torch.version.cuda is not None or os.environ.get("TRITON_INTERPRET") == "1"
+    """Whether to load the Triton kernels: torch is built for NVIDIA's or AMD's GPUs, or Triton is to interpret them."""
+    built_for_gpus = torch.version.cuda is not None or torch.version.hip is not None
+    wanted = built_for_gpus or os.environ.get("TRITON_INTERPRET") == "1"
     return wanted and importlib.util.find_spec("triton") is not None
 
 
@@ -105,9 +106,10 @@ def product_kernels_check(x: Any) -> bool:
 
 
 def implementations() -> list[Implementation]:
-    """Lists every implementation of the ops: the CPU's, best first, then those for NVIDIA GPUs.
+    """Lists every implementation of the ops: the CPU's, best first, then those for GPUs.
 
-    On each device ``reference``, plain PyTorch, runs what none of them covers.
+    On each device ``reference``, plain PyTorch, runs what none of them covers. Under torch for AMD GPUs, whose devices
+    torch calls "cuda" too, these are the binary products; the Triton kernels run there.
 
     Example:
         >>> "reference" in [implementation.name for implementation in sk.implementations()]
@@ -117,10 +119,7 @@ def implementations() -> list[Implementation]:
 
 
 def _gpu_implementations() -> list[Implementation]:
-    if wants_triton():
-        no_triton = cuda_library.no_gpu()
-    else:
-        no_triton = "this torch is built without CUDA" if torch.version.cuda is None else "Triton is not installed"
+    no_triton = cuda_library.no_gpu() or ("" if wants_triton() else "Triton is not installed")
     return [
         Implementation(name, description, not reason, not reason, reason, "cuda")
         for name, description, reason in (

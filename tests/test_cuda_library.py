@@ -4,6 +4,7 @@ It is compiled once for one architecture, beside a copy of the package. In proce
 has a GPU, so that everything but the kernels' launches happens as it does there.
 """
 
+import importlib.util
 import math
 import os
 import random
@@ -217,6 +218,23 @@ def test_gpu_implementations_are_listed_after_the_cpus(monkeypatch):
     assert native.implementation_of("bgemm", torch.device("xpu")) == "reference"
     with pytest.raises(ValueError, match="'cuda' cannot run here"), native.use_implementation("cuda"):
         pass
+
+
+def test_torch_for_amd_gpus_runs_the_triton_kernels_and_says_so_of_the_library(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "7.0", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    found, reason = cuda_library.find()
+    assert found is None
+    assert reason == "this torch is built for AMD GPUs, and the library holds machine code of NVIDIA's"
+    for installed in (True, False):
+        found = object() if installed else None
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
+        assert native.wants_triton() == installed
+        triton = native.implementations()[-1]
+        assert (triton.available, triton.reason) == (installed, "" if installed else "Triton is not installed")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert native.implementations()[-1].reason == "torch sees no AMD GPU"
 
 
 REGISTERED = """

@@ -17,6 +17,7 @@ if not _problem:
     from stompp_kernels import models, nn, ops
     from stompp_kernels.conversion import (
         PreparationReport,
+        capture_packed,
         convert,
         explain,
         export_packed,
@@ -54,6 +55,7 @@ __all__ = [
     "PackedWeight",
     "PreparationReport",
     "StoMPP",
+    "capture_packed",
     "convert",
     "explain",
     "export_packed",

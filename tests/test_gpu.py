@@ -126,3 +126,16 @@ def test_inductor_compiles_a_step_once_a_commitment(activation_masks):
     assert len(graphs) <= 1 + len(progression.units)
     # Later ones part: a sign turns on the last bit.
     assert losses[:3] == pytest.approx(expected[:3], rel=1e-3)
+
+
+def test_a_packed_network_in_a_cuda_graph():
+    model = prepared("cuda")
+    sk.StoMPP(model, 1, regime="vanilla_ste")
+    packed = sk.convert(model)
+    run = sk.capture_packed(packed, torch.randn(4, 1, 8, 8, device="cuda"))
+    images = [torch.randn(4, 1, 8, 8, device="cuda") for _ in range(2)]
+    found = [run(x) for x in images]
+    for y, x in zip(found, images, strict=True):
+        torch.testing.assert_close(y, packed(x))
+    with pytest.raises(ValueError, match="shape that was captured"):
+        run(images[0][:2])

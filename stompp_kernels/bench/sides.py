@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.bench.subjects import Subject, call, device_of
+from stompp_kernels.conversion.cuda_graph import captured
 from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import float_simulation
 from stompp_kernels.ops.checks import check_choice
@@ -157,25 +158,7 @@ def _ways(form: str, network: nn.Module, inputs: Inputs, compile: bool, missing:
 
 def on_device(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     """The call itself on the CPU; on a GPU a CUDA graph of it, which launches all its kernels at once."""
-    return _graphed(run) if device.type == "cuda" else run
-
-
-def _graphed(run: Callable[[], Any]) -> Callable[[], Any]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # whatever is set up by first calls must not be part of the graph
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
-
-    def replay() -> Any:
-        graph.replay()
-        return result
-
-    return replay
+    return captured(run) if device.type == "cuda" else run
 
 
 def _runner(network: Callable[..., Any], inputs: Inputs) -> Callable[[], Tensor]:

@@ -1,5 +1,6 @@
 """From a float model to a progressive one (prepare) and from a committed one to packed bits (convert)."""
 
+from stompp_kernels.conversion.cuda_graph import capture_packed
 from stompp_kernels.conversion.explain import explain
 from stompp_kernels.conversion.files.export import export_packed, load_exported, package_packed
 from stompp_kernels.conversion.files.packed_file import load_packed, save_packed
@@ -9,6 +10,7 @@ from stompp_kernels.conversion.prepare.prepare import PreparationReport, prepare
 
 __all__ = [
     "PreparationReport",
+    "capture_packed",
     "convert",
     "explain",
     "export_packed",

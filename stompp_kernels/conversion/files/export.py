@@ -112,9 +112,18 @@ def package_packed(
     return torch._inductor.aoti_load_package(os.fspath(path))
 
 
-def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> ExportedProgram:
+def check_packed(packed: Any) -> None:
+    """Refuses what has no packed layer.
+
+    Raises:
+        TypeError: with what was given.
+    """
     if not isinstance(packed, nn.Module) or not any(isinstance(m, PackedLayer) for m in packed.modules()):
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
+
+
+def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> ExportedProgram:
+    check_packed(packed)
     args, kwargs = as_arguments(example_inputs)
     shapes: Any = None
     if dynamic_batch:

@@ -284,6 +284,43 @@ TEST(bf16_convolutions_are_within_rounding) {
   CHECK(done > 18, "shapes that fit");
 }
 
+// A sum lies next to the middle between two floats: rounded to double and then to float it would be rounded to even.
+TEST(sums_are_rounded_once) {
+  const WeightShape w = {32, 2, 1, 1, 1};
+  Convolution c({1, 1, 1, 2, 1, 1, 0, 0, 1, 1, 0}, w);
+  const float half = 1.0f + 0x1p-12f;  // its square is 1 + 2^-11 + 2^-24
+  for (const float scale : {1.0f, -1.0f, 0x1p-63f, 0x1p-70f}) {
+    c.x[0] = 0x1p-40f * scale;
+    c.x[1] = half * scale;
+    for (int64_t o = 0; o < 32; ++o) {
+      c.weights[o] = (o % 2 == 0 ? 0x1p-40f : -0x1p-40f) * scale;
+      c.weights[32 + o] = (o % 3 == 0 ? half : -half) * scale;
+    }
+    c.add_up();
+    c.check_floats(false, false, false, 1, "scale " + std::to_string(scale));
+  }
+}
+
+// Rounding each of K products on its own moves a sum by less than K units in the last place of 1.
+TEST(unfused_sums_are_within_rounding) {
+  Random random(80);
+  for (int round = 0; round < 60; ++round) {
+    const WeightShape w = {random.between(1, 70), random.between(1, 40), 3, random.between(1, 3), 1};
+    const Conv2dShape shape = {1, 3, random.between(3, 20), w.in_channels, 1, 1, 1, 1, 1, 1, 0};
+    Convolution c(shape, w);
+    c.fill(random, false);
+    Buffer<float> out(c.sums.size);
+    FloatConv conv = c.conv(false);
+    conv.unfused_sums = true;
+    conv.out = out.get();
+    const std::string name = "round " + std::to_string(round);
+    CHECK(conv2d_float(conv, shape, w, pool(1)).is_ok(), name);
+    const float tolerance = 1e-7f * static_cast<float>(w.K() + 8);
+    for (int64_t i = 0; i < out.size; ++i)
+      CHECK(std::fabs(out[i] - c.sums[i]) <= tolerance, name + ", output " + std::to_string(i));
+  }
+}
+
 TEST(float_convolutions_refuse_groups) {
   const WeightShape w = {4, 2, 1, 1, 2};
   const Status status = conv2d_float({}, {1, 1, 1, 4, 1, 1, 0, 0, 1, 1, 0}, w, pool(1));

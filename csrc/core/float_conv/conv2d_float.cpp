@@ -219,9 +219,11 @@ const float* whole_panels(const float* values, int64_t outputs, float rest, std:
 }  // namespace
 
 Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const WeightShape& weight, const Parallel& pool) {
-  const FloatConvKernels* kernels = active_float_conv_kernels();
+  const FloatConvKernels* active = active_float_conv_kernels();
   const PackKernels* signs = active_pack_kernels();
-  if (kernels == nullptr || signs == nullptr) return no_implementation();
+  if (active == nullptr || signs == nullptr) return no_implementation();
+  FloatConvKernels kernels = *active;
+  if (conv.unfused_sums && kernels.unfused.multiply != nullptr) kernels.tiles = kernels.unfused;
   if (weight.groups != 1) return Status::error("conv2d_float takes weights of one group");
   const Status status = check_conv2d(shape, weight);
   if (!status.is_ok()) return status;
@@ -233,7 +235,7 @@ Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const Weigh
       whole_panels(bits ? conv.limits.low : conv.scale, weight.out_channels, bits ? -infinity : 0.0f, &first),
       whole_panels(bits ? conv.limits.high : conv.bias, weight.out_channels, bits ? infinity : 0.0f, &second)};
   if (conv.bf16_weights != nullptr) {
-    if (kernels->bf16.multiply != nullptr) return conv2d_bf16(*kernels, conv, shape, weight, constants, pool);
+    if (kernels.bf16.multiply != nullptr) return conv2d_bf16(kernels, conv, shape, weight, constants, pool);
     const Scratch<float> joined =
         scratch_of<float>(ceil_div(weight.out_channels, kPanelOutputs) * weight.K() * kPanelOutputs);
     if (joined == nullptr) return Status::error("out of memory");
@@ -245,11 +247,10 @@ Status conv2d_float(const FloatConv& conv, const Conv2dShape& shape, const Weigh
   }
   if (bits) {
     bool done = false;
-    const Status by_winograd =
-        conv2d_winograd(*kernels, conv, shape, weight, {constants[0], constants[1]}, pool, &done);
+    const Status by_winograd = conv2d_winograd(kernels, conv, shape, weight, {constants[0], constants[1]}, pool, &done);
     if (done) return by_winograd;
   }
-  const Job job = {conv, shape, weight, *kernels, *signs, grid, constants[0], constants[1]};
+  const Job job = {conv, shape, weight, kernels, *signs, grid, constants[0], constants[1]};
   return run_tasks<Worker>(job, pool);
 }
 

@@ -29,6 +29,8 @@ struct FloatConv {
   float* out;           // [batch][out_height][out_width][O], or null
   Limits limits;        // [O], where out is null: signs of what follows, see pack.h
   uint32_t* out_words;  // [batch][out_height][out_width][words_for(O)]
+  // Allows sums in which each product is rounded: they are faster where an instruction set has no fused multiply-add.
+  bool unfused_sums = false;
 };
 
 // Padding is zero, as in torch: shape.padding_value is 0. The weight has one group.

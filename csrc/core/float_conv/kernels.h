@@ -9,6 +9,7 @@ namespace stompp {
 
 struct FloatConvKernels {
   FloatTileKernel tiles;
+  FloatTileKernel unfused;  // nulls, or faster than `tiles`: rounds products before it adds them
   winograd::Kernel winograd;
   Bf16Kernels bf16;
 };

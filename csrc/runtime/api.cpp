@@ -11,7 +11,6 @@
 #include "runtime/graph/plan.h"
 #include "runtime/steps/nest.h"
 #include "runtime/workers/team.h"
-#include "runtime/workers/threads.h"
 
 using namespace stompp;
 using namespace stompp::runtime;
@@ -77,14 +76,9 @@ Outcome open(const uint8_t* bytes, size_t size, const stompp_open_options* optio
   return {};
 }
 
-template <class Input, class ShapeOf>
-Outcome shapes_in(const Network& network, const Input* inputs, int32_t count, const ShapeOf& shape_of,
-                  std::vector<Shape>* shapes) {
-  if (inputs == nullptr || count != static_cast<int32_t>(network.inputs.size()))
-    return bad_argument("input_count must be " + std::to_string(network.inputs.size()) + ", got " +
-                        std::to_string(count));
-  for (int32_t i = 0; i < count; ++i) shapes->push_back(shape_of(inputs[i]));
-  return {};
+Outcome check_count(const char* name, const void* given, int32_t count, size_t wanted) {
+  if (given != nullptr && count >= 0 && static_cast<size_t>(count) == wanted) return {};
+  return bad_argument(std::string(name) + " must be " + std::to_string(wanted) + ", got " + std::to_string(count));
 }
 
 // Takes an idle session of these sizes, or makes one.
@@ -116,28 +110,14 @@ void give_back(const stompp_network& n, std::unique_ptr<Session> session) {
   n.idle.pop_back();
 }
 
-// Strides of a row-major value.
-Shape rows_of(const Shape& shape) {
-  Shape strides = shape;
-  for (int64_t i = shape.rank - 1, step = 1; i >= 0; step *= shape.sizes[i--]) strides.sizes[i] = step;
-  return strides;
-}
-
-float same(float value, float) { return value; }
-
 void read_input(const Frame& frame, const float* from, const Value& value) {
-  const Shape strides = rows_of(value.shape);
-  run_nest(frame, Nest(value.shape, strides, strides), from, from, frame.floats(value), same);
+  const Shape strides = row_major_strides(value.shape);
+  copy_nest(frame, Nest(value.shape, strides, strides), from, frame.floats(value));
 }
 
 void write_output(const Frame& frame, const Value& value, float* to) {
-  Shape shape = value.shape, strides = strides_of(value.shape);
-  if (shape.rank == 4) {  // row-major for a nest, as five dimensions are
-    shape = shape_of({1, shape.sizes[0], shape.sizes[1], shape.sizes[2], shape.sizes[3]});
-    strides = shape_of({0, strides.sizes[0], strides.sizes[1], strides.sizes[2], strides.sizes[3]});
-  }
-  const float* from = frame.floats(value);
-  run_nest(frame, Nest(shape, strides, strides), from, from, to, same);
+  const Shape strides = strides_of(value.shape);
+  copy_nest(frame, Nest(value.shape, strides, strides, true), frame.floats(value), to);
 }
 
 void show(const Frame& frame, const Plan::Step& step, const stompp_run_options& options) {
@@ -177,13 +157,13 @@ Outcome run_session(Session& session, const Parallel& pool, const stompp_input* 
 
 Outcome run(const stompp_network& n, const stompp_input* inputs, int32_t input_count, stompp_output* outputs,
             int32_t output_count, const stompp_run_options& options) {
+  STOMPP_TRY(check_count("input_count", inputs, input_count, n.network.inputs.size()));
+  STOMPP_TRY(check_count("output_count", outputs, output_count, n.network.outputs.size()));
   std::vector<Shape> shapes;
-  STOMPP_TRY(shapes_in(n.network, inputs, input_count, [](const stompp_input& in) { return in.shape; }, &shapes));
-  for (int32_t i = 0; i < input_count; ++i)
+  for (int32_t i = 0; i < input_count; ++i) {
     if (inputs[i].data == nullptr) return bad_argument("inputs[" + std::to_string(i) + "].data must not be null");
-  if (outputs == nullptr || output_count != static_cast<int32_t>(n.network.outputs.size()))
-    return bad_argument("output_count must be " + std::to_string(n.network.outputs.size()) + ", got " +
-                        std::to_string(output_count));
+    shapes.push_back(inputs[i].shape);
+  }
   std::unique_ptr<Session> session;
   STOMPP_TRY(take_session(n, shapes, &session));
   Outcome outcome;
@@ -195,9 +175,8 @@ Outcome run(const stompp_network& n, const stompp_input* inputs, int32_t input_c
   }
   if (outcome.is_ok()) {
     const UseImplementation use(*n.network.implementation);
-    session->team.grow(options.threads);
-    outcome = session->team.with(
-        options.threads, [&](const Parallel& pool) { return run_session(*session, pool, inputs, outputs, options); });
+    const Team::Use team(session->team, options.threads);
+    outcome = run_session(*session, team.pool(), inputs, outputs, options);
   }
   give_back(n, std::move(session));
   return outcome;
@@ -269,10 +248,9 @@ stompp_status stompp_plan(const stompp_network* network, const stompp_shape* inp
                           stompp_shape* outputs, int64_t* arena_bytes, stompp_error* error) {
   return guarded(error, [&] {
     if (network == nullptr) return bad_argument("network must not be null");
-    std::vector<Shape> shapes;
     Plan plan;
-    STOMPP_TRY(shapes_in(network->network, inputs, input_count, [](const Shape& shape) { return shape; }, &shapes));
-    STOMPP_TRY(plan_network(network->network, shapes, &plan));
+    STOMPP_TRY(check_count("input_count", inputs, input_count, network->network.inputs.size()));
+    STOMPP_TRY(plan_network(network->network, {inputs, inputs + input_count}, &plan));
     for (size_t i = 0; outputs != nullptr && i < plan.output_values.size(); ++i)
       outputs[i] = plan.output_values[i].shape;
     if (arena_bytes != nullptr) *arena_bytes = plan.arena_bytes;

@@ -217,20 +217,6 @@ bool Json::has_keys(std::initializer_list<std::string_view> names) const {
          std::all_of(names.begin(), names.end(), [&](std::string_view name) { return find(name) != nullptr; });
 }
 
-Json Json::of(std::string text) {
-  Json value;
-  value.kind = Kind::kText;
-  value.text = std::move(text);
-  return value;
-}
-
-Json Json::of(bool boolean) {
-  Json value;
-  value.kind = Kind::kBool;
-  value.boolean = boolean;
-  return value;
-}
-
 Outcome parse_json(std::string_view text, bool constants, Json* value) { return Parser(text, constants).parse(value); }
 
 }  // namespace stompp::runtime

@@ -13,6 +13,11 @@ namespace stompp::runtime {
 struct Json {
   enum class Kind { kNull, kBool, kInteger, kFloat, kText, kList, kObject };
 
+  Json() = default;
+  explicit Json(bool value) : kind(Kind::kBool), boolean(value) {}
+  explicit Json(std::string value) : kind(Kind::kText), text(std::move(value)) {}
+  Json(Kind list_or_object, std::vector<Json> values) : kind(list_or_object), items(std::move(values)) {}
+
   Kind kind = Kind::kNull;
   bool boolean = false;
   int64_t integer = 0;
@@ -29,9 +34,6 @@ struct Json {
   const Json* find(std::string_view key) const;
   // Says whether this is an object with these keys and no others.
   bool has_keys(std::initializer_list<std::string_view> names) const;
-
-  static Json of(std::string text);
-  static Json of(bool boolean);
 };
 
 // `constants` allows Infinity, -Infinity and NaN, as Python writes them.

@@ -26,7 +26,6 @@ struct Network {
   const Implementation* implementation = nullptr;
   int64_t file_bytes = 0;
   Json structure;
-  std::vector<std::unique_ptr<Json>> owned;  // that arguments point to besides
   std::map<std::string, Module> modules;
   std::map<std::string, Attribute> attributes;
   std::vector<Node> nodes;  // in order of execution, without the output

@@ -30,19 +30,17 @@ void upgrade(int version, Json* structure) {
     Json *target = const_cast<Json*>(node.find("target")), *args = const_cast<Json*>(node.find("args"));
     if (target == nullptr || args == nullptr || !target->is_text("shape") || args->items.size() != 1) continue;
     target->text = "getattr";
-    args->items.push_back(Json::of(std::string("shape")));
+    args->items.push_back(Json(std::string("shape")));
   }
   for (Json& spec : modules->items) {
     const Json *type = spec.find("type"), *rows = spec.find("threshold_rows");
     if (version > 1 || type == nullptr || rows == nullptr || spec.find("writes") != nullptr) continue;
     spec.keys.insert(spec.keys.end(), {"writes", "fused"});
-    spec.items.push_back(Json::of(std::string(rows->integer > 0 ? "bits" : "floats")));
-    spec.items.push_back(Json::of(false));
+    spec.items.push_back(Json(std::string(rows->integer > 0 ? "bits" : "floats")));
+    spec.items.push_back(Json(false));
   }
-  Json attributes;
-  attributes.kind = Json::Kind::kObject;
   structure->keys.push_back("attributes");
-  structure->items.push_back(std::move(attributes));
+  structure->items.emplace_back(Json::Kind::kObject, std::vector<Json>());
 }
 
 class Opening {
@@ -131,19 +129,10 @@ class Opening {
     const Operation* operation = plain ? find_operation(m.type) : nullptr;
     if (operation == nullptr || operation->settings == nullptr) return unsupported(what + " is not in this library");
     // Packed layers have their settings beside the type, others in an object of arguments.
-    const bool packed = std::string_view(operation->settings).find("threshold_rows") != std::string::npos;
-    Json settings = packed ? spec : Json();
-    if (packed) {
-      const auto at = std::find(settings.keys.begin(), settings.keys.end(), "type") - settings.keys.begin();
-      settings.keys.erase(settings.keys.begin() + at);
-      settings.items.erase(settings.items.begin() + at);
-    } else if (spec.has_keys({"type", "arguments"}) && arguments->is(Json::Kind::kObject)) {
-      settings = *arguments;
-    } else {
+    const bool packed = std::string_view(operation->settings).find("type:") == 0;
+    if (!packed && !(spec.has_keys({"type", "arguments"}) && arguments->is(Json::Kind::kObject)))
       return bad_file(what + " must have a type and arguments");
-    }
-    Json& kept = *n_.owned.emplace_back(std::make_unique<Json>(std::move(settings)));
-    STOMPP_TRY(check_call(what, operation->settings, nullptr, kept, &m.settings, &n_.owned));
+    STOMPP_TRY(check_call(what, operation->settings, nullptr, packed ? spec : *arguments, &m.settings));
     Outcome outcome = operation->prepare == nullptr ? Outcome{} : operation->prepare(m);
     if (outcome.is_ok() && !m.tensors.empty())
       outcome = bad_file("it has a tensor " + shown(m.tensors.begin()->first) + " that it does not take");
@@ -176,7 +165,7 @@ class Opening {
       STOMPP_TRY(op.text == "placeholder" ? open_input(what, target.text, &node) : open_read(what, target.text, &node));
     } else {
       STOMPP_TRY(open_call(what, op.text, target.text, &node));
-      STOMPP_TRY(check_call(what, node.operation->call, &args, kwargs, &node.arguments, &n_.owned));
+      STOMPP_TRY(check_call(what, node.operation->call, &args, kwargs, &node.arguments));
     }
     known_[node.name] = n_.nodes.size();
     n_.nodes.push_back(std::move(node));

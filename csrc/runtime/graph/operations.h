@@ -1,6 +1,8 @@
 // The closed list of what a network may do.
 #pragma once
 
+#include <cstring>
+#include <list>
 #include <map>
 #include <memory>
 
@@ -13,10 +15,22 @@ namespace stompp::runtime {
 
 class Planning;
 
-// What a module keeps of its tensors, in the order that kernels read.
+// What a module keeps of its tensors, in the order that kernels read. Its other pointers lead into `floats` and `ints`.
 struct Prepared {
   virtual ~Prepared() = default;
+
   int64_t bytes = 0;
+  std::list<std::vector<float>> floats;
+  std::list<std::vector<int32_t>> ints;
+
+  const float* keep(std::vector<float> values) {
+    bytes += static_cast<int64_t>(values.size()) * 4;
+    return floats.emplace_back(std::move(values)).data();
+  }
+  const int32_t* keep(std::vector<int32_t> values) {
+    bytes += static_cast<int64_t>(values.size()) * 4;
+    return ints.emplace_back(std::move(values)).data();
+  }
 };
 
 // A module of the file. Operations take the tensors that they know; one that is left is an error.
@@ -30,14 +44,39 @@ class Module {
   stompp_arithmetic arithmetic = STOMPP_FLOAT;
   Shape weight = {};  // rank 0: no layer
 
+  bool is_linear() const { return type.find("Linear") != std::string::npos; }
   bool has(const std::string& key) const { return tensors.count(key) > 0; }
-  // Copies a tensor of this shape; an absent one is an error.
-  Outcome take(const std::string& key, std::initializer_list<int64_t> shape, std::vector<float>* values);
-  Outcome take(const std::string& key, std::initializer_list<int64_t> shape, std::vector<int32_t>* values);
+
+  // Copies a tensor of float32 or int32; one that is absent or has another shape is an error.
+  template <class T>
+  Outcome take(const std::string& key, const std::vector<int64_t>& shape, std::vector<T>* values) {
+    const Tensor* tensor = nullptr;
+    STOMPP_TRY(find(key, shape, std::is_integral_v<T> ? Tensor::Type::kInt32 : Tensor::Type::kFloat32, &tensor));
+    values->resize(static_cast<size_t>(tensor->bytes) / sizeof(T));
+    std::memcpy(values->data(), tensor->data, static_cast<size_t>(tensor->bytes));
+    tensors.erase(key);
+    return {};
+  }
+  // The same, into what the module keeps.
+  template <class T>
+  Outcome keep(const std::string& key, const std::vector<int64_t>& shape, Prepared* prepared, const T** values) {
+    std::vector<T> taken;
+    STOMPP_TRY(take(key, shape, &taken));
+    *values = prepared->keep(std::move(taken));
+    return {};
+  }
+
+  // Checks a tensor that nothing here reads.
+  Outcome drop(const std::string& key, const std::vector<int64_t>& shape, Tensor::Type type) {
+    const Tensor* tensor = nullptr;
+    STOMPP_TRY(find(key, shape, type, &tensor));
+    tensors.erase(key);
+    return {};
+  }
 
  private:
-  template <class T>
-  Outcome take_any(const std::string& key, std::initializer_list<int64_t> shape, Tensor::Type type, std::vector<T>*);
+  Outcome find(const std::string& key, const std::vector<int64_t>& shape, Tensor::Type type,
+               const Tensor** tensor) const;
 };
 
 struct Operation {

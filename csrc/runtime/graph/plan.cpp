@@ -6,7 +6,6 @@
 namespace stompp::runtime {
 namespace {
 
-constexpr int64_t kMostBytes = int64_t{1} << 40;  // of a value
 constexpr int64_t kLine = 64;
 
 }  // namespace
@@ -72,6 +71,7 @@ Outcome Planning::make(Value::Kind kind, const Shape& shape, Value* value) {
   value->constant = nullptr;
   value->buffer = static_cast<int>(buffers_.size());
   buffers_.push_back({value->bytes(), node_, node_});
+  give(*value);
   return {};
 }
 
@@ -80,6 +80,7 @@ Outcome Planning::overwriting(const Value& argument, const Shape& shape, Value* 
   if (!last || product(shape) != product(argument.shape)) return make(Value::Kind::kFloats, shape, value);
   *value = argument;
   value->shape = shape;
+  give(*value);
   return {};
 }
 
@@ -125,8 +126,6 @@ class Planner {
       const Shape& shape = plan_.inputs[static_cast<size_t>(node.input)];
       if (shape.rank < 1 || shape.rank > STOMPP_MAX_RANK) return bad_argument("an input of no or too many dimensions");
       STOMPP_TRY(p_.make(Value::Kind::kFloats, shape, &value));
-      plan_.input_values.push_back(value);
-      p_.give(value);
       return {};
     }
     if (!node.attribute.empty()) {

@@ -14,7 +14,7 @@ struct Plan {
   };
 
   std::vector<Shape> inputs;
-  std::vector<Value> input_values, output_values;
+  std::vector<Value> output_values;
   std::vector<Step> steps;
   std::vector<int64_t> offsets;  // of buffers in the arena
   int64_t arena_bytes = 0;

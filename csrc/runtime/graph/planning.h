@@ -32,13 +32,11 @@ class Planning {
     return static_cast<const Own&>(*module->prepared);
   }
 
-  // Gives a result a place in the arena; overwriting() takes that of an argument that nothing else reads.
+  // Adds a result with a place in the arena; overwriting() takes that of an argument that nothing else reads.
   Outcome make(Value::Kind kind, const Shape& shape, Value* value);
   Outcome overwriting(const Value& argument, const Shape& shape, Value* value);
-
   void give(const Value& value) { given_->push_back(value); }
-  const Value& last_given() const { return given_->back(); }
-  void give_instead(const Value& value) { given_->back() = value; }
+  Shape& given_shape() { return given_->back().shape; }  // of the last result
   void run(Run run) { *run_ = std::move(run); }
 
  private:
@@ -49,7 +47,6 @@ class Planning {
   };
 
   std::map<std::string, std::vector<Value>> results_;
-  std::map<std::string, int> last_use_;
   std::vector<Buffer> buffers_;
   int node_ = 0;
   std::vector<Value>* given_ = nullptr;

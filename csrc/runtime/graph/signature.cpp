@@ -1,8 +1,6 @@
 #include "runtime/graph/signature.h"
 
 #include <algorithm>
-#include <memory>
-#include <sstream>
 
 namespace stompp::runtime {
 namespace {
@@ -84,11 +82,21 @@ bool holds(const Kind& kind, const Json& value) {
          std::all_of(value.items.begin(), value.items.end(), [&](const Json& item) { return holds_one(kind, item); });
 }
 
+std::vector<std::string_view> split(std::string_view text, char at) {
+  std::vector<std::string_view> words;
+  for (size_t end; !text.empty(); text.remove_prefix(std::min(end + 1, text.size()))) {
+    end = std::min(text.find(at), text.size());
+    if (end > 0) words.push_back(text.substr(0, end));
+  }
+  return words;
+}
+
 struct Parameter {
   std::string name, kinds;
   bool required, many;
+  int given = 0;
 
-  explicit Parameter(const std::string& word) {
+  explicit Parameter(std::string_view word) {
     const size_t at = word.find_first_of(":=");
     many = word[0] == '*';
     name = word.substr(many, at - many);
@@ -97,8 +105,7 @@ struct Parameter {
   }
 
   bool allows(const Json& value) const {
-    std::istringstream words(kinds);
-    for (std::string word; std::getline(words, word, '|');) {
+    for (const std::string_view word : split(kinds, '|')) {
       const auto kind =
           std::find_if(std::begin(kKinds), std::end(kKinds), [&](const Kind& k) { return word == k.name; });
       if (kind != std::end(kKinds) && holds(*kind, value)) return true;
@@ -127,8 +134,7 @@ int64_t Arguments::integer(std::string_view name, int64_t otherwise) const {
 
 double Arguments::number(std::string_view name, double otherwise) const {
   const Json* value = find(name);
-  if (value == nullptr) return otherwise;
-  return value->number;
+  return value == nullptr ? otherwise : value->number;
 }
 
 bool Arguments::flag(std::string_view name, bool otherwise) const {
@@ -156,40 +162,31 @@ Outcome Arguments::pair(std::string_view name, int64_t otherwise, int64_t* heigh
 }
 
 Outcome check_call(const std::string& what, const char* signature, const Json* args, const Json& kwargs,
-                   Arguments* arguments, std::vector<std::unique_ptr<Json>>* owned) {
+                   Arguments* arguments) {
   std::vector<Parameter> parameters;
-  std::istringstream words(signature);
-  for (std::string word; words >> word;) parameters.emplace_back(word);
-  Arguments given;
+  for (const std::string_view word : split(signature, ' ')) parameters.emplace_back(word);
   const size_t count = args == nullptr ? 0 : args->items.size();
   for (size_t i = 0; i < count; ++i) {
     if (i >= parameters.size()) return bad_file(what + " has too many arguments");
     const bool packed = i + 1 == count && args->items[i].is(Json::Kind::kList);
-    if (!parameters[i].many || packed) {
-      given.add(parameters[i].name, &args->items[i]);
-      continue;
+    if (parameters[i].many && !packed) {
+      arguments->add(
+          parameters[i].name,
+          Json(Json::Kind::kList, std::vector<Json>(args->items.begin() + static_cast<int64_t>(i), args->items.end())));
+      break;
     }
-    Json& rest = *owned->emplace_back(std::make_unique<Json>());
-    rest.kind = Json::Kind::kList;
-    rest.items.assign(args->items.begin() + static_cast<int64_t>(i), args->items.end());
-    given.add(parameters[i].name, &rest);
-    break;
+    arguments->add(parameters[i].name, &args->items[i]);
   }
-  for (size_t i = 0; i < kwargs.keys.size(); ++i) given.add(kwargs.keys[i], &kwargs.items[i]);
-  for (const auto& [name, value] : given.all()) {
-    const auto is_named = [&n = name](const auto& p) { return p.name == n; };
-    const auto found = std::find_if(parameters.begin(), parameters.end(), is_named);
+  for (size_t i = 0; i < kwargs.keys.size(); ++i) arguments->add(kwargs.keys[i], &kwargs.items[i]);
+  for (const auto& [name, value] : arguments->all()) {
+    const auto found =
+        std::find_if(parameters.begin(), parameters.end(), [&n = name](const Parameter& p) { return p.name == n; });
     if (found == parameters.end()) return unsupported(what + " has no argument " + shown(name) + " here");
+    if (found->given++ > 0) return bad_file(what + " is given '" + name + "' twice");
     if (!found->allows(*value)) return unsupported(what + " has an argument '" + name + "' that is no " + found->kinds);
-    for (const auto& [other, twin] : given.all())
-      if (other == name && twin != value) return bad_file(what + " is given '" + name + "' twice");
   }
-  for (const Parameter& p : parameters) {
-    const auto is_named = [&](const auto& pair) { return pair.first == p.name; };
-    if (p.required && std::none_of(given.all().begin(), given.all().end(), is_named))
-      return bad_file(what + " needs an argument '" + p.name + "'");
-  }
-  for (const auto& [name, value] : given.all()) arguments->add(name, value);
+  for (const Parameter& p : parameters)
+    if (p.required && p.given == 0) return bad_file(what + " needs an argument '" + p.name + "'");
   return {};
 }
 

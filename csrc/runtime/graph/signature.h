@@ -3,7 +3,7 @@
 // ":" is required and "=" optional, "*" takes all positional arguments that are left, "|" joins kinds.
 #pragma once
 
-#include <memory>
+#include <list>
 #include <string>
 #include <vector>
 
@@ -11,7 +11,7 @@
 
 namespace stompp::runtime {
 
-// Arguments by name. The values belong to the structure.
+// Arguments by name. The values belong to the structure, but for lists of positional ones.
 class Arguments {
  public:
   // Returns null where it was left out, or is null.
@@ -26,19 +26,19 @@ class Arguments {
   std::vector<int64_t> integers(std::string_view name) const;
 
   void add(const std::string& name, const Json* value) { values_.emplace_back(name, value); }
+  void add(const std::string& name, Json list) { add(name, &lists_.emplace_back(std::move(list))); }
   const std::vector<std::pair<std::string, const Json*>>& all() const { return values_; }
-  void clear() { values_.clear(); }
 
  private:
   std::vector<std::pair<std::string, const Json*>> values_;
+  std::list<Json> lists_;
 };
 
 // Returns the name of the node that a value is, or null.
 const std::string* node_in(const Json& value);
 
-// Checks positional and named arguments and adds them to `arguments`. `owned` keeps lists that are made of positional
-// ones. Null for none.
+// Checks positional arguments, which may be null for none, and named ones, and adds them to `arguments`.
 Outcome check_call(const std::string& what, const char* signature, const Json* args, const Json& kwargs,
-                   Arguments* arguments, std::vector<std::unique_ptr<Json>>* owned);
+                   Arguments* arguments);
 
 }  // namespace stompp::runtime

@@ -21,6 +21,11 @@ namespace stompp::runtime {
 
 using Shape = stompp_shape;
 
+// What a value or a weight takes at most. With 32 bits the addresses must do for all of them.
+constexpr int64_t kMostBytes = sizeof(void*) > 4 ? int64_t{1} << 40 : int64_t{1} << 28;
+
+inline std::vector<int64_t> sizes_of(const Shape& shape) { return {shape.sizes, shape.sizes + shape.rank}; }
+
 inline Shape shape_of(std::initializer_list<int64_t> sizes) {
   Shape shape = {};
   for (const int64_t size : sizes) shape.sizes[shape.rank++] = size;
@@ -50,20 +55,26 @@ struct Value {
   int64_t bytes() const { return (kind == Kind::kBits ? rows() * words_for(last()) : product(shape)) * 4; }
 };
 
-// Returns the distance of neighbours in each dimension of floats, as they lie.
-inline Shape strides_of(const Shape& shape) {
+// Returns the dimension whose neighbours are the i-th nearest in memory: of floats as they lie here, or row-major.
+inline int nearest(const Shape& shape, int i, bool as_images) {
+  constexpr int kImages[] = {1, 3, 2, 0};
+  return as_images ? kImages[i] : shape.rank - 1 - i;
+}
+
+inline Shape strides_in_order(const Shape& shape, bool as_images) {
   Shape strides = shape;
   int64_t step = 1;
-  const auto add = [&](int i) {
-    strides.sizes[i] = step;
-    step *= shape.sizes[i];
-  };
-  if (shape.rank == 4)
-    for (const int i : {1, 3, 2, 0}) add(i);
-  else
-    for (int i = shape.rank - 1; i >= 0; --i) add(i);
+  for (int i = 0; i < shape.rank; ++i) {
+    const int dim = nearest(shape, i, as_images);
+    strides.sizes[dim] = step;
+    step *= shape.sizes[dim];
+  }
   return strides;
 }
+
+// Returns the distance of neighbours in each dimension of floats, as they lie.
+inline Shape strides_of(const Shape& shape) { return strides_in_order(shape, shape.rank == 4); }
+inline Shape row_major_strides(const Shape& shape) { return strides_in_order(shape, false); }
 
 // One call of the network: where its values lie, and the threads that it has.
 struct Frame {

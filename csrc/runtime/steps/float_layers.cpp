@@ -9,88 +9,76 @@ namespace {
 
 struct FloatLayer : Prepared {
   WeightShape shape = {};
-  std::vector<float> panels;         // as FloatConv has them; of several groups [O][taps][in_channels]
-  std::vector<float> first, second;  // scale and bias, or low and high limits; or empty
+  const float* panels = nullptr;                    // as FloatConv has them; of several groups [O][taps][in_channels]
+  const float *first = nullptr, *second = nullptr;  // scale and bias, or low and high limits; or null
   bool fused = true, words = false, bits = false;
+  bool exact = false;  // signs may follow that are to be Python's
 };
 
 // Brings weights [O, I, kh, kw] into the order that is read.
-void order_weight(const std::vector<float>& weight, FloatLayer* layer) {
+Outcome order_weight(const std::vector<float>& weight, FloatLayer* layer) {
   const WeightShape& w = layer->shape;
   const int64_t K = w.K(), taps = w.taps(), panel = w.groups == 1 ? kPanelOutputs : 1;
-  layer->panels.assign(static_cast<size_t>(round_up(w.out_channels, panel) * K), 0.0f);
+  const int64_t count = round_up(w.out_channels, panel) * K;
+  if (count > kMostBytes / 4) return unsupported("a weight that is too large");
+  std::vector<float> panels(static_cast<size_t>(count));
   for (int64_t n = 0; n < w.out_channels; ++n)
     for (int64_t k = 0; k < K; ++k) {
       const int64_t at = ((n / panel) * K + k % taps * w.in_channels + k / taps) * panel + n % panel;
-      layer->panels[static_cast<size_t>(at)] = weight[static_cast<size_t>(n * K + k)];
+      panels[static_cast<size_t>(at)] = weight[static_cast<size_t>(n * K + k)];
     }
-}
-
-Outcome finish(Module& m, std::shared_ptr<FloatLayer> layer) {
-  layer->bytes = static_cast<int64_t>(layer->panels.size() + layer->first.size() + layer->second.size()) * 4;
-  const WeightShape& w = layer->shape;
-  m.weight = m.type.find("Linear") != std::string::npos
-                 ? shape_of({w.out_channels, w.in_channels})
-                 : shape_of({w.out_channels, w.in_channels, w.kernel_h, w.kernel_w});
-  m.prepared = std::move(layer);
+  layer->panels = layer->keep(std::move(panels));
   return {};
 }
 
-Outcome take_weight(Module& m, FloatLayer* layer) {
-  const WeightShape& w = layer->shape;
-  std::vector<float> weight;
-  STOMPP_TRY(of(check_shape(w), STOMPP_BAD_FILE));
-  STOMPP_TRY(m.type.find("Linear") != std::string::npos
-                 ? m.take("weight", {w.out_channels, w.in_channels}, &weight)
-                 : m.take("weight", {w.out_channels, w.in_channels, w.kernel_h, w.kernel_w}, &weight));
-  if (m.settings.flag("bias", false)) {
-    STOMPP_TRY(m.take("bias", {w.out_channels}, &layer->second));
-    layer->first.assign(layer->second.size(), 1.0f);
-  }
-  order_weight(weight, layer);
-  return {};
-}
-
-Outcome prepare_linear(Module& m) {
-  auto layer = std::make_shared<FloatLayer>();
-  layer->shape = {m.settings.integer("out_features", 0), m.settings.integer("in_features", 0), 1, 1, 1};
-  STOMPP_TRY(take_weight(m, layer.get()));
-  return finish(m, std::move(layer));
-}
-
-Outcome conv_shape(Module& m, WeightShape* w) {
+// Reads the shape of a weight from the settings of a linear layer or a convolution.
+Outcome read_shape(Module& m, WeightShape* w) {
   const Arguments& s = m.settings;
-  *w = {s.integer("out_channels", 0), s.integer("in_channels", 0), 1, 1, s.integer("groups", 1)};
-  STOMPP_TRY(s.pair("kernel_size", 1, &w->kernel_h, &w->kernel_w));
-  if (w->in_channels % w->groups != 0) return bad_file("groups must divide the input channels");
-  w->in_channels /= w->groups;
+  if (m.is_linear()) {
+    *w = {s.integer("out_features", 0), s.integer("in_features", 0), 1, 1, 1};
+    m.weight = shape_of({w->out_channels, w->in_channels});
+  } else {
+    *w = {s.integer("out_channels", 0), s.integer("in_channels", 0), 1, 1, s.integer("groups", 1)};
+    STOMPP_TRY(s.pair("kernel_size", 1, &w->kernel_h, &w->kernel_w));
+    if (w->in_channels % w->groups != 0) return bad_file("groups must divide the input channels");
+    w->in_channels /= w->groups;
+    m.weight = shape_of({w->out_channels, w->in_channels, w->kernel_h, w->kernel_w});
+  }
   return of(check_shape(*w), STOMPP_BAD_FILE);
 }
 
-Outcome prepare_conv(Module& m) {
+Outcome prepare_layer(Module& m) {
   auto layer = std::make_shared<FloatLayer>();
-  STOMPP_TRY(conv_shape(m, &layer->shape));
-  const Json* padding = m.settings.find("padding");
-  if (!m.settings.find("padding_mode")->is_text("zeros") || padding->is_text("same"))
+  m.prepared = layer;
+  STOMPP_TRY(read_shape(m, &layer->shape));
+  if (!m.is_linear() &&
+      (!m.settings.find("padding_mode")->is_text("zeros") || m.settings.find("padding")->is_text("same")))
     return unsupported("padding 'same', or with other values than zeros");
-  STOMPP_TRY(take_weight(m, layer.get()));
-  return finish(m, std::move(layer));
+  std::vector<float> weight;
+  STOMPP_TRY(m.take("weight", sizes_of(m.weight), &weight));
+  if (m.settings.flag("bias", false)) {
+    const int64_t N = layer->shape.out_channels;
+    STOMPP_TRY(m.keep("bias", {N}, layer.get(), &layer->second));
+    layer->first = layer->keep(std::vector<float>(static_cast<size_t>(N), 1.0f));
+  }
+  return order_weight(weight, layer.get());
 }
 
 Outcome prepare_float_conv(Module& m) {
   auto layer = std::make_shared<FloatLayer>();
-  STOMPP_TRY(conv_shape(m, &layer->shape));
+  m.prepared = layer;
+  STOMPP_TRY(read_shape(m, &layer->shape));
   const WeightShape& w = layer->shape;
-  STOMPP_TRY(m.take("panels", {ceil_div(w.out_channels, kPanelOutputs), w.K(), kPanelOutputs}, &layer->panels));
+  const int64_t N = w.out_channels;
+  STOMPP_TRY(m.keep("panels", {ceil_div(N, kPanelOutputs), w.K(), kPanelOutputs}, layer.get(), &layer->panels));
   const std::string& writes = m.settings.find("writes")->text;
+  layer->exact = true;
   layer->bits = writes == "bits";
   layer->words = m.settings.find("reads")->text == "bits";
   layer->fused = m.settings.flag("fused", false);
-  if (writes != "floats") {
-    STOMPP_TRY(m.take(layer->bits ? "low" : "scale", {w.out_channels}, &layer->first));
-    STOMPP_TRY(m.take(layer->bits ? "high" : "bias", {w.out_channels}, &layer->second));
-  }
-  return finish(m, std::move(layer));
+  if (writes == "floats") return {};
+  STOMPP_TRY(m.keep(layer->bits ? "low" : "scale", {N}, layer.get(), &layer->first));
+  return m.keep(layer->bits ? "high" : "bias", {N}, layer.get(), &layer->second);
 }
 
 // A convolution of several groups, or of any, without the core's order: one multiplication after the other.
@@ -118,7 +106,6 @@ Outcome plan_layer(Planning& p, const Value& x, const Conv2dShape& shape, const 
   const FloatLayer& layer = p.prepared<FloatLayer>();
   Value y;
   STOMPP_TRY(p.make(layer.bits ? Value::Kind::kBits : Value::Kind::kFloats, out, &y));
-  p.give(y);
   p.run([=, &layer](const Frame& f) {
     const WeightShape& w = layer.shape;
     FloatConv conv = {};
@@ -126,16 +113,15 @@ Outcome plan_layer(Planning& p, const Value& x, const Conv2dShape& shape, const 
       conv.words = f.words(x);
     else
       conv.x = f.floats(x);
-    conv.weights = layer.panels.data();
+    conv.weights = layer.panels;
     conv.fused = layer.fused;
-    const float* first = layer.first.empty() ? nullptr : layer.first.data();
-    const float* second = layer.first.empty() ? nullptr : layer.second.data();
+    conv.unfused_sums = !layer.exact;
     if (layer.bits) {
-      conv.limits = {first, second};
+      conv.limits = {layer.first, layer.second};
       conv.out_words = f.words(y);
     } else {
-      conv.scale = first;
-      conv.bias = second;
+      conv.scale = layer.first;
+      conv.bias = layer.second;
       conv.out = f.floats(y);
     }
     if (w.groups == 1) return conv2d_float(conv, shape, w, f.pool);
@@ -176,13 +162,15 @@ Outcome plan_linear(Planning& p) {
 
 // What is done to each value of a channel: x * first + second, or a slope below zero.
 struct PerChannel : Prepared {
-  std::vector<float> first, second;
+  int64_t channels = 0;
+  const float *first = nullptr, *second = nullptr;
 };
 
 Outcome prepare_batch_norm(Module& m) {
   auto own = std::make_shared<PerChannel>();
-  const int64_t C = m.settings.integer("num_features", 0);
+  const int64_t C = own->channels = m.settings.integer("num_features", 0);
   const double eps = m.settings.number("eps", 0);
+  m.prepared = own;
   if (!m.settings.flag("track_running_stats", false)) return unsupported("statistics of the batch");
   std::vector<float> mean, var, weight, bias;
   STOMPP_TRY(m.take("running_mean", {C}, &mean));
@@ -191,29 +179,23 @@ Outcome prepare_batch_norm(Module& m) {
     STOMPP_TRY(m.take("weight", {C}, &weight));
     STOMPP_TRY(m.take("bias", {C}, &bias));
   }
-  if (const auto counter = m.tensors.find("num_batches_tracked"); counter != m.tensors.end()) {
-    if (counter->second->type != Tensor::Type::kInt64 || !counter->second->shape.empty())
-      return bad_file("num_batches_tracked must be one int64");
-    m.tensors.erase(counter);
-  } else {
-    return bad_file("a BatchNorm needs a tensor 'num_batches_tracked'");
-  }
+  STOMPP_TRY(m.drop("num_batches_tracked", {}, Tensor::Type::kInt64));
+  std::vector<float> first, second;
   for (size_t c = 0; c < mean.size(); ++c) {
     const float inverse = static_cast<float>(1 / std::sqrt(static_cast<double>(var[c]) + eps));
-    own->first.push_back(weight.empty() ? inverse : inverse * weight[c]);
-    own->second.push_back((bias.empty() ? 0.0f : bias[c]) - mean[c] * own->first[c]);
+    first.push_back(weight.empty() ? inverse : inverse * weight[c]);
+    second.push_back((bias.empty() ? 0.0f : bias[c]) - mean[c] * first[c]);
   }
-  own->bytes = 8 * C;
-  m.prepared = own;
+  own->first = own->keep(std::move(first));
+  own->second = own->keep(std::move(second));
   return {};
 }
 
 Outcome prepare_prelu(Module& m) {
   auto own = std::make_shared<PerChannel>();
-  STOMPP_TRY(m.take("weight", {m.settings.integer("num_parameters", 0)}, &own->first));
-  own->bytes = static_cast<int64_t>(own->first.size()) * 4;
+  own->channels = m.settings.integer("num_parameters", 0);
   m.prepared = own;
-  return {};
+  return m.keep("weight", {own->channels}, own.get(), &own->first);
 }
 
 // Plans f(x, constants of its channel) for [N, C] and images.
@@ -223,16 +205,14 @@ Outcome plan_per_channel(Planning& p, bool one_for_all, const F& function) {
   Value x, y;
   STOMPP_TRY(p.floats("input", &x));
   if (x.shape.rank != 2 && x.shape.rank != 4) return unsupported("channels of values that are no rows and no images");
-  const int64_t C = x.shape.sizes[1], each = one_for_all && own.first.size() == 1 ? 0 : 1;
-  if (each != 0 && static_cast<size_t>(C) != own.first.size())
-    return bad_argument("the input has " + std::to_string(C) + " channels, the layer " +
-                        std::to_string(own.first.size()));
+  const int64_t C = x.shape.sizes[1], each = one_for_all && own.channels == 1 ? 0 : 1;
+  if (each != 0 && C != own.channels)
+    return bad_argument("the input has " + std::to_string(C) + " channels, the layer " + std::to_string(own.channels));
   STOMPP_TRY(p.overwriting(x, x.shape, &y));
-  p.give(y);
   p.run([=, &own](const Frame& f) {
-    const float *from = f.floats(x), *a = own.first.data(), *b = own.second.data();
+    const float* from = f.floats(x);
     float* to = f.floats(y);
-    f.each(product(x.shape) / C, C, [=](int64_t begin, int64_t end) {
+    f.each(product(x.shape) / C, C, [=, a = own.first, b = own.second](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
         for (int64_t c = 0; c < C; ++c) to[row * C + c] = function(from[row * C + c], a[c * each], b, c * each);
     });
@@ -242,10 +222,9 @@ Outcome plan_per_channel(Planning& p, bool one_for_all, const F& function) {
 }
 
 Outcome plan_batch_norm(Planning& p) {
-  const int rank = p.module->type == "BatchNorm2d" ? 4 : 2;
   Value x;
   STOMPP_TRY(p.floats("input", &x));
-  if (x.shape.rank != rank) return unsupported("a BatchNorm of other dimensions");
+  if (x.shape.rank != (p.module->type == "BatchNorm2d" ? 4 : 2)) return unsupported("a BatchNorm of other dimensions");
   return plan_per_channel(p, false,
                           [](float v, float scale, const float* shift, int64_t c) { return v * scale + shift[c]; });
 }
@@ -261,9 +240,9 @@ constexpr const char* kNorm = "num_features:size eps:number momentum:number|none
 constexpr Operation kOperations[] = {
     {" FloatConv2d ", CONV "padding:padding dilation:kernel reads:reads writes:gives fused:bool bfloat16=bool",
      "input:tensor", plan_conv, prepare_float_conv},
-    {" Conv2d PrepackedConv2d ", kConv, "input:tensor", plan_conv, prepare_conv},
+    {" Conv2d PrepackedConv2d ", kConv, "input:tensor", plan_conv, prepare_layer},
     {" Linear BFloat16Linear ", "in_features:size out_features:size bias:bool", "input:tensor", plan_linear,
-     prepare_linear},
+     prepare_layer},
     {" BatchNorm1d BatchNorm2d ", kNorm, "input:tensor", plan_batch_norm, prepare_batch_norm},
     {" PReLU ", "num_parameters:size", "input:tensor", plan_prelu, prepare_prelu},
 };

@@ -1,7 +1,5 @@
 #include "runtime/steps/geometry.h"
 
-#include <algorithm>
-
 namespace stompp::runtime {
 
 Outcome conv2d_shape(const Planning& p, const Pixels& x, const WeightShape& w, int padding_value, Conv2dShape* shape) {
@@ -15,7 +13,7 @@ Outcome conv2d_shape(const Planning& p, const Pixels& x, const WeightShape& w, i
   return of(check_conv2d(s, w), STOMPP_BAD_ARGUMENT);
 }
 
-int64_t Window::count(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation, bool ceil_mode) {
+int64_t Window::Side::count(int64_t size, bool ceil_mode) const {
   const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1;
   if (room < 0) return 0;
   const int64_t whole = room / stride + 1, more = ceil_div(room, stride) + 1;
@@ -24,13 +22,14 @@ int64_t Window::count(int64_t size, int64_t kernel, int64_t stride, int64_t padd
 }
 
 Outcome window_of(const Planning& p, Window* window) {
-  Window& w = *window;
-  STOMPP_TRY(p.own("kernel_size").pair("kernel_size", 1, &w.kernel_h, &w.kernel_w));
-  STOMPP_TRY(p.own("stride").pair("stride", 0, &w.stride_h, &w.stride_w));
-  STOMPP_TRY(p.own("padding").pair("padding", 0, &w.padding_h, &w.padding_w));
-  STOMPP_TRY(p.own("dilation").pair("dilation", 1, &w.dilation_h, &w.dilation_w));
-  if (w.stride_h == 0) w.stride_h = w.kernel_h, w.stride_w = w.kernel_w;
-  w.ceil_mode = p.flag("ceil_mode", false);
+  Window::Side &h = window->height, &w = window->width;
+  STOMPP_TRY(p.own("kernel_size").pair("kernel_size", 1, &h.kernel, &w.kernel));
+  STOMPP_TRY(p.own("stride").pair("stride", 0, &h.stride, &w.stride));
+  STOMPP_TRY(p.own("padding").pair("padding", 0, &h.padding, &w.padding));
+  STOMPP_TRY(p.own("dilation").pair("dilation", 1, &h.dilation, &w.dilation));
+  if (h.stride == 0) h.stride = h.kernel, w.stride = w.kernel;
+  window->ceil_mode = p.flag("ceil_mode", false);
+  if (h.padding > h.kernel / 2 || w.padding > w.kernel / 2) return bad_file("padding of more than half a window");
   return {};
 }
 

@@ -10,11 +10,11 @@ struct Nest {
   int rank = 0;
   int64_t sizes[STOMPP_MAX_RANK], a[STOMPP_MAX_RANK], b[STOMPP_MAX_RANK];
 
-  // `strides_a` and `strides_b` are for the dimensions of `shape`, in PyTorch's order.
-  Nest(const Shape& shape, const Shape& strides_a, const Shape& strides_b) {
-    const int images[] = {1, 3, 2, 0};
+  // `strides_a` and `strides_b` are for the dimensions of `shape`, in PyTorch's order. The result is row-major or lies
+  // as values do.
+  Nest(const Shape& shape, const Shape& strides_a, const Shape& strides_b, bool row_major = false) {
     for (int i = 0; i < shape.rank; ++i) {
-      const int dim = shape.rank == 4 ? images[i] : shape.rank - 1 - i;
+      const int dim = nearest(shape, i, shape.rank == 4 && !row_major);
       const int64_t size = shape.sizes[dim], step_a = strides_a.sizes[dim], step_b = strides_b.sizes[dim];
       if (size == 1) continue;
       const int64_t inner = rank == 0 ? 0 : sizes[rank - 1];
@@ -64,6 +64,10 @@ void run_nest(const Frame& frame, const Nest& nest, const float* a, const float*
       row(x, y, out + r * inner, inner);
     }
   });
+}
+
+inline void copy_nest(const Frame& frame, const Nest& nest, const float* from, float* to) {
+  run_nest(frame, nest, from, from, to, [](float value, float) { return value; });
 }
 
 }  // namespace stompp::runtime

@@ -16,17 +16,16 @@ struct Layer : Prepared {
   WeightShape shape = {};
   std::vector<uint8_t> packed;
   PackedWeight view = {};
-  std::vector<float> scale, bias, residual_scale, residual_bias, rprelu, limits;
-  std::vector<int32_t> thresholds, flip_words;
-  bool fused = false, floats = false, bits = false;
+  Epilogue epilogue;  // without what lies in the arena
+  int64_t threshold_rows = 0;
+  bool writes_floats = false, writes_bits = false;
 };
 
 Outcome pack_weight(Module& m, const WeightLayout& layout, Layer* layer) {
-  const std::vector<int64_t> sizes = m.settings.integers("shape");
+  std::vector<int64_t> sizes = m.settings.integers("shape");
   WeightShape& w = layer->shape;
   w = {sizes[0], sizes[1], 1, 1, m.settings.integer("groups", 1)};
   for (const int64_t size : sizes) m.weight.sizes[m.weight.rank++] = size;
-  std::vector<int32_t> words;
   if (sizes.size() == 4) {
     w.kernel_h = sizes[2];
     w.kernel_w = sizes[3];
@@ -34,87 +33,73 @@ Outcome pack_weight(Module& m, const WeightLayout& layout, Layer* layer) {
     return bad_file("groups of a linear layer must be 1");
   }
   STOMPP_TRY(of(check_shape(w), STOMPP_BAD_FILE));
-  const int64_t row = words_for(w.in_channels);
-  STOMPP_TRY(sizes.size() == 2 ? m.take("weight", {w.out_channels, row}, &words)
-                               : m.take("weight", {w.out_channels, w.kernel_h, w.kernel_w, row}, &words));
-  layer->packed.resize(static_cast<size_t>(packed_bytes(w, layout)));
+  sizes.erase(sizes.begin() + 1);
+  sizes.push_back(words_for(w.in_channels));
+  std::vector<int32_t> words;
+  STOMPP_TRY(m.take("weight", sizes, &words));
+  layer->bytes = packed_bytes(w, layout);
+  if (layer->bytes > kMostBytes) return unsupported("a weight that is too large");
+  layer->packed.resize(static_cast<size_t>(layer->bytes));
   const auto* from = reinterpret_cast<const uint32_t*>(words.data());
   STOMPP_TRY(of(pack_weight_words(from, w, layout, layer->packed.data(), this_thread()), STOMPP_BAD_FILE));
-  layer->bytes = static_cast<int64_t>(layer->packed.size());
   return of(view_packed(layer->packed.data(), layer->bytes, w, &layer->view), STOMPP_BAD_FILE);
+}
+
+// Takes the scale and bias that each layer without thresholds has.
+Outcome take_affine(Module& m, Layer* layer) {
+  STOMPP_TRY(m.keep("scale", {layer->shape.out_channels}, layer, &layer->epilogue.scale));
+  return m.keep("bias", {layer->shape.out_channels}, layer, &layer->epilogue.bias);
 }
 
 Outcome prepare_packed(Module& m) {
   auto layer = std::make_shared<Layer>();
+  Epilogue& e = layer->epilogue;
+  m.prepared = layer;
   m.arithmetic = STOMPP_BINARY;
   STOMPP_TRY(pack_weight(m, m.implementation->product->layout, layer.get()));
-  const int64_t N = layer->shape.out_channels, rows = m.settings.integer("threshold_rows", 0);
+  const int64_t N = e.N = layer->shape.out_channels, rows = m.settings.integer("threshold_rows", 0);
   const std::string& writes = m.settings.find("writes")->text;
-  layer->fused = m.settings.flag("fused", false);
-  layer->floats = writes != "bits";
-  layer->bits = writes != "floats";
+  e.kind = rows == 0 ? Epilogue::Kind::kAffine : Epilogue::Kind::kThreshold;
+  e.fused = m.settings.flag("fused", false);
+  layer->threshold_rows = rows;
+  layer->writes_floats = writes != "bits";
+  layer->writes_bits = writes != "floats";
   if (rows > 0) {
-    if (writes != "bits" || layer->fused) return bad_file("a layer with thresholds writes bits, and is not fused");
-    STOMPP_TRY(m.take("thresholds", {rows, N}, &layer->thresholds));
-    STOMPP_TRY(m.take("flip_words", {words_for(N)}, &layer->flip_words));
-  } else {
-    STOMPP_TRY(m.take("scale", {N}, &layer->scale));
-    STOMPP_TRY(m.take("bias", {N}, &layer->bias));
-    if (m.has("residual_scale")) {
-      STOMPP_TRY(m.take("residual_scale", {N}, &layer->residual_scale));
-      STOMPP_TRY(m.take("residual_bias", {N}, &layer->residual_bias));
-    }
-    if (m.has("rprelu")) STOMPP_TRY(m.take("rprelu", {3, N}, &layer->rprelu));
-    if (m.has("limits") && layer->bits) STOMPP_TRY(m.take("limits", {2, N}, &layer->limits));
+    const int32_t* flips = nullptr;
+    if (writes != "bits" || e.fused) return bad_file("a layer with thresholds writes bits, and is not fused");
+    STOMPP_TRY(m.keep("thresholds", {rows, N}, layer.get(), &e.thresholds));
+    STOMPP_TRY(m.keep("flip_words", {words_for(N)}, layer.get(), &flips));
+    e.flip_words = reinterpret_cast<const uint32_t*>(flips);
+    return {};
   }
-  layer->bytes += 4 * N * (rows > 0 ? rows + 1 : 2);
-  m.prepared = layer;
+  STOMPP_TRY(take_affine(m, layer.get()));
+  if (m.has("residual_scale")) {
+    STOMPP_TRY(m.keep("residual_scale", {N}, layer.get(), &e.residual_scale));
+    STOMPP_TRY(m.keep("residual_bias", {N}, layer.get(), &e.residual_bias));
+  }
+  if (m.has("rprelu")) STOMPP_TRY(m.keep("rprelu", {3, N}, layer.get(), &e.rprelu));
+  if (m.has("limits") && layer->writes_bits) STOMPP_TRY(m.keep("limits", {2, N}, layer.get(), &e.limits));
   return {};
 }
 
 Outcome prepare_binary_weight(Module& m) {
   auto layer = std::make_shared<Layer>();
+  m.prepared = layer;
   m.arithmetic = STOMPP_BINARY_WEIGHTS;
   const Arguments& s = m.settings;
   if (s.integer("threshold_rows", 0) != 0 || s.flag("fused", false) || s.find("writes")->text != "floats")
     return bad_file("a layer on floats has a scale and a bias only");
   STOMPP_TRY(pack_weight(m, kFloatInputLayout, layer.get()));
-  STOMPP_TRY(m.take("scale", {layer->shape.out_channels}, &layer->scale));
-  STOMPP_TRY(m.take("bias", {layer->shape.out_channels}, &layer->bias));
-  layer->bytes += 8 * layer->shape.out_channels;
-  m.prepared = layer;
-  return {};
-}
-
-template <class T>
-const T* or_null(const std::vector<T>& values) {
-  return values.empty() ? nullptr : values.data();
-}
-
-// The epilogue of a layer whose pointers into the arena are still missing.
-Epilogue epilogue_of(const Layer& layer) {
-  Epilogue e;
-  e.kind = layer.thresholds.empty() ? Epilogue::Kind::kAffine : Epilogue::Kind::kThreshold;
-  e.N = layer.shape.out_channels;
-  e.scale = or_null(layer.scale);
-  e.bias = or_null(layer.bias);
-  e.residual_scale = or_null(layer.residual_scale);
-  e.residual_bias = or_null(layer.residual_bias);
-  e.fused = layer.fused;
-  e.rprelu = or_null(layer.rprelu);
-  e.limits = or_null(layer.limits);
-  e.thresholds = or_null(layer.thresholds);
-  e.flip_words = reinterpret_cast<const uint32_t*>(or_null(layer.flip_words));
-  return e;
+  return take_affine(m, layer.get());
 }
 
 // Plans what all packed layers have in common. `out` is [..., N] as the sums lie.
 template <class Product>
 Outcome plan_product(Planning& p, const Shape& out, const Product& product) {
   const Layer& layer = p.prepared<Layer>();
-  const bool images = out.rank == 4, thresholds = !layer.thresholds.empty();
-  const Shape& o = out;
-  const Shape logical = images ? shape_of({o.sizes[0], o.sizes[3], o.sizes[1], o.sizes[2]}) : out;
+  const bool thresholds = layer.threshold_rows > 0;
+  const int64_t* o = out.sizes;
+  const Shape logical = out.rank == 4 ? shape_of({o[0], o[3], o[1], o[2]}) : out;
   Value residual, floats, bits;
   if (p.find("residual") != nullptr) {
     STOMPP_TRY(thresholds ? p.bits("residual", &residual) : p.floats("residual", &residual));
@@ -122,19 +107,17 @@ Outcome plan_product(Planning& p, const Shape& out, const Product& product) {
       return unsupported("a shortcut whose sizes are not those of what it is added to");
   }
   const bool has_residual = residual.kind != Value::Kind::kNone;
-  if (thresholds && layer.thresholds.size() != static_cast<size_t>(o.sizes[o.rank - 1] * (has_residual ? 2 : 1)))
+  if (thresholds && layer.threshold_rows != (has_residual ? 2 : 1))
     return bad_file("a layer with two rows of thresholds needs a shortcut, one with a single row has none");
-  if (layer.floats) STOMPP_TRY(p.make(Value::Kind::kFloats, logical, &floats));
-  if (layer.bits) STOMPP_TRY(p.make(Value::Kind::kBits, out, &bits));
-  if (layer.floats) p.give(floats);
-  if (layer.bits) p.give(bits);
+  if (layer.writes_floats) STOMPP_TRY(p.make(Value::Kind::kFloats, logical, &floats));
+  if (layer.writes_bits) STOMPP_TRY(p.make(Value::Kind::kBits, out, &bits));
   p.run([=, &layer](const Frame& f) {
-    Epilogue e = epilogue_of(layer);
+    Epilogue e = layer.epilogue;
     if (has_residual && !thresholds) e.residual = f.floats(residual);
     if (has_residual && thresholds) e.residual_words = f.words(residual);
-    if (layer.floats) e.out = f.floats(floats);
+    if (layer.writes_floats) e.out = f.floats(floats);
     if (thresholds) e.out = f.words(bits);
-    if (layer.bits && !thresholds) e.sign_words = f.words(bits);
+    if (layer.writes_bits && !thresholds) e.sign_words = f.words(bits);
     return product(f, layer, e);
   });
   return {};
@@ -184,26 +167,24 @@ Outcome plan_float_inputs(Planning& p) {
     out.sizes[out.rank - 1] = w.out_channels;
   }
   STOMPP_TRY(p.make(Value::Kind::kFloats, out, &y));
-  p.give(y);
-  p.run([=, &layer](const Frame& f) {
-    const FloatProduct product = {f.floats(x), f.floats(y), FloatType::kFloat32, layer.scale.data(), layer.bias.data()};
+  p.run([=, &layer, &e = layer.epilogue](const Frame& f) {
+    const FloatProduct product = {f.floats(x), f.floats(y), FloatType::kFloat32, e.scale, e.bias};
     return conv2d_binary_weight(product, shape, layer.view, f.pool);
   });
   return {};
 }
 
 struct LimitsOfChannels : Prepared {
-  std::vector<float> low, high;
+  Limits limits = {};
+  int64_t channels = 0;
 };
 
 Outcome prepare_pack_batch_norm(Module& m) {
-  auto limits = std::make_shared<LimitsOfChannels>();
-  const int64_t channels = m.settings.integer("channels", 0);
-  STOMPP_TRY(m.take("low", {channels}, &limits->low));
-  STOMPP_TRY(m.take("high", {channels}, &limits->high));
-  limits->bytes = 8 * channels;
-  m.prepared = limits;
-  return {};
+  auto own = std::make_shared<LimitsOfChannels>();
+  own->channels = m.settings.integer("channels", 0);
+  m.prepared = own;
+  STOMPP_TRY(m.keep("low", {own->channels}, own.get(), &own->limits.low));
+  return m.keep("high", {own->channels}, own.get(), &own->limits.high);
 }
 
 Outcome plan_pack(Planning& p) {
@@ -216,12 +197,11 @@ Outcome plan_pack(Planning& p) {
   Limits limits;
   if (p.module->prepared != nullptr) {
     const auto& own = p.prepared<LimitsOfChannels>();
-    limits = {own.low.data(), own.high.data()};
-    if (static_cast<size_t>(shape.sizes[shape.rank - 1]) != own.low.size())
+    limits = own.limits;
+    if (shape.sizes[shape.rank - 1] != own.channels)
       return bad_argument("the input's channels are not those of the limits");
   }
   STOMPP_TRY(p.make(Value::Kind::kBits, shape, &y));
-  p.give(y);
   p.run([=](const Frame& f) {
     return pack_signs(f.floats(x), FloatType::kFloat32, y.rows(), y.last(), limits, f.words(y), f.pool);
   });
@@ -239,7 +219,6 @@ Outcome plan_unpack(Planning& p) {
   const int64_t* s = x.shape.sizes;
   const int64_t height = images ? ceil_div(s[1], down) : 1, width = images ? ceil_div(s[2], right) : 1;
   STOMPP_TRY(p.make(Value::Kind::kFloats, images ? shape_of({s[0], s[3], height, width}) : x.shape, &y));
-  p.give(y);
   p.run([=](const Frame& f) {
     const int64_t C = x.last(), words = words_for(C);
     if (!images || (down == 1 && right == 1))
@@ -263,12 +242,21 @@ Outcome plan_max_pool_signs(Planning& p) {
   Window w;
   STOMPP_TRY(window_of(p, &w));
   const int64_t* s = x.shape.sizes;
-  const MaxPoolShape shape = {s[0],         s[1],         s[2],       words_for(s[3]), w.kernel_h,
-                              w.kernel_w,   w.stride_h,   w.stride_w, w.padding_h,     w.padding_w,
-                              w.dilation_h, w.dilation_w, w.ceil_mode};
+  const MaxPoolShape shape = {s[0],
+                              s[1],
+                              s[2],
+                              words_for(s[3]),
+                              w.height.kernel,
+                              w.width.kernel,
+                              w.height.stride,
+                              w.width.stride,
+                              w.height.padding,
+                              w.width.padding,
+                              w.height.dilation,
+                              w.width.dilation,
+                              w.ceil_mode};
   STOMPP_TRY(of(check_max_pool(shape), STOMPP_BAD_ARGUMENT));
   STOMPP_TRY(p.make(Value::Kind::kBits, shape_of({s[0], shape.out_height(), shape.out_width(), s[3]}), &y));
-  p.give(y);
   p.run([=](const Frame& f) { return max_pool2d_signs(f.words(x), shape, f.words(y), f.pool); });
   return {};
 }
@@ -278,10 +266,12 @@ Outcome plan_max_pool_signs(Planning& p) {
 constexpr const char* kWords = "x_words:tensor residual=tensor|none";
 
 constexpr Operation kOperations[] = {
-    {" PackedLinear ", "shape:row " LAYER, kWords, plan_packed_linear, prepare_packed},
-    {" PackedConv2d ", "shape:kernels " LAYER CONV " padding_value:sign", kWords, plan_packed_conv, prepare_packed},
-    {" BinaryWeightLinear ", "shape:row " LAYER, "x:tensor", plan_float_inputs, prepare_binary_weight},
-    {" BinaryWeightConv2d ", "shape:kernels " LAYER CONV, "x:tensor", plan_float_inputs, prepare_binary_weight},
+    {" PackedLinear ", "type:note shape:row " LAYER, kWords, plan_packed_linear, prepare_packed},
+    {" PackedConv2d ", "type:note shape:kernels " LAYER CONV " padding_value:sign", kWords, plan_packed_conv,
+     prepare_packed},
+    {" BinaryWeightLinear ", "type:note shape:row " LAYER, "x:tensor", plan_float_inputs, prepare_binary_weight},
+    {" BinaryWeightConv2d ", "type:note shape:kernels " LAYER CONV, "x:tensor", plan_float_inputs,
+     prepare_binary_weight},
     {" PackSigns ", "images:bool", "input:tensor", plan_pack},
     {" PackBatchNorm ", "channels:size images:bool", "input:tensor", plan_pack, prepare_pack_batch_norm},
     {" UnpackSigns ", "channels:size images:bool stride=kernel", "input:tensor", plan_unpack},

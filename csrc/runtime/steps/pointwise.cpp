@@ -13,7 +13,6 @@ Outcome unary(Planning& p, const F& function) {
   Value x, y;
   STOMPP_TRY(p.floats("input", &x));
   STOMPP_TRY(p.overwriting(x, x.shape, &y));
-  p.give(y);
   p.run([=](const Frame& f) {
     const float* from = f.floats(x);
     float* to = f.floats(y);
@@ -25,68 +24,57 @@ Outcome unary(Planning& p, const F& function) {
   return {};
 }
 
-// NaN stays NaN.
-float clamp(float v, float low, float high) { return v < low ? low : v > high ? high : v; }
+template <float (*function)(float)>
+Outcome each(Planning& p) {
+  return unary(p, [](float v) { return function(v); });
+}
+
+// NaN stays NaN: where they do not compare, min and max return their first argument.
+float clamp(float v, float low, float high) { return std::min(std::max(v, low), high); }
+float relu(float v) { return v < 0 ? 0 : v; }
+float relu6(float v) { return clamp(v, 0, 6); }
+float hardsigmoid(float v) { return clamp(v + 3, 0, 6) / 6; }
+float hardswish(float v) { return v * clamp(v + 3, 0, 6) / 6; }
 float sigmoid(float v) { return 1 / (1 + std::exp(-v)); }
+float hyperbolic_tangent(float v) { return std::tanh(v); }
+float negative(float v) { return -v; }
 float gelu(float v) { return 0.5f * v * (1 + std::erf(v * 0.70710678118654752f)); }
 float tanh_gelu(float v) { return 0.5f * v * (1 + std::tanh(0.79788456080286536f * (v + 0.044715f * v * v * v))); }
 float softplus(float v) { return v > 20 ? v : std::log1p(std::exp(v)); }
 float mish(float v) { return v * std::tanh(softplus(v)); }
 float silu(float v) { return v / (1 + std::exp(-v)); }
-// A negative number for what rounds to zero from below, see stompp_kernels/nn/sign_keeping.py.
-float keep(float y, float x) { return x < 0 && y >= 0 ? -1e-30f : y; }
 
-Outcome plan_relu(Planning& p) {
-  return unary(p, [](float v) { return v < 0 ? 0.0f : v; });
+// Gives a negative number for what rounds to zero from below, see stompp_kernels/nn/sign_keeping.py.
+template <float (*function)(float)>
+float sign_keeping(float v) {
+  const float y = function(v);
+  return v < 0 && y >= 0 ? -1e-30f : y;
 }
-Outcome plan_relu6(Planning& p) {
-  return unary(p, [](float v) { return clamp(v, 0, 6); });
+
+Outcome plan_gelu(Planning& p) {
+  const Json* approximate = p.find("approximate");
+  const bool exact = approximate == nullptr || approximate->text == "none";
+  if (p.module != nullptr && p.module->type == "SignKeepingGELU")
+    return exact ? each<sign_keeping<gelu>>(p) : each<sign_keeping<tanh_gelu>>(p);
+  return exact ? each<gelu>(p) : each<tanh_gelu>(p);
 }
-Outcome plan_hardtanh(Planning& p) {
-  const auto low = static_cast<float>(p.number("min_val", -1)), high = static_cast<float>(p.number("max_val", 1));
-  return unary(p, [=](float v) { return clamp(v, low, high); });
+
+Outcome between(Planning& p, double low, double high) {
+  const auto least = static_cast<float>(low), most = static_cast<float>(high);
+  return unary(p, [=](float v) { return clamp(v, least, most); });
 }
-Outcome plan_clamp(Planning& p) {
-  const auto low = static_cast<float>(p.number("min", -INFINITY)), high = static_cast<float>(p.number("max", INFINITY));
-  return unary(p, [=](float v) { return std::isnan(v) ? v : std::min(std::max(v, low), high); });
-}
+
+Outcome plan_hardtanh(Planning& p) { return between(p, p.number("min_val", -1), p.number("max_val", 1)); }
+Outcome plan_clamp(Planning& p) { return between(p, p.number("min", -INFINITY), p.number("max", INFINITY)); }
+
 Outcome plan_leaky_relu(Planning& p) {
   const auto slope = static_cast<float>(p.number("negative_slope", 0.01));
   return unary(p, [=](float v) { return v > 0 ? v : v * slope; });
 }
+
 Outcome plan_elu(Planning& p) {
   const auto alpha = static_cast<float>(p.number("alpha", 1));
   return unary(p, [=](float v) { return v > 0 ? v : alpha * std::expm1(v); });
-}
-Outcome plan_hardswish(Planning& p) {
-  return unary(p, [](float v) { return v * clamp(v + 3, 0, 6) / 6; });
-}
-Outcome plan_hardsigmoid(Planning& p) {
-  return unary(p, [](float v) { return clamp(v + 3, 0, 6) / 6; });
-}
-Outcome plan_gelu(Planning& p) {
-  const Json* approximate = p.find("approximate");
-  const bool exact = approximate == nullptr || approximate->text == "none";
-  const bool keeps = p.module != nullptr && p.module->type == "SignKeepingGELU";
-  return unary(p, [=](float v) {
-    const float y = exact ? gelu(v) : tanh_gelu(v);
-    return keeps ? keep(y, v) : y;
-  });
-}
-Outcome plan_silu(Planning& p) { return unary(p, silu); }
-Outcome plan_mish(Planning& p) { return unary(p, mish); }
-Outcome plan_keeping_silu(Planning& p) {
-  return unary(p, [](float v) { return keep(silu(v), v); });
-}
-Outcome plan_keeping_mish(Planning& p) {
-  return unary(p, [](float v) { return keep(mish(v), v); });
-}
-Outcome plan_sigmoid(Planning& p) { return unary(p, sigmoid); }
-Outcome plan_tanh(Planning& p) {
-  return unary(p, [](float v) { return std::tanh(v); });
-}
-Outcome plan_neg(Planning& p) {
-  return unary(p, [](float v) { return -v; });
 }
 
 // The strides of an argument in the dimensions of the result that it is broadcast to.
@@ -113,10 +101,10 @@ Shape larger(const Shape& a, const Shape& b) {
 }
 
 // One of the two may be a number.
-template <class F>
-Outcome binary(Planning& p, const F& function) {
+template <float (*function)(float, float)>
+Outcome binary(Planning& p) {
   const char* names[] = {p.find("a") == nullptr ? "input" : "a", p.find("b") == nullptr ? "other" : "b"};
-  Value x[2];
+  Value x[2], y;
   float number[2] = {};
   for (int i = 0; i < 2; ++i) {
     const Json* argument = p.find(names[i]);
@@ -131,42 +119,34 @@ Outcome binary(Planning& p, const F& function) {
   Shape strides[2];
   for (int i = 0; i < 2; ++i)
     if (!broadcast(x[i], out, &strides[i])) return bad_argument("sizes that do not fit each other");
-  Value y;
-  const int over = x[0].kind == Value::Kind::kFloats && x[0].shape == out ? 0 : 1;
-  STOMPP_TRY(x[over].shape == out && x[over].kind == Value::Kind::kFloats ? p.overwriting(x[over], out, &y)
-                                                                          : p.make(Value::Kind::kFloats, out, &y));
-  p.give(y);
-  const Nest nest(out, strides[0], strides[1]);
-  const Value a = x[0], b = x[1];
-  const float first = number[0], second = number[1];
-  p.run([=](const Frame& f) {
-    run_nest(f, nest, a.kind == Value::Kind::kNone ? &first : f.floats(a),
-             b.kind == Value::Kind::kNone ? &second : f.floats(b), f.floats(y), function);
+  const auto is_whole = [&](const Value& v) { return v.kind == Value::Kind::kFloats && v.shape == out; };
+  STOMPP_TRY(is_whole(x[0])   ? p.overwriting(x[0], out, &y)
+             : is_whole(x[1]) ? p.overwriting(x[1], out, &y)
+                              : p.make(Value::Kind::kFloats, out, &y));
+  p.run([=, nest = Nest(out, strides[0], strides[1]), a = x[0], b = x[1], first = number[0],
+         second = number[1]](const Frame& f) {
+    const auto floats = [&](const Value& v, const float& number) {
+      return v.kind == Value::Kind::kNone ? &number : f.floats(v);
+    };
+    run_nest(f, nest, floats(a, first), floats(b, second), f.floats(y),
+             [](float v, float w) { return function(v, w); });
     return Status::ok();
   });
   return {};
 }
 
-Outcome plan_add(Planning& p) {
-  return binary(p, [](float a, float b) { return a + b; });
-}
-Outcome plan_sub(Planning& p) {
-  return binary(p, [](float a, float b) { return a - b; });
-}
-Outcome plan_mul(Planning& p) {
-  return binary(p, [](float a, float b) { return a * b; });
-}
-Outcome plan_div(Planning& p) {
-  return binary(p, [](float a, float b) { return a / b; });
-}
+float sum(float a, float b) { return a + b; }
+float difference(float a, float b) { return a - b; }
+float product_of(float a, float b) { return a * b; }
+float quotient(float a, float b) { return a / b; }
 
 constexpr const char *kX = "input:tensor", *kInplace = "inplace=bool", *kXInplace = "input:tensor inplace=bool";
 constexpr const char *kTwo = "a:tensor|number b:tensor|number", *kMethod = "input:tensor other:tensor|number";
 constexpr const char* kAlpha = "input:tensor other:tensor|number alpha=number";
 
 constexpr Operation kOperations[] = {
-    {" ReLU F.relu torch.relu .relu torch.relu_ .relu_ ", kInplace, kXInplace, plan_relu},
-    {" ReLU6 F.relu6 ", kInplace, kXInplace, plan_relu6},
+    {" ReLU F.relu torch.relu .relu torch.relu_ .relu_ ", kInplace, kXInplace, each<relu>},
+    {" ReLU6 F.relu6 ", kInplace, kXInplace, each<relu6>},
     {" Hardtanh ", "min_val:number max_val:number inplace=bool", kX, plan_hardtanh},
     {" F.hardtanh ", nullptr, "input:tensor min_val=number max_val=number inplace=bool", plan_hardtanh},
     {" torch.clamp .clamp torch.clip .clip ", nullptr, "input:tensor min=number|none max=number|none", plan_clamp},
@@ -174,25 +154,25 @@ constexpr Operation kOperations[] = {
     {" F.leaky_relu ", nullptr, "input:tensor negative_slope=number inplace=bool", plan_leaky_relu},
     {" ELU ", "alpha:number inplace=bool", kX, plan_elu},
     {" F.elu ", nullptr, "input:tensor alpha=number inplace=bool", plan_elu},
-    {" Hardswish F.hardswish ", kInplace, kXInplace, plan_hardswish},
-    {" Hardsigmoid F.hardsigmoid ", kInplace, kXInplace, plan_hardsigmoid},
+    {" Hardswish F.hardswish ", kInplace, kXInplace, each<hardswish>},
+    {" Hardsigmoid F.hardsigmoid ", kInplace, kXInplace, each<hardsigmoid>},
     {" GELU SignKeepingGELU ", "approximate:gelu", kX, plan_gelu},
     {" F.gelu ", nullptr, "input:tensor approximate=gelu", plan_gelu},
-    {" SiLU F.silu ", kInplace, kXInplace, plan_silu},
-    {" Mish F.mish ", kInplace, kXInplace, plan_mish},
-    {" SignKeepingSiLU ", kInplace, kX, plan_keeping_silu},
-    {" SignKeepingMish ", kInplace, kX, plan_keeping_mish},
-    {" Sigmoid F.sigmoid torch.sigmoid .sigmoid ", "", kX, plan_sigmoid},
-    {" Tanh F.tanh torch.tanh .tanh ", "", kX, plan_tanh},
-    {" neg torch.neg .neg ", nullptr, kX, plan_neg},
-    {" add iadd ", nullptr, kTwo, plan_add},
-    {" torch.add .add .add_ ", nullptr, kAlpha, plan_add},
-    {" sub isub ", nullptr, kTwo, plan_sub},
-    {" torch.sub .sub .sub_ ", nullptr, kAlpha, plan_sub},
-    {" mul imul ", nullptr, kTwo, plan_mul},
-    {" torch.mul .mul .mul_ ", nullptr, kMethod, plan_mul},
-    {" truediv itruediv ", nullptr, kTwo, plan_div},
-    {" torch.div .div .div_ ", nullptr, kMethod, plan_div},
+    {" SiLU F.silu ", kInplace, kXInplace, each<silu>},
+    {" Mish F.mish ", kInplace, kXInplace, each<mish>},
+    {" SignKeepingSiLU ", kInplace, kX, each<sign_keeping<silu>>},
+    {" SignKeepingMish ", kInplace, kX, each<sign_keeping<mish>>},
+    {" Sigmoid F.sigmoid torch.sigmoid .sigmoid ", "", kX, each<sigmoid>},
+    {" Tanh F.tanh torch.tanh .tanh ", "", kX, each<hyperbolic_tangent>},
+    {" neg torch.neg .neg ", nullptr, kX, each<negative>},
+    {" add iadd ", nullptr, kTwo, binary<sum>},
+    {" torch.add .add .add_ ", nullptr, kAlpha, binary<sum>},
+    {" sub isub ", nullptr, kTwo, binary<difference>},
+    {" torch.sub .sub .sub_ ", nullptr, kAlpha, binary<difference>},
+    {" mul imul ", nullptr, kTwo, binary<product_of>},
+    {" torch.mul .mul .mul_ ", nullptr, kMethod, binary<product_of>},
+    {" truediv itruediv ", nullptr, kTwo, binary<quotient>},
+    {" torch.div .div .div_ ", nullptr, kMethod, binary<quotient>},
 };
 
 }  // namespace

@@ -7,16 +7,21 @@
 namespace stompp::runtime {
 namespace {
 
-// Plans what makes each pixel of the result, C values side by side, from a window [top, bottom) x [left, right) of the
-// input that may reach beyond it. `window` gives its bounds of output pixel (line, column).
-template <class Bounds, class Pool>
-Outcome plan_windows(Planning& p, const Value& x, int64_t height, int64_t width, const Bounds& bounds,
+struct Bounds {
+  Range lines, columns;
+
+  double area() const { return static_cast<double>(lines.size() * columns.size()); }
+};
+
+// Plans what makes each pixel of the result, C values side by side, from a window of the input that may reach beyond
+// it. `bounds` gives that of an output pixel, `pool` reads it: pool(image, bounds, out).
+template <class BoundsOf, class Pool>
+Outcome plan_windows(Planning& p, const Value& x, int64_t height, int64_t width, const BoundsOf& bounds,
                      const Pool& pool) {
   if (height < 1 || width < 1) return bad_argument("the window reaches beyond the padded input");
   const Pixels in = pixels_of(x);
   Value y;
   STOMPP_TRY(p.make(Value::Kind::kFloats, shape_of({in.batch, in.channels, height, width}), &y));
-  p.give(y);
   p.run([=](const Frame& f) {
     const float* from = f.floats(x);
     float* to = f.floats(y);
@@ -30,10 +35,6 @@ Outcome plan_windows(Planning& p, const Value& x, int64_t height, int64_t width,
   return {};
 }
 
-struct Bounds {
-  int64_t top, bottom, left, right, step_h, step_w;
-};
-
 Outcome plan_max_pool(Planning& p) {
   Value x;
   Window w;
@@ -41,26 +42,21 @@ Outcome plan_max_pool(Planning& p) {
   STOMPP_TRY(window_of(p, &w));
   if (p.flag("return_indices", false)) return unsupported("indices of a pooling");
   const Pixels in = pixels_of(x);
-  if (w.padding_h > w.kernel_h / 2 || w.padding_w > w.kernel_w / 2)
-    return bad_file("padding of more than half a window");
   const auto bounds = [=](int64_t line, int64_t column) {
-    const int64_t top = line * w.stride_h - w.padding_h, left = column * w.stride_w - w.padding_w;
-    return Bounds{top,          std::min(top + (w.kernel_h - 1) * w.dilation_h + 1, in.height),
-                  left,         std::min(left + (w.kernel_w - 1) * w.dilation_w + 1, in.width),
-                  w.dilation_h, w.dilation_w};
+    return Bounds{w.height.at(line, in.height), w.width.at(column, in.width)};
   };
-  return plan_windows(p, x, Window::count(in.height, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, w.ceil_mode),
-                      Window::count(in.width, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, w.ceil_mode), bounds,
-                      [=](const float* image, const Bounds& b, float* out) {
-                        std::fill_n(out, in.channels, -INFINITY);
-                        for (int64_t line = b.top; line < b.bottom; line += b.step_h)
-                          for (int64_t column = b.left; column < b.right; column += b.step_w) {
-                            if (line < 0 || column < 0) continue;
-                            const float* pixel = image + (line * in.width + column) * in.channels;
-                            for (int64_t c = 0; c < in.channels; ++c)
-                              out[c] = pixel[c] > out[c] || pixel[c] != pixel[c] ? pixel[c] : out[c];
-                          }
-                      });
+  const auto largest = [=](const float* image, const Bounds& b, float* out) {
+    std::fill_n(out, in.channels, -INFINITY);
+    for (int64_t line = b.lines.begin; line < b.lines.end; line += b.lines.step)
+      for (int64_t column = b.columns.begin; column < b.columns.end; column += b.columns.step) {
+        if (line < 0 || column < 0) continue;
+        const float* pixel = image + (line * in.width + column) * in.channels;
+        for (int64_t c = 0; c < in.channels; ++c)
+          out[c] = pixel[c] > out[c] || pixel[c] != pixel[c] ? pixel[c] : out[c];
+      }
+  };
+  return plan_windows(p, x, w.height.count(in.height, w.ceil_mode), w.width.count(in.width, w.ceil_mode), bounds,
+                      largest);
 }
 
 // Plans averages whose divisors `divisor` gives.
@@ -70,11 +66,12 @@ Outcome plan_averages(Planning& p, const Value& x, int64_t height, int64_t width
   const Pixels in = pixels_of(x);
   return plan_windows(p, x, height, width, bounds, [=](const float* image, const Bounds& b, float* out) {
     constexpr int64_t kChannels = 64;
+    const Range lines = b.lines.inside(in.height), columns = b.columns.inside(in.width);
     for (int64_t first = 0; first < in.channels; first += kChannels) {
       const int64_t count = std::min(kChannels, in.channels - first);
       double sums[kChannels] = {};
-      for (int64_t line = std::max<int64_t>(b.top, 0); line < std::min(b.bottom, in.height); ++line)
-        for (int64_t column = std::max<int64_t>(b.left, 0); column < std::min(b.right, in.width); ++column) {
+      for (int64_t line = lines.begin; line < lines.end; ++line)
+        for (int64_t column = columns.begin; column < columns.end; ++column) {
           const float* pixel = image + (line * in.width + column) * in.channels + first;
           for (int64_t c = 0; c < count; ++c) sums[c] += pixel[c];
         }
@@ -82,6 +79,8 @@ Outcome plan_averages(Planning& p, const Value& x, int64_t height, int64_t width
     }
   });
 }
+
+double area(const Bounds& b) { return b.area(); }
 
 Outcome plan_avg_pool(Planning& p) {
   Value x;
@@ -91,24 +90,15 @@ Outcome plan_avg_pool(Planning& p) {
   const Pixels in = pixels_of(x);
   const bool counts_padding = p.flag("count_include_pad", true);
   if (p.find("divisor_override") != nullptr) return unsupported("a divisor of its own");
-  if (w.padding_h > w.kernel_h / 2 || w.padding_w > w.kernel_w / 2)
-    return bad_file("padding of more than half a window");
   const auto bounds = [=](int64_t line, int64_t column) {
-    const int64_t top = line * w.stride_h - w.padding_h, left = column * w.stride_w - w.padding_w;
-    return Bounds{top,  std::min(top + w.kernel_h, in.height + w.padding_h),
-                  left, std::min(left + w.kernel_w, in.width + w.padding_w),
-                  1,    1};
+    return Bounds{w.height.at(line, in.height + w.height.padding), w.width.at(column, in.width + w.width.padding)};
   };
   const auto divisor = [=](const Bounds& b) {
-    if (counts_padding) return static_cast<double>((b.bottom - b.top) * (b.right - b.left));
-    return static_cast<double>((std::min(b.bottom, in.height) - std::max<int64_t>(b.top, 0)) *
-                               (std::min(b.right, in.width) - std::max<int64_t>(b.left, 0)));
+    return counts_padding ? b.area() : Bounds{b.lines.inside(in.height), b.columns.inside(in.width)}.area();
   };
-  return plan_averages(p, x, Window::count(in.height, w.kernel_h, w.stride_h, w.padding_h, 1, w.ceil_mode),
-                       Window::count(in.width, w.kernel_w, w.stride_w, w.padding_w, 1, w.ceil_mode), bounds, divisor);
+  return plan_averages(p, x, w.height.count(in.height, w.ceil_mode), w.width.count(in.width, w.ceil_mode), bounds,
+                       divisor);
 }
-
-double area(const Bounds& b) { return static_cast<double>((b.bottom - b.top) * (b.right - b.left)); }
 
 Outcome plan_adaptive_avg_pool(Planning& p) {
   Value x;
@@ -116,13 +106,11 @@ Outcome plan_adaptive_avg_pool(Planning& p) {
   const Pixels in = pixels_of(x);
   int64_t height = 0, width = 0;
   STOMPP_TRY(p.own("output_size").pair("output_size", 1, &height, &width));
+  const auto share = [](int64_t i, int64_t size, int64_t count) {
+    return Range{i * size / count, ceil_div((i + 1) * size, count), 1};
+  };
   const auto bounds = [=](int64_t line, int64_t column) {
-    return Bounds{line * in.height / height,
-                  ceil_div((line + 1) * in.height, height),
-                  column * in.width / width,
-                  ceil_div((column + 1) * in.width, width),
-                  1,
-                  1};
+    return Bounds{share(line, in.height, height), share(column, in.width, width)};
   };
   return plan_averages(p, x, height, width, bounds, area);
 }
@@ -141,17 +129,16 @@ Outcome plan_mean(Planning& p) {
   Value as_images = x;
   if (!images) as_images.shape = shape_of({x.rows(), 1, 1, x.last()});
   const Pixels in = pixels_of(as_images);
-  const auto whole = [=](int64_t, int64_t) { return Bounds{0, in.height, 0, in.width, 1, 1}; };
+  const auto whole = [=](int64_t, int64_t) { return Bounds{{0, in.height, 1}, {0, in.width, 1}}; };
   STOMPP_TRY(plan_averages(p, as_images, 1, 1, whole, area));
-  Value y = p.last_given();
-  if (images) {
-    y.shape = keep ? y.shape : shape_of({in.batch, in.channels});
-  } else {
-    y.shape = x.shape;
-    y.shape.sizes[y.shape.rank - 1] = 1;
-    if (!keep) --y.shape.rank;
+  Shape& shape = p.given_shape();
+  if (!images) {
+    shape = x.shape;
+    shape.sizes[shape.rank - 1] = 1;
+    if (!keep) --shape.rank;
+  } else if (!keep) {
+    shape = shape_of({in.batch, in.channels});
   }
-  p.give_instead(y);
   return {};
 }
 
@@ -163,7 +150,6 @@ Outcome plan_softmax(Planning& p) {
   if (p.find("dim") == nullptr || dim != x.shape.rank - 1 || x.shape.rank == 4)
     return unsupported("a softmax along another dimension than the last, or of images");
   STOMPP_TRY(p.overwriting(x, x.shape, &y));
-  p.give(y);
   p.run([=](const Frame& f) {
     const int64_t K = x.last();
     f.each(x.rows(), K, [=](int64_t begin, int64_t end) {

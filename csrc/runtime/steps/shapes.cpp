@@ -15,15 +15,12 @@ Outcome same(Planning& p, const Value& x, const Shape& shape) {
   return {};
 }
 
-// Plans a copy of values that lie `offset` floats from the first of x on, in these strides.
-Outcome copy_view(Planning& p, const Value& x, const Shape& shape, const Shape& strides, int64_t offset) {
+// Plans a copy of what lies `offset` floats from the first of x on.
+Outcome copy(Planning& p, const Value& x, const Shape& shape, const Nest& nest, int64_t offset = 0) {
   Value y;
   STOMPP_TRY(p.make(Value::Kind::kFloats, shape, &y));
-  p.give(y);
-  const Nest nest(shape, strides, strides);
   p.run([=](const Frame& f) {
-    const float* from = f.floats(x) + offset;
-    run_nest(f, nest, from, from, f.floats(y), [](float v, float) { return v; });
+    copy_nest(f, nest, f.floats(x) + offset, f.floats(y));
     return Status::ok();
   });
   return {};
@@ -31,24 +28,14 @@ Outcome copy_view(Planning& p, const Value& x, const Shape& shape, const Shape& 
 
 bool is_row_major(const Shape& s) { return s.rank != 4 || s.sizes[1] == 1 || s.sizes[2] * s.sizes[3] == 1; }
 
-Shape row_major_strides(const Shape& shape) {
-  Shape strides = shape;
-  for (int64_t i = shape.rank - 1, step = 1; i >= 0; step *= shape.sizes[i--]) strides.sizes[i] = step;
-  return strides;
-}
-
 Outcome reshape(Planning& p, const Value& x, const Shape& shape) {
   if (product(shape) != product(x.shape)) return bad_argument("sizes that hold another number of values");
   if (shape == x.shape || (is_row_major(x.shape) && is_row_major(shape))) return same(p, x, shape);
-  if (is_row_major(x.shape)) return copy_view(p, x, shape, row_major_strides(shape), 0);
-  if (!is_row_major(shape)) return unsupported("images that become images of other sizes");
-  const Shape own = strides_of(x.shape);
-  const auto behind_one = [](const Shape& s) { return shape_of({1, s.sizes[0], s.sizes[1], s.sizes[2], s.sizes[3]}); };
-  STOMPP_TRY(copy_view(p, x, behind_one(x.shape), behind_one(own), 0));
-  Value y = p.last_given();
-  y.shape = shape;
-  p.give_instead(y);
-  return {};
+  if (!is_row_major(x.shape) && !is_row_major(shape)) return unsupported("images that become images of other sizes");
+  const bool to_images = is_row_major(x.shape);
+  const Shape& images = to_images ? shape : x.shape;
+  const Shape strides = strides_in_order(images, !to_images);
+  return copy(p, x, shape, Nest(images, strides, strides, !to_images));
 }
 
 Outcome plan_reshape(Planning& p) {
@@ -118,7 +105,7 @@ Outcome plan_permute(Planning& p) {
     shape.sizes[shape.rank++] = x.shape.sizes[dim];
     strides.sizes[strides.rank++] = own.sizes[dim];
   }
-  return copy_view(p, x, shape, strides, 0);
+  return copy(p, x, shape, Nest(shape, strides, strides));
 }
 
 Outcome plan_squeeze(Planning& p) {
@@ -196,7 +183,8 @@ Outcome plan_part(Planning& p, const Value& x, const std::vector<Json>& position
     }
   }
   for (; dim < x.shape.rank; ++dim) add(x.shape.sizes[dim], own.sizes[dim]);
-  return shape.rank == 0 ? unsupported("a single number") : copy_view(p, x, shape, strides, offset);
+  if (shape.rank == 0) return unsupported("a single number");
+  return copy(p, x, shape, Nest(shape, strides, strides), offset);
 }
 
 Outcome plan_getitem(Planning& p) {
@@ -245,7 +233,6 @@ Outcome plan_cat(Planning& p) {
       return unsupported("bits side by side that do not fill their words");
   Value y;
   STOMPP_TRY(p.make(parts[0].kind, shape, &y));
-  p.give(y);
   // What lies within one step of `dim` is one run of floats, or of words.
   const int64_t step = bits ? 1 : strides_of(shape).sizes[dim];
   const auto run_of = [=](const Shape& s) { return bits ? words_for(s.sizes[dim]) : step * s.sizes[dim]; };

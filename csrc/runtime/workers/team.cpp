@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "runtime/workers/threads.h"
-
 #if STOMPP_HAS_THREADS
 #include <atomic>
 #include <condition_variable>
@@ -22,12 +20,12 @@ Parallel this_thread() {
 
 namespace {
 thread_local Team* current = nullptr;
-thread_local int current_threads = 1;
 constexpr int kSpins = 2000;  // a kernel follows the one before within some microseconds
 }  // namespace
 
 struct Team::Shared {
   std::vector<std::thread> threads;
+  int in_use = 1;  // threads of the call under way, the caller's included
   std::mutex mutex;
   std::condition_variable wake;
   std::atomic<uint64_t> turn{0};  // counts pieces of work
@@ -60,49 +58,42 @@ struct Team::Shared {
       working.fetch_sub(1, std::memory_order_release);
     }
   }
+
+  void grow(int count) {
+    try {
+      while (static_cast<int>(threads.size()) < count - 1)
+        threads.emplace_back([this, index = static_cast<int>(threads.size())] { serve(index); });
+    } catch (const std::system_error&) {  // no more threads
+    }
+    in_use = std::min(count, static_cast<int>(threads.size()) + 1);
+  }
 };
 
 Team::Team() : shared_(new Shared) {}
 
 Team::~Team() {
   {
-    const std::lock_guard<std::mutex> lock(shared_->mutex);
+    const Lock lock(shared_->mutex);
     shared_->ends = true;
   }
   shared_->wake.notify_all();
   for (std::thread& thread : shared_->threads) thread.join();
 }
 
-void Team::grow(int threads) {
-  Shared& s = *shared_;
-  while (static_cast<int>(s.threads.size()) < threads - 1) {
-    const int index = static_cast<int>(s.threads.size());
-#if defined(__cpp_exceptions)
-    try {
-      s.threads.emplace_back([&s, index] { s.serve(index); });
-    } catch (const std::system_error&) {
-      return;
-    }
-#else
-    s.threads.emplace_back([&s, index] { s.serve(index); });
-#endif
-  }
+Team::Use::Use(Team& team, int threads) : before_(current) {
+  team.shared_->grow(threads);
+  pool_ = {&Team::run, team.shared_->in_use};
+  current = &team;
 }
 
-Team::Use::Use(Team* team, int threads) : pool_{&Team::run, 1} {
-  pool_.threads = std::min(threads, static_cast<int>(team->shared_->threads.size()) + 1);
-  current = team;
-  current_threads = pool_.threads;
-}
-
-Team::Use::~Use() { current = nullptr; }
+Team::Use::~Use() { current = before_; }
 
 void Team::run(int64_t count, int64_t grain, Parallel::Body body, void* context) {
-  const int64_t parts = std::min<int64_t>(current_threads, (count + grain - 1) / grain);
-  if (parts <= 1) return body(0, count, context);
   Shared& s = *current->shared_;
+  const int64_t parts = std::min<int64_t>(s.in_use, (count + grain - 1) / grain);
+  if (parts <= 1) return body(0, count, context);
   {
-    const std::lock_guard<std::mutex> lock(s.mutex);
+    const Lock lock(s.mutex);
     s.count = count;
     s.range = std::max(grain, (count + parts - 1) / parts);
     s.body = body;
@@ -122,8 +113,7 @@ void Team::run(int64_t count, int64_t grain, Parallel::Body body, void* context)
 struct Team::Shared {};
 Team::Team() = default;
 Team::~Team() = default;
-void Team::grow(int) {}
-Team::Use::Use(Team*, int) : pool_(this_thread()) {}
+Team::Use::Use(Team&, int) : before_(nullptr), pool_(this_thread()) {}
 Team::Use::~Use() = default;
 
 #endif

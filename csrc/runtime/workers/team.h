@@ -5,7 +5,25 @@
 
 #include "core/base/parallel.h"
 
+// A browser gives a module of WebAssembly no threads unless it is compiled for them.
+#if defined(__wasm__) && !defined(_REENTRANT)
+#define STOMPP_HAS_THREADS 0
+#else
+#define STOMPP_HAS_THREADS 1
+#include <mutex>
+#endif
+
 namespace stompp::runtime {
+
+#if STOMPP_HAS_THREADS
+using Mutex = std::mutex;
+using Lock = std::lock_guard<std::mutex>;
+#else
+struct Mutex {};
+struct Lock {
+  explicit Lock(const Mutex&) {}
+};
+#endif
 
 // The calling thread alone.
 Parallel this_thread();
@@ -16,28 +34,21 @@ class Team {
   Team();
   ~Team();
 
-  // Has at least so many threads, the caller's included; fewer where the system gives none.
-  void grow(int threads);
+  // Makes the calling thread's work the team's while it lives: the core's pool has no place for a team of its own.
+  class Use {
+   public:
+    // Takes so many threads, the caller's included, and fewer where the system gives none.
+    Use(Team& team, int threads);
+    ~Use();
+    const Parallel& pool() const { return pool_; }
 
-  // Runs f with a pool of `threads` threads of this team, in whose ranges the core's work is cut.
-  template <class F>
-  auto with(int threads, const F& f) {
-    const Use use(this, threads);
-    return f(use.pool());
-  }
+   private:
+    Team* before_;
+    Parallel pool_;
+  };
 
  private:
   struct Shared;
-  // While it lives, the calling thread's work is the team's: the core's pool has no place for a team of its own.
-  class Use {
-   public:
-    Use(Team* team, int threads);
-    ~Use();
-    Parallel pool() const { return pool_; }
-
-   private:
-    Parallel pool_;
-  };
   static void run(int64_t count, int64_t grain, Parallel::Body body, void* context);
 
   std::unique_ptr<Shared> shared_;

@@ -10,6 +10,8 @@
 # make core     the same, and the core on NumPy arrays, stompp_kernels.core
 # make corpus   set everything up, then take the networks of other libraries through the package: docs/corpus.csv
 # make libstompp  build the library that runs packed networks without Python, and its tool, in build/libstompp
+# make wasm     install a compiler for WebAssembly (410 MB), then build the same as a module, build/wasm/stompp.wasm
+# make test-wasm  install the compiler too, then test core and module; `make bench-wasm` times products
 # make fuzz-runtime  open 10,000 mutated files with it, built with sanitizers (FUZZ_ARGS="500 --seed 1")
 # make docs     set everything up, then build the documentation in build/docs; a warning is an error
 # make lint     ruff, clang-format, mypy and the check of prose, changing nothing; `make format` rewrites
@@ -41,8 +43,9 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 	\( -name '*.h' -o -name '*.c' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' \)
 
 .NOTPARALLEL:
-.PHONY: build core wheels try-wheel setup setup-demo setup-tools setup-dev setup-arm setup-wheels test test-all
-.PHONY: test-arm corpus headers libstompp fuzz-runtime demo bench docs lint format clean distclean
+.PHONY: build core wheels try-wheel setup setup-demo setup-tools setup-dev setup-arm setup-wheels setup-wasm
+.PHONY: test test-all test-arm corpus headers libstompp wasm test-wasm bench-wasm fuzz-runtime
+.PHONY: demo bench docs lint format clean distclean
 
 build: setup
 
@@ -63,6 +66,9 @@ setup-tools:
 
 setup-dev:
 	@$(SETUP_ENV) --extras demo,test,dev,docs
+
+setup-wasm:
+	@$(SETUP_ENV) --extras demo,test,wasm
 
 # Debian and Ubuntu: lets the tests run the core for 64-bit Arm under emulation.
 setup-arm:
@@ -99,6 +105,15 @@ corpus: setup
 libstompp:
 	cmake -S csrc/runtime -B build/libstompp $(CMAKE_ARGS)
 	cmake --build build/libstompp --parallel 2
+
+wasm: setup-wasm
+	$(RUN) build_tools.wasm build/wasm/stompp.wasm
+
+test-wasm: setup-wasm
+	$(RUN) pytest tests/test_wasm.py
+
+bench-wasm: setup-wasm
+	$(RUN) benchmarks.wasm
 
 fuzz-runtime: setup
 	cmake -S csrc/runtime -B build/libstompp-sanitized -DSTOMPP_SANITIZE=ON -DSTOMPP_TOOL=OFF

@@ -1,1 +1,1 @@
-"""The parts of setup.py: what is compiled, with which tools and flags, and how wheels are named."""
+"""What setup.py compiles, with which tools and flags, and how wheels are named; and WebAssembly, which it does not."""

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = ("product", "float_conv", "binary_weight", "signs", "masks")
-INSTRUCTION_SETS = ("scalar", "avx2", "avx512", "amx", "neon")
+INSTRUCTION_SETS = ("scalar", "avx2", "avx512", "amx", "neon", "wasm")
 # AMX multiplies tiles, and does everything else as AVX-512 does.
 BUILDS_ON = {"amx": ("avx512",)}
 

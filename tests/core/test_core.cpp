@@ -380,14 +380,18 @@ TEST(refresh_draws_at_its_rate) {
   CHECK(!make_refresh(n, 0.5, 0.5, 7, 1, 1, &refresh).is_ok(), "r below 1 is refused");
 }
 
-// Counts null members of a table that holds nothing but functions, and sizes that are not 0.
+// Counts null members of a table that holds nothing but functions.
 template <class Table>
 int64_t missing_kernels(const Table& table) {
   using Kernel = void (*)();
-  static_assert(sizeof(Table) % sizeof(Kernel) == 0, "a table of pointers and sizes");
+  static_assert(sizeof(Table) % sizeof(Kernel) == 0, "a table of pointers");
   Kernel kernels[sizeof(Table) / sizeof(Kernel)];
   std::memcpy(kernels, &table, sizeof(table));
   return std::count(std::begin(kernels), std::end(kernels), nullptr);
+}
+
+bool is_filled(const SignedSumKernel& kernel) {
+  return kernel.rows > 0 && kernel.word_floats > 0 && kernel.prepare != nullptr && kernel.add_up != nullptr;
 }
 
 TEST(every_table_of_kernels_is_filled) {
@@ -398,9 +402,13 @@ TEST(every_table_of_kernels_is_filled) {
   CHECK(missing_kernels(*implementation.planes) == 0, "planes");
   CHECK(missing_kernels(*implementation.signs) == 0, "signs");
   CHECK(missing_kernels(*implementation.masks) == 0, "masks");
-  CHECK(missing_kernels(*implementation.signed_sums) == 0, "signed_sums");
+  const SignedSumKernels& sums = *implementation.signed_sums;
+  CHECK(is_filled(sums.sums) && is_filled(sums.small_groups), "signed_sums");
+  CHECK(sums.widen != nullptr && sums.scale_sums != nullptr, "signed_sums");
   const FloatConvKernels& float_conv = *implementation.float_conv;
-  CHECK(missing_kernels(float_conv.tiles) == 0 && missing_kernels(float_conv.winograd) == 0, "float_conv");
+  const FloatTileKernel& tiles = float_conv.tiles;
+  CHECK(tiles.pixels > 0 && tiles.multiply != nullptr && tiles.compare != nullptr, "float_conv");
+  CHECK(missing_kernels(float_conv.winograd) == 0, "float_conv");
   const Bf16Kernels& bf16 = float_conv.bf16;
   const bool has_rows = bf16.round != nullptr && bf16.expand != nullptr && bf16.gather != nullptr;
   CHECK(bf16.multiply == nullptr || (has_rows && bf16.finish != nullptr && bf16.compare != nullptr), "bf16");

@@ -63,7 +63,11 @@ class Kept {
   size_t bytes_ = 0;
 };
 
+#if defined(__wasm__) && !defined(_REENTRANT)
+Kept kept;  // there is one thread, which ends with the module
+#else
 thread_local Kept kept;
+#endif
 
 // The allocator keeps small memory itself.
 bool is_kept(size_t bytes) { return STOMPP_KEEPS_SCRATCH && bytes >= kPage && bytes <= kMostKeptScratch; }

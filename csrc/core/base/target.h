@@ -17,5 +17,6 @@
 
 #include "core/base/bits.h"
 #include "core/base/float_types.h"
+#include "core/base/fused.h"
 
 #define STOMPP_TARGET_INLINE STOMPP_TARGET __attribute__((always_inline)) inline

@@ -9,6 +9,7 @@
 #include "core/isa/avx512/avx512.h"
 #include "core/isa/neon/neon.h"
 #include "core/isa/scalar/scalar.h"
+#include "core/isa/wasm/wasm.h"
 
 namespace stompp {
 namespace {
@@ -22,6 +23,9 @@ const Implementation* const kImplementations[] = {
 #endif
 #if defined(__aarch64__)
     &neon::kImplementation,
+#endif
+#if defined(__wasm_simd128__)
+    &wasm::kImplementation,
 #endif
     &scalar::kImplementation,
 };

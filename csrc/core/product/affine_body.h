@@ -2,7 +2,7 @@
 
 template <bool kFused>
 STOMPP_TARGET_INLINE float multiply_add(float x, float scale, float bias) {
-  return kFused ? __builtin_fmaf(x, scale, bias) : x * scale + bias;
+  return kFused ? fused_multiply_add(x, scale, bias) : x * scale + bias;
 }
 
 // Adds the residual of `count` outputs from n on, the first of which is element `first`.
@@ -53,7 +53,7 @@ STOMPP_TARGET_INLINE uint32_t sign_bits(const Epilogue& e, int64_t n, int count,
     return bits;
   }
   const float *low = e.limits + n, *high = low + e.N;
-  for (int i = 0; i < count; ++i) bits |= (y[i] < low[i]) | (y[i] > high[i]) ? 1u << i : 0u;
+  for (int i = 0; i < count; ++i) bits |= ((y[i] < low[i]) | (y[i] > high[i])) ? 1u << i : 0u;
   return bits;
 }
 

@@ -11,7 +11,8 @@
 # make corpus   set everything up, then take the networks of other libraries through the package: docs/corpus.csv
 # make libstompp  build the library that runs packed networks without Python, and its tool, in build/libstompp
 # make wasm     install a compiler for WebAssembly (410 MB), then build the same as a module, build/wasm/stompp.wasm
-# make test-wasm  install the compiler too, then test core and module; `make bench-wasm` times products
+# make web      the same, then train two networks and build the page of examples/web in build/web
+# make test-wasm  install the compiler too, then test core, module and page; `make bench-wasm` times products
 # make fuzz-runtime  open 10,000 mutated files with it, built with sanitizers (FUZZ_ARGS="500 --seed 1")
 # make docs     set everything up, then build the documentation in build/docs; a warning is an error
 # make lint     ruff, clang-format, mypy and the check of prose, changing nothing; `make format` rewrites
@@ -44,7 +45,7 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 
 .NOTPARALLEL:
 .PHONY: build core wheels try-wheel setup setup-demo setup-tools setup-dev setup-arm setup-wheels setup-wasm
-.PHONY: test test-all test-arm corpus headers libstompp wasm test-wasm bench-wasm fuzz-runtime
+.PHONY: setup-chromium test test-all test-arm corpus headers libstompp wasm web test-wasm bench-wasm fuzz-runtime
 .PHONY: demo bench docs lint format clean distclean
 
 build: setup
@@ -69,6 +70,11 @@ setup-dev:
 
 setup-wasm:
 	@$(SETUP_ENV) --extras demo,test,wasm
+
+# Debian and Ubuntu: lets the tests visit the page.
+setup-chromium:
+	apt-get update
+	apt-get install -y chromium
 
 # Debian and Ubuntu: lets the tests run the core for 64-bit Arm under emulation.
 setup-arm:
@@ -109,8 +115,11 @@ libstompp:
 wasm: setup-wasm
 	$(RUN) build_tools.wasm build/wasm/stompp.wasm
 
+web: setup-wasm
+	"$(VENV)/bin/python" examples/web/build.py build/web
+
 test-wasm: setup-wasm
-	$(RUN) pytest tests/test_wasm.py
+	$(RUN) pytest tests/test_wasm.py tests/test_web.py
 
 bench-wasm: setup-wasm
 	$(RUN) benchmarks.wasm

@@ -29,6 +29,12 @@ TEST(scratch_is_aligned_and_writable) {
   }
 }
 
+// Their bytes are 8 modulo the number of addresses, with 64 bits and with 32.
+TEST(scratch_beyond_all_addresses_is_null) {
+  const int64_t count = (int64_t{1} << 61) + 1;
+  CHECK(scratch_of<uint64_t>(count) == nullptr, "there are no such addresses");
+}
+
 TEST(scratch_in_use_is_never_given_twice) {
   const Scratch<uint8_t> first = scratch_of<uint8_t>(1 << 20);
   const Scratch<uint8_t> second = scratch_of<uint8_t>(1 << 20);

@@ -14,8 +14,9 @@ struct AlignedDelete {
 };
 using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
 
-// Returns null where there is no memory for them.
+// Returns null where there is no memory or are no addresses for them.
 inline AlignedFloats aligned_floats(int64_t count) {
+  if (count > PTRDIFF_MAX / static_cast<int64_t>(sizeof(float))) return nullptr;
   const size_t bytes = static_cast<size_t>(count) * sizeof(float);
   return AlignedFloats(static_cast<float*>(::operator new[](bytes, AlignedDelete::kAlignment, std::nothrow)));
 }

@@ -29,9 +29,10 @@ struct GiveBackScratch {
 template <class T>
 using Scratch = std::unique_ptr<T[], GiveBackScratch>;
 
-// Returns null where there is no memory for them.
+// Returns null where there is no memory for them, and no addresses, as there are none with 32 bits for a large image.
 template <class T>
 Scratch<T> scratch_of(int64_t count) {
+  if (count > PTRDIFF_MAX / static_cast<int64_t>(sizeof(T))) return nullptr;
   const ScratchMemory memory = take_scratch(static_cast<size_t>(count) * sizeof(T));
   return Scratch<T>(static_cast<T*>(memory.data), {memory.bytes});
 }

@@ -18,6 +18,7 @@ from stompp_kernels.conversion.packing.finite import check_finite
 from stompp_kernels.conversion.packing.graph import pack_graph
 from stompp_kernels.conversion.packing.modules import pack_modules
 from stompp_kernels.conversion.packing.nodes import has_hooks
+from stompp_kernels.conversion.packing.parametrizations import make_weights_constant
 from stompp_kernels.conversion.packing.speed import warn_if_slower
 from stompp_kernels.conversion.packing.trace import torch_modules_with_binary_layers, trace_model
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
@@ -55,6 +56,9 @@ def convert(
     ValueError that names the argument, and ``sk.explain(packed).arguments`` lists what is fixed. ``*args`` and
     ``**kwargs`` are what the example inputs give, else nothing. The mode is fixed too: a forward that asks for
     ``self.training`` is that of eval mode.
+
+    Float layers whose weights are parametrized (weight_norm, spectral_norm) keep the weights that they compute in eval
+    mode, but in models of transformers.
 
     Nothing outside the copy that is converted is touched: other threads may run any model meanwhile, this one too.
 
@@ -115,6 +119,8 @@ def convert(
     check_finite(model)
     original, model = model, copy.deepcopy(model).eval()
     keep_activations(model)
+    if not _is_transformer(model):  # whose file holds the tensors that its class makes
+        make_weights_constant(model)
     inputs = verify if example_inputs is None else example_inputs
     if example_inputs is None and not _is_transformer(model):
         example_inputs = verify

@@ -88,6 +88,7 @@ _BOUNDED = """
     tile dims:repeats
     repeat_interleave repeats:repeats
     {zeros,ones,full,new_zeros,new_ones,new_full,affine_grid_generator} size:made
+    {max_unpool2d,max_unpool3d} output_size:interpolated padding:padding
     arange start:int end:int
     linspace steps:factor
     one_hot num_classes:factor

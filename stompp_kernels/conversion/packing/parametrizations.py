@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 
 def make_weights_constant(model: nn.Module) -> None:
@@ -12,6 +14,11 @@ def make_weights_constant(model: nn.Module) -> None:
     torch's remove_parametrizations would change the class, which copies of a layer share.
     """
     for module in model.modules():
+        for hook in list(module._forward_pre_hooks.values()):  # the older kind is a hook
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
         if parametrize.is_parametrized(module):
             weights = {name: getattr(module, name).detach() for name in module.parametrizations}
             module.__class__ = parametrize.type_before_parametrizations(module)

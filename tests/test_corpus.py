@@ -4,12 +4,13 @@ import csv
 import importlib.util
 
 import pytest
-from corpus import by_hand, by_timm, by_torchvision, by_transformers
+from corpus import by_hand, by_strangers, by_timm, by_torchvision, by_transformers
 from corpus.__main__ import COLUMNS, NETWORKS, TABLE
 from corpus.journey import travel
 
 SAMPLE = [
     *(network for network in by_hand.NETWORKS if network.name in ("MeliusNet", "M5 for keywords", "DCGAN generator")),
+    *(network for network in by_strangers.NETWORKS if network.name in ("SegNet", "message passing")),
     *(network for network in by_torchvision.NETWORKS if network.name == "torchvision vit"),
     *(network for network in by_timm.NETWORKS if network.name == "timm mixer_s32_224"),
     *(network for network in by_transformers.NETWORKS if network.name == "transformers GPT-2"),
@@ -18,7 +19,7 @@ SAMPLE = [
 
 @pytest.mark.parametrize("network", SAMPLE, ids=lambda network: network.name)
 def test_a_sample_goes_through_all_stages(network):
-    library = network.family if network.family != "by hand" else "torch"
+    library = "torch" if network.family.startswith("by ") else network.family
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"needs {library}: pip install --no-deps {library}")
     journey = travel(network)

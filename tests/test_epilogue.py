@@ -330,3 +330,24 @@ def test_operands_are_the_fields_that_the_schema_names(epilogue):
         schema = getattr(torch.ops.stompp, product + epilogue.form.suffix).default._schema
         names = tuple(argument.name for argument in schema.arguments)
         assert names[-len(fields) :] == epilogue.form.names
+
+
+def test_an_epilogue_is_made_of_its_parts():
+    """Packed layers hand over the parts alone: form and operands, in the order of the ops."""
+    from stompp_kernels.ops.epilogue import epilogue_of, parts_of
+
+    vectors = [torch.full((2,), float(value)) for value in range(7)]
+    affine = {"residual": torch.zeros(3, 2), "residual_scale": vectors[2], "residual_bias": vectors[3], "fused": True}
+    for epilogue in (
+        None,
+        Affine(*vectors[:2], **affine, dtype=torch.float16, rprelu=torch.ones(3, 2)),
+        AffineSigns(*vectors[:2], **affine, floats=True, rprelu=torch.ones(3, 2), limits=torch.zeros(2, 2)),
+        Threshold(torch.zeros(2, 2, dtype=torch.int32), torch.ones(1, dtype=torch.int32), torch.zeros(3, 1)),
+    ):
+        again = epilogue_of(*parts_of(epilogue))
+        assert type(again) is type(epilogue)
+        assert all(
+            getattr(again, name) is value for name, value in ({} if epilogue is None else vars(epilogue)).items()
+        )
+    with pytest.raises(TypeError, match="epilogue must be None, Affine"):
+        parts_of(vectors[0])

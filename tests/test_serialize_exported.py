@@ -121,21 +121,65 @@ class Transformed(nn.Module):
         self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
 
     def forward(self, x):
-        return self.c(torch.fft.fft(self.b(self.a(x))).real)
+        return self.c(torch.linalg.solve(torch.eye(8), self.b(self.a(x)).T).T)
 
 
 def test_the_error_names_node_file_and_line(tmp_path):
     x = torch.randn(2, 8)
     model, _ = sk.prepare(Transformed(), x)
     packed = sk.convert(set_stage(model, Stage.BINARY).eval(), verify=x)
-    with pytest.raises(ValueError, match=r"fft_fft.*test_serialize_exported.py\", line \d+, in forward"):
+    with pytest.raises(ValueError, match=r"linalg_solve.*test_serialize_exported.py\", line \d+, in forward"):
         sk.save_packed(packed, tmp_path / "net.safetensors")
+
+
+class Normalized(nn.Module):
+    """Float layers whose weights are computed at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 8, 3, padding=1))
+        self.second, self.third = nn.Conv1d(8, 8, 3, padding=1), nn.Conv1d(8, 8, 1)
+        self.head = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.out(self.head(self.third(self.second(self.first(x))).mean(2)))
+
+
+def test_weights_that_are_computed_at_each_call_are_constants(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 12)
+    model, report = sk.prepare(Normalized(), x, on_refusal="keep")
+    assert report.binarized() == ["third"]
+    packed = sk.convert(set_stage(model, Stage.BINARY).eval(), verify=x)
+    assert nn.utils.parametrize.is_parametrized(model.first), "the model stays as it is"
+    assert not nn.utils.parametrize.is_parametrized(packed)
+    sk.save_packed(packed, tmp_path / "net.safetensors")
+    assert torch.equal(sk.load_packed(tmp_path / "net.safetensors")(x), packed(x))
+
+
+def test_operators_of_signals_and_bits_are_held(tmp_path):
+    class Spectrum(Transformed):
+        def forward(self, x):
+            y = self.b(self.a(x))
+            inside = (y > -2) & ~(y > 2) | (y == 0)
+            y = torch.where(inside, y, torch.zeros_like(y)) - torch.fft.rfft(y, norm="ortho").abs().mean()
+            return self.c(y) + torch.stft(y.flatten(), 8, window=torch.hann_window(8), return_complex=True).real.mean()
+
+    x = torch.randn(2, 8)
+    model, _ = sk.prepare(Spectrum(), x)
+    packed = sk.convert(set_stage(model, Stage.BINARY).eval(), verify=x, by_layer=True)
+    sk.save_packed(packed, tmp_path / "net.safetensors")
+    assert torch.equal(sk.load_packed(tmp_path / "net.safetensors")(x), packed(x))
 
 
 @pytest.mark.parametrize(
     ("target", "args", "message"),
     [
         ("aten.set_.source_Tensor", [0, 0], "unknown function"),
+        ("aten._weight_norm_interface.default", [0, 0, 0], "unknown function"),
+        ("aten.fft_rfft.default", [0, 1 << 30], "'n'"),
+        ("aten.hann_window.default", [1 << 30], "window_length"),
         ("aten.repeat.default", [0, [1 << 20, 1 << 20]], "repeats"),
         ("aten.expand.default", [0, [1 << 30]], "size"),
         ("aten.zeros.default", [[1 << 40]], "size"),

@@ -5,6 +5,7 @@ Floats are noted by shape and type alone. Integers and masks stay as they are, f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ _KEY = "_stompp_inputs"
 
 def note_inputs(packed: nn.Module, example_inputs: Any) -> None:
     """Notes inputs (a tensor, tuple or dict) on a packed network."""
-    _notes_of(packed)[_KEY] = tree_map(_noted, example_inputs)
+    own = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
+    _notes_of(packed)[_KEY] = tree_map(_noted, own)
 
 
 def noted_inputs(packed: nn.Module) -> Any:

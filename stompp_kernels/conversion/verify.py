@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from stompp_kernels.nn.bfloat16 import in_float32
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.nn.reshaped_convs import ReshapedLayer
 from stompp_kernels.ops.reference import bits_from_words
-from stompp_kernels.progression.example_run import as_arguments, undisturbed
+from stompp_kernels.progression.copies import copy_module
+from stompp_kernels.progression.example_run import as_arguments, plain, undisturbed
 
 # A share of the largest value: float modules see the same values in another memory format, which may group sums
 # differently, and so do kernels with binary weights.
@@ -42,7 +42,7 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
         ValueError: something differs; names the first layer that does, or says that the outputs do.
     """
     args, kwargs = as_arguments(inputs)
-    model = copy.deepcopy(model)  # hooks and flags are set on it, and other threads may run the original
+    model = copy_module(model)  # hooks and flags are set on it, and other threads may run the original
     by_graph = isinstance(packed, fx.GraphModule)
     kept: dict[str, list[Tensor]] = {}
     if by_graph:
@@ -55,7 +55,8 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
         float_simulation(),
     ):
         expected = model(*args, **kwargs)
-    with in_float32(packed):  # what bfloat16 changes is not to hide a fault: verify_fast.py measures it
+    # What bfloat16 changes is not to hide a fault: verify_fast.py measures it.
+    with in_float32(packed), undisturbed(packed):
         found = _run_graph(packed, kept, args, kwargs) if by_graph else _run_modules(packed, kept, args, kwargs)
     difference = _difference(found, expected)
     if difference:
@@ -83,7 +84,7 @@ def _outputs_of(model: nn.Module, names: Collection[str], note: Callable[[str, T
 
 def _difference(found: Any, expected: Any) -> str:
     """What differs in two results that hold tensors; empty if nothing does."""
-    leaves, wanted_leaves = tree_leaves(found), tree_leaves(expected)
+    leaves, wanted_leaves = tree_leaves(plain(found)), tree_leaves(plain(expected))
     if len(leaves) != len(wanted_leaves):
         return f"in holding {len(leaves)} values instead of {len(wanted_leaves)}"
     for y, wanted in zip(leaves, wanted_leaves, strict=True):

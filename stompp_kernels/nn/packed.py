@@ -21,15 +21,16 @@ from stompp_kernels.ops import (
     AffineSigns,
     PackedWeight,
     Threshold,
-    bconv2d,
-    bgemm,
     max_pool2d_signs,
     pack_outside,
     pack_signs,
     unpack_signs,
 )
+from stompp_kernels.ops.bconv2d import bconv2d_form
+from stompp_kernels.ops.bgemm import bgemm_form
 from stompp_kernels.ops.checks import pair
-from stompp_kernels.ops.epilogue import Epilogue
+from stompp_kernels.ops.epilogue import parts_of
+from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, THRESHOLD, Form
 from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.gradients import multiply_add
 from stompp_kernels.ops.reference import apply_rprelu
@@ -210,8 +211,8 @@ class PackedLayer(GivesFloats):
         """Whether signs are decided on integers."""
         return "thresholds" in self._buffers
 
-    def _product(self, x_words: Tensor, epilogue: Epilogue) -> Any:
-        """Runs the op on this layer's weight."""
+    def _product(self, x_words: Tensor, form: Form, operands: tuple[Any, ...]) -> Any:
+        """Runs the op on this layer's weight, with an epilogue's parts."""
         raise NotImplementedError
 
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
@@ -220,22 +221,24 @@ class PackedLayer(GivesFloats):
 
     def _finish(self, x_words: Tensor, residual: Tensor | None) -> Any:
         """Runs the op with the layer's epilogue; ``residual`` are words for a threshold, else floats, channels last."""
-        if self.has_thresholds:
-            return self._product(x_words, Threshold(self.thresholds, self.flip_words, residual))
-        if residual is not None and tuple(residual.shape) != self._out_shape(x_words):
-            return self._finish_broadcast(x_words, residual)
-        epilogue = (self.scale, self.bias, None if residual is None else narrowed(residual))
-        own: dict[str, Any] = {"fused": self.fused, "rprelu": self.rprelu}
-        own |= {"residual_scale": self.residual_scale, "residual_bias": self.residual_bias}
-        if self.writes == "floats":
-            return self._cast(self._product(x_words, Affine(*epilogue, **own)))
-        y = self._product(x_words, AffineSigns(*epilogue, floats=self.writes == "both", limits=self.limits, **own))
-        return (self._cast(y[0]), y[1]) if self.writes == "both" else y
+        own = self._buffers  # nn.Module's own way to a buffer takes longer, and there are many
+        if "thresholds" in own:
+            return self._product(x_words, THRESHOLD, (own["thresholds"], own["flip_words"], residual))
+        if residual is not None:
+            if tuple(residual.shape) != self._out_shape(x_words):
+                return self._finish_broadcast(x_words, residual)
+            residual = narrowed(residual)
+        writes = self.writes
+        linear = own["scale"], own["bias"], residual, own["residual_scale"], own["residual_bias"], self.fused
+        if writes == "floats":
+            return self._cast(self._product(x_words, AFFINE, (*linear, torch.float32, own["rprelu"])))
+        y = self._product(x_words, AFFINE_SIGNS, (*linear, writes == "both", own["rprelu"], own["limits"]))
+        return (self._cast(y[0]), y[1]) if writes == "both" else y
 
     def _finish_broadcast(self, x_words: Tensor, residual: Tensor) -> Any:
         if self.residual_scale is not None:
             residual = multiply_add(residual, self.residual_scale, self.residual_bias, self.fused)
-        y = self._product(x_words, Affine(self.scale, self.bias, fused=self.fused)) + residual
+        y = self._product(x_words, *parts_of(Affine(self.scale, self.bias, fused=self.fused))) + residual
         if self.rprelu is not None:
             y = apply_rprelu(y, self.rprelu)
         if self.writes == "floats":
@@ -344,8 +347,8 @@ class PackedLinear(LinearAttributes, PackedLayer):
         """
         return self._finish(x_words, residual)
 
-    def _product(self, x_words: Tensor, epilogue: Epilogue) -> Any:
-        return bgemm(x_words, self.weight, epilogue)
+    def _product(self, x_words: Tensor, form: Form, operands: tuple[Any, ...]) -> Any:
+        return bgemm_form(x_words, self.weight, form, operands)
 
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
         return (*x_words.shape[:-1], self.weight.shape[0])
@@ -399,9 +402,9 @@ class PackedConv2d(Conv2dAttributes, PackedLayer):
             return y[0].permute(0, 3, 1, 2), y[1]
         return y if self.writes == "bits" else y.permute(0, 3, 1, 2)
 
-    def _product(self, x_words: Tensor, epilogue: Epilogue) -> Any:
+    def _product(self, x_words: Tensor, form: Form, operands: tuple[Any, ...]) -> Any:
         geometry = self.stride, self.padding, self.dilation, self.weight.groups, self.padding_value
-        return bconv2d(x_words, self.weight, *geometry, epilogue)
+        return bconv2d_form(x_words, self.weight, geometry, form, operands)
 
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
         O, _, *kernel = self.weight.shape

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from stompp_kernels import native
 from stompp_kernels.ops.checks import check_choice, check_conv2d_input, check_tensor, check_words
-from stompp_kernels.ops.epilogue import Epilogue, check_epilogue
+from stompp_kernels.ops.epilogue import Epilogue, check_operands, parts_of
 from stompp_kernels.ops.fake_kernels import register_product_fakes
+from stompp_kernels.ops.forms import Form
 from stompp_kernels.ops.geometry import Geometry
 from stompp_kernels.ops.gradients import Bconv2dAffine
 from stompp_kernels.ops.pack import PackedWeight
@@ -59,18 +60,30 @@ def bconv2d(
         >>> bconv2d(x_words, weight, padding=1).flatten()  # 4 of the 9 taps of each pixel lie in the image
         tensor([-256, -256, -256, -256], dtype=torch.int32)
     """
+    geometry = stride, padding, dilation, groups, padding_value
+    return bconv2d_form(x_words, weight, geometry, *parts_of(epilogue))
+
+
+def bconv2d_form(
+    x_words: Tensor, weight: PackedWeight, geometry: tuple[Any, ...], form: Form, operands: tuple[Any, ...]
+) -> Any:
+    """Does what :func:`bconv2d` does with an epilogue's parts.
+
+    Args:
+        x_words, weight: as there.
+        geometry: its arguments from the stride to the padding value.
+        form, operands: of the epilogue.
+    """
     if not native.product_kernels_check(x_words):
-        _check(x_words, weight, Geometry(stride, padding, dilation, groups, padding_value), epilogue)
+        _check(x_words, weight, Geometry(*geometry), form, operands)
     try:
-        own = x_words, weight.data, weight.shape, stride, padding, dilation, groups, padding_value
-        return _product(own, epilogue)
+        return _product((x_words, weight.data, weight.shape, *geometry), form, operands)
     except Exception:
-        # Says in this function's terms what the kernel refused.
-        _check(x_words, weight, Geometry(stride, padding, dilation, groups, padding_value), epilogue)
+        _check(x_words, weight, Geometry(*geometry), form, operands)  # says in our terms what the kernel refused
         raise
 
 
-def _check(x_words: Tensor, weight: PackedWeight, geometry: Geometry, epilogue: Epilogue) -> None:
+def _check(x_words: Tensor, weight: PackedWeight, geometry: Geometry, form: Form, operands: tuple[Any, ...]) -> None:
     if not isinstance(weight, PackedWeight):
         raise TypeError(f"weight must be a PackedWeight made by pack_conv_weight, got {type(weight).__name__}")
     if len(weight.shape) != 4:
@@ -84,7 +97,7 @@ def _check(x_words: Tensor, weight: PackedWeight, geometry: Geometry, epilogue: 
     check_words("x_words", x_words, I * geometry.groups)
     check_choice("padding_value", geometry.padding_value, (0, 1, -1))
     pixels = check_conv2d_input(x_words.shape[1:3], kernel, geometry)
-    check_epilogue(epilogue, (x_words.shape[0], *pixels, O))
+    check_operands(form, operands, (x_words.shape[0], *pixels, O))
 
 
 register_product_fakes("bconv2d")

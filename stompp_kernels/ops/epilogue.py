@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stompp_kernels.ops.checks import SHORT_FLOATS, check_per_output, check_shape, check_tensor
-from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, THRESHOLD, Form
+from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, SUMS, THRESHOLD, Form
 from stompp_kernels.ops.reference import words_for
 
 
@@ -219,11 +219,28 @@ class Threshold:
 Epilogue = Affine | AffineSigns | Threshold | None
 
 
-def check_epilogue(epilogue: Epilogue, out_shape: Sequence[int]) -> None:
-    """Checks an epilogue against the shape of a product's sums, [..., N]."""
+def parts_of(epilogue: Epilogue) -> tuple[Form, tuple[Any, ...]]:
+    """Returns an epilogue's form and operands.
+
+    Raises:
+        TypeError: it is no epilogue.
+    """
     if epilogue is None:
-        return
+        return SUMS, ()
     if not isinstance(epilogue, (Affine, AffineSigns, Threshold)):
         allowed = "None, Affine, AffineSigns or Threshold"
         raise TypeError(f"epilogue must be {allowed}, got {type(epilogue).__name__}")
-    epilogue.check(out_shape)
+    return epilogue.form, epilogue.operands()
+
+
+def epilogue_of(form: Form, operands: Sequence[Any]) -> Epilogue:
+    """Returns the epilogue with these parts."""
+    kind: Any = next((kind for kind in (Affine, AffineSigns, Threshold) if kind.form is form), None)
+    return None if kind is None else kind(**dict(zip(form.names, operands, strict=True)))
+
+
+def check_operands(form: Form, operands: Sequence[Any], out_shape: Sequence[int]) -> None:
+    """Checks an epilogue's operands against the shape of a product's sums, [..., N]."""
+    epilogue = epilogue_of(form, operands)
+    if epilogue is not None:
+        epilogue.check(out_shape)

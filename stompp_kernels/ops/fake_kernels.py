@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ from stompp_kernels.ops.checks import (
     check_weight_shape,
     check_words,
 )
-from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue, Threshold, check_epilogue
-from stompp_kernels.ops.forms import FORMS, SUMS, Form
+from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue, Threshold, epilogue_of
+from stompp_kernels.ops.forms import FORMS, Form
 from stompp_kernels.ops.geometry import Geometry
 from stompp_kernels.ops.reference import words_for
 
@@ -75,7 +76,8 @@ def _product_fake(product: str, sums_shape: Callable[..., tuple[int, ...]], form
         epilogue = _epilogue(form, operands)
         with _errors_of(product + form.suffix):
             shape = sums_shape(*own)
-            check_epilogue(epilogue, shape)
+            if epilogue is not None:
+                epilogue.check(shape)
         return _empty_result(epilogue, own[0], shape)
 
     return fake
@@ -83,12 +85,10 @@ def _product_fake(product: str, sums_shape: Callable[..., tuple[int, ...]], form
 
 def _epilogue(form: Form, operands: Sequence[Any]) -> Epilogue:
     """Returns the epilogue whose operands an op was given."""
-    if form is SUMS:
-        return None
-    fields = dict(zip(form.names, operands, strict=True))
-    if "residual" in fields and fields["residual"] is None:  # then no kernel looks at its scale and bias
-        fields |= {"residual_scale": None, "residual_bias": None}
-    return {c.form: c for c in (Affine, AffineSigns, Threshold)}[form](**fields)
+    epilogue = epilogue_of(form, operands)
+    if isinstance(epilogue, (Affine, AffineSigns)) and epilogue.residual is None:
+        return replace(epilogue, residual_scale=None, residual_bias=None)  # no kernel looks at them then
+    return epilogue
 
 
 def _empty_result(epilogue: Epilogue, words: Tensor, shape: tuple[int, ...]) -> Any:

@@ -130,11 +130,20 @@ def unpack_signs(words: Tensor, K: int, dtype: torch.dtype = torch.float32) -> T
         tensor([[-1.,  1.,  1.],
                 [ 1., -1., -1.]])
     """
+    if not native.kernels_check(words):
+        _check_unpacked(words, K, dtype)
+    try:
+        return kernels_for(words).unpack_signs.default(words, K, dtype)
+    except Exception:
+        _check_unpacked(words, K, dtype)
+        raise
+
+
+def _check_unpacked(words: Tensor, K: int, dtype: torch.dtype) -> None:
     check_tensor("words", words, (torch.int32,))
     if dtype not in FLOATS:
         raise TypeError(f"dtype must be one of {', '.join(map(str, FLOATS))}, got {dtype}")
     check_words("words", words, K)
-    return kernels_for(words).unpack_signs(words, K, dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,16 +9,18 @@ from typing import Any
 import torch
 
 from stompp_kernels.ops import reference
-from stompp_kernels.ops.epilogue import Affine, AffineSigns, Epilogue, Threshold
-from stompp_kernels.ops.forms import AFFINE, FORMS, LINEAR_OPERANDS
+from stompp_kernels.ops.epilogue import Affine, AffineSigns, epilogue_of
+from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, FORMS, LINEAR_OPERANDS, SUMS, THRESHOLD, Form
 from stompp_kernels.ops.gradients import gradient_wanted, refuse_to_cut
 from stompp_kernels.ops.schemas import kernels_for
 
 _LINEAR = len(LINEAR_OPERANDS)
 
 
-def binary_product(name: str, affine_with_gradient: Callable[..., Any]) -> Callable[[tuple[Any, ...], Epilogue], Any]:
-    """Returns what runs a product of PRODUCTS: a function of the product's own arguments and an epilogue.
+def binary_product(
+    name: str, affine_with_gradient: Callable[..., Any]
+) -> Callable[[tuple[Any, ...], Form, tuple[Any, ...]], Any]:
+    """Returns what runs a product of PRODUCTS: a function of its own arguments, a form, and the form's operands.
 
     Args:
         name: the product's name in ``torch.ops.stompp``.
@@ -27,32 +29,36 @@ def binary_product(name: str, affine_with_gradient: Callable[..., Any]) -> Calla
     # Looked up once: small products take microseconds.
     sums, affine, affine_signs, threshold = (getattr(torch.ops.stompp, name + form.suffix).default for form in FORMS)
 
-    def run(own: tuple[Any, ...], epilogue: Epilogue) -> Any:
-        if epilogue is None:
+    def run(own: tuple[Any, ...], form: Form, operands: tuple[Any, ...]) -> Any:
+        if form is THRESHOLD:
+            return threshold(*own, *operands)
+        if form is AFFINE:
+            *linear, _, _, rprelu = operands
+            return with_gradient(own, operands) if gradient_wanted(*linear, rprelu) else affine(*own, *operands)
+        if form is SUMS:
             return sums(*own)
-        operands = epilogue.operands()
-        arguments = own + operands
-        if isinstance(epilogue, Affine):
-            wanted = gradient_wanted(*operands[:_LINEAR], epilogue.rprelu)
-            return with_gradient(own, epilogue) if wanted else affine(*arguments)
-        if isinstance(epilogue, Threshold):
-            return threshold(*arguments)
-        wanted = gradient_wanted(*operands[:_LINEAR], epilogue.rprelu, epilogue.limits)
-        floats, words = constant_signs(own, epilogue) if wanted else affine_signs(*arguments)
-        return (floats, words) if epilogue.floats else words
+        *linear, _, gives_floats, rprelu, limits = operands
+        wanted = gradient_wanted(*linear, rprelu, limits)
+        floats, words = constant_signs(own, operands) if wanted else affine_signs(*own, *operands)
+        return (floats, words) if gives_floats else words
 
-    def with_gradient(own: tuple[Any, ...], epilogue: Affine) -> Any:
+    def with_gradient(own: tuple[Any, ...], operands: tuple[Any, ...]) -> Any:
+        epilogue = epilogue_of(AFFINE, operands)
+        assert isinstance(epilogue, Affine)
         if epilogue.rprelu is None:
-            return affine_with_gradient(*own, *epilogue.operands())
+            return affine_with_gradient(*own, *operands)
         linear = replace(epilogue, dtype=torch.float32, rprelu=None)
         y = affine_with_gradient(*own, *linear.operands())
         return reference.apply_rprelu(y, epilogue.rprelu).to(epilogue.dtype)
 
-    def constant_signs(own: tuple[Any, ...], epilogue: AffineSigns) -> Any:
+    def constant_signs(own: tuple[Any, ...], operands: tuple[Any, ...]) -> Any:
         """Returns the floats with their gradients, and their signs, where these may be constants."""
-        linear = dict(zip(AFFINE.names[:_LINEAR], epilogue.operands()[:_LINEAR], strict=True))
+        epilogue = epilogue_of(AFFINE_SIGNS, operands)
+        assert isinstance(epilogue, AffineSigns)
+        linear = dict(zip(AFFINE.names[:_LINEAR], operands[:_LINEAR], strict=True))
         refuse_to_cut("AffineSigns", **linear, rprelu=epilogue.rprelu, limits=epilogue.limits)
-        floats = run(own, Affine(**linear, fused=epilogue.fused, rprelu=epilogue.rprelu))
+        summed = Affine(**linear, fused=epilogue.fused, rprelu=epilogue.rprelu)
+        floats = run(own, AFFINE, summed.operands())
         ops, constants = kernels_for(floats), floats.detach()
         if epilogue.limits is None:
             return floats, ops.pack_signs.default(constants)

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 
 def as_arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Makes positional and keyword arguments of a tensor, a tuple of positional or a dict of keyword arguments."""
-    if isinstance(example_inputs, dict):
-        return (), example_inputs
+    if isinstance(example_inputs, Mapping):  # what a tokenizer of transformers gives is one, and no dict
+        return (), dict(example_inputs)
     return (example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)), {}
+
+
+def plain(output: Any) -> Any:
+    """A model's output with dicts in the place of objects of dataclasses, and tuples in that of named ones."""
+
+    def is_object(value: Any) -> bool:
+        named = isinstance(value, tuple) and hasattr(value, "_fields")
+        return named or (is_dataclass(value) and not isinstance(value, (type, Mapping)))
+
+    def plain_object(value: Any) -> Any:
+        if not is_object(value):
+            return value
+        if isinstance(value, tuple):
+            return tuple(map(plain, value))
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+
+    return tree_map(plain_object, output, is_leaf=is_object)
 
 
 @contextmanager

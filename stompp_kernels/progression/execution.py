@@ -98,13 +98,11 @@ class Call(Source):
             after an example input of zeros, which says nothing.
         shift: the name of a parameter that was added to the input last, a number for each of its channels (ReActNet's
             RSign), or "".
-        reads: a number of the tensor that the layer read, the same for the same tensor.
     """
 
     name: str
     nonnegative: bool = False
     shift: str = ""
-    reads: int = -1
 
 
 class _Provenance(TorchDispatchMode):
@@ -270,7 +268,6 @@ def trace_calls(
     calls: list[Call] = []
     runs: dict[str, int] = {}
     running: list[str] = []
-    read: dict[int, tuple[int, Any]] = {}  # with the tensors, so that an id names one
     provenance = _Provenance(running, functions, model.named_parameters(), signs)
 
     def observe(name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -280,9 +277,8 @@ def trace_calls(
             if layer:
                 x = first_argument(inputs, keywords)
                 shift = provenance.shift(x, _channels_in(module))
-                number, _ = read.setdefault(id(x), (len(read), x))
                 source, nonnegative = vars(provenance.source(x)), _is_nonnegative(x)
-                calls.append(Call(**source, name=name, nonnegative=nonnegative, shift=shift, reads=number))
+                calls.append(Call(**source, name=name, nonnegative=nonnegative, shift=shift))
             runs[name] = runs.get(name, 0) + 1
             running.append(name)
             try:

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from corpus import by_hand, by_timm, by_torchvision, by_transformers
+from corpus import by_hand, by_strangers, by_timm, by_torchvision, by_transformers
 from corpus.journey import Journey, travel
 
 LIBRARIES = ("torchvision", "timm", "transformers")
 NETWORKS = [
-    *(by_hand.NETWORKS + by_torchvision.NETWORKS),
+    *(by_hand.NETWORKS + by_strangers.NETWORKS + by_torchvision.NETWORKS),
     *(by_timm.NETWORKS + by_transformers.NETWORKS),
 ]
 NEEDED = 0.95

@@ -17,7 +17,7 @@ import stompp_kernels as sk
 from corpus.network import Network
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.progression.example_run import as_arguments
+from stompp_kernels.progression.example_run import as_arguments, plain
 
 STEPS = 2
 _HELD = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -152,7 +152,7 @@ def _call(model: nn.Module, inputs: Any) -> Any:
 
 def tensors_of(output: Any) -> list[Tensor]:
     """The tensors of floats in a model's output, whatever holds them."""
-    leaves = tree_leaves(output)
+    leaves = tree_leaves(plain(output))
     if hasattr(output, "to_tuple"):
         leaves = tree_leaves(output.to_tuple())
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -36,14 +36,28 @@ _UNBOUNDED = """
     log1p log2 log_sigmoid logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum mish mul
     nan_to_num ne neg pow prelu rad2deg reciprocal relu relu6 remainder round rsqrt rsub selu sgn sigmoid sign silu sin
     sinh softplus softshrink sqrt square sub tan tanh threshold true_divide trunc where xlogy addcmul addcdiv
+    __and__ __lshift__ __or__ __rshift__ __xor__ angle bitwise_left_shift bitwise_right_shift complex conj
+    conj_physical divide erfinv float_power greater greater_equal heaviside hypot imag isneginf isposinf ldexp lgamma
+    less less_equal logaddexp logaddexp2 logit multiply negative not_equal polar positive real resolve_conj resolve_neg
+    rrelu signbit sinc special_expit special_logit subtract view_as_complex view_as_real
 
     add_ sub_ mul_ div_ relu_ clamp_ clamp_min_ clamp_max_ copy_ fill_ zero_ masked_fill_ sigmoid_ tanh_ exp_ sqrt_
     hardtanh_ relu6_ leaky_relu_ elu_ silu_ hardswish_ hardsigmoid_ mish_ index_put_ squeeze_ unsqueeze_ transpose_ t_
-    neg_ abs_ rsqrt_ pow_ detach_ celu_ selu_ floor_ ceil_ round_
+    neg_ abs_ rsqrt_ pow_ detach_ celu_ selu_ floor_ ceil_ round_ gelu_ threshold_ log_ sin_ cos_ square_ reciprocal_
+    floor_divide_ remainder_ lerp_ addcmul_ addcdiv_ addmm_ baddbmm_ bitwise_and_ bitwise_or_ bitwise_xor_ bitwise_not_
+    __iand__ __ior__ __ixor__ logical_and_ logical_or_ logical_xor_ logical_not_ cumsum_ triu_ tril_ masked_scatter_
+    index_add_ index_copy_ index_fill_ scatter_ scatter_add_ scatter_reduce_ clip_ nan_to_num_
 
     all amax amin any argmax argmin aminmax count_nonzero cummax cumprod cumsum logcumsumexp logsumexp max mean median
     min norm prod std std_mean sum topk var var_mean sort argsort softmax log_softmax linalg_vector_norm frobenius_norm
-    mode nansum nanmean
+    mode nansum nanmean linalg_norm diff kthvalue cov nanmedian bucketize searchsorted
+
+    mse_loss l1_loss smooth_l1_loss huber_loss kl_div cross_entropy_loss nll_loss nll_loss2d nll_loss_nd
+    binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss margin_ranking_loss triplet_margin_loss
+    soft_margin_loss pairwise_distance
+
+    addmv addr cross linalg_cross linalg_matmul linalg_vecdot tensordot vdot lstm_cell gru_cell rnn_tanh_cell
+    rnn_relu_cell norm_except_dim
 
     addmm baddbmm addbmm bilinear bmm dot einsum inner linear matmul mm mv outer scaled_dot_product_attention conv1d
     conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d embedding cdist cosine_similarity
@@ -53,7 +67,9 @@ _UNBOUNDED = """
     pixel_shuffle pixel_unshuffle ravel reshape reshape_as roll rot90 scatter select slice split split_with_sizes
     squeeze stack swapaxes swapdims t take_along_dim tensor_split transpose tril triu type_as unbind unflatten unfold
     unsqueeze view view_as index_put scatter_add select_scatter slice_scatter to _to_copy item sym_size sym_numel
-    sym_stride concat concatenate adjoint mT
+    sym_stride concat concatenate adjoint mT mH clip column_stack dstack fill fliplr flipud index_add index_copy
+    index_fill masked_scatter moveaxis scatter_reduce sum_to_size unsafe_chunk unsafe_split
+    unsafe_split_with_sizes diagonal_scatter
 
     batch_norm group_norm instance_norm layer_norm rms_norm native_layer_norm native_group_norm dropout feature_dropout
     alpha_dropout avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d max_pool1d_with_indices
@@ -72,6 +88,7 @@ _BOUNDED = """
     tile dims:repeats
     repeat_interleave repeats:repeats
     {zeros,ones,full,new_zeros,new_ones,new_full,affine_grid_generator} size:made
+    {max_unpool2d,max_unpool3d} output_size:interpolated padding:padding
     arange start:int end:int
     linspace steps:factor
     one_hot num_classes:factor
@@ -80,6 +97,11 @@ _BOUNDED = """
     {gru,lstm,rnn_tanh,rnn_relu} num_layers:factor
     im2col kernel_size:patch padding:patch_padding
     col2im output_size:interpolated kernel_size:kernel
+    {fft_fft,fft_ifft,fft_rfft,fft_irfft,fft_hfft,fft_ihfft} n:interpolated
+    {fft_fft2,fft_ifft2,fft_rfft2,fft_irfft2,fft_fftn,fft_ifftn,fft_rfftn,fft_irfftn} s:interpolated
+    {fft_fftshift,fft_ifftshift}
+    {stft,istft} n_fft:interpolated hop_length:interpolated win_length:interpolated length:made
+    {hann_window,hamming_window} window_length:interpolated
 """
 _MOST_DIMENSIONS = 16
 _INT = integer(-(1 << 24), 1 << 24) | NODE
@@ -89,6 +111,8 @@ _TEXTS = {
     "reduce": choice("sum", "mean", "prod", "amax", "amin"),
     "padding": choice("same", "valid"),
     "indexing": choice("ij", "xy"),
+    "norm": choice("forward", "backward", "ortho"),
+    "pad_mode": choice("constant", "reflect", "replicate", "circular"),
     "equation": Kind(
         "letters, commas, dots and ->",
         lambda v: type(v) is str and len(v) <= 64 and all(c.isascii() and (c.isalpha() or c in ",.-> ") for c in v),
@@ -150,18 +174,16 @@ def _signature_of(overload: Any, bounds: dict[str, Kind], kinds: dict[str, Kind]
         return None
     parameters: list[Parameter] = []
     for argument in schema.arguments:
-        kind = _kind_of(argument)
+        kind = bounds[argument.name] | NONE if argument.name in bounds else _kind_of(argument)
         if kind is None and not argument.has_default_value():
             return None
         if kind is None:
             continue  # a layout or generator, which must be left out
         if parameters and kind is NODE:
             kind = NODE | NUMBER  # torch.export writes a number where it adds one
-        named = kinds[_NAMED[argument.name]] if argument.name in _NAMED else kind
-        if str(argument.type) in ("int", "SymInt", "List[int]", "List[SymInt]"):
-            kind = named
-        if argument.name in bounds:
-            kind = bounds[argument.name] | NONE
+        of_sizes = str(argument.type) in ("int", "SymInt", "List[int]", "List[SymInt]")
+        if of_sizes and argument.name in _NAMED and argument.name not in bounds:
+            kind = kinds[_NAMED[argument.name]]
         parameters.append(Parameter(argument.name, kind, not argument.has_default_value()))
     return tuple(parameters)
 

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from stompp_kernels.conversion.files.decisions import decided
+from stompp_kernels.conversion.files.outputs import plain_results, with_plain_output
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import BinaryWeight, PackedWeight
@@ -124,6 +125,8 @@ def check_packed(packed: Any) -> None:
 
 def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> ExportedProgram:
     check_packed(packed)
+    if isinstance(packed, fx.GraphModule):
+        packed = with_plain_output(packed)
     args, kwargs = as_arguments(example_inputs)
     shapes: Any = None
     if dynamic_batch:
@@ -131,10 +134,10 @@ def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> Exp
         args, kwargs = tuple(map(two_samples, args)), {key: two_samples(value) for key, value in kwargs.items()}
         shapes = dict.fromkeys(kwargs, batch) if kwargs else (batch,) * len(args)
     # What it cannot read alone is tried again with the answers to what the forward asks, and that error is raised.
-    with torch.no_grad(), contextlib.suppress(Exception):
+    with torch.no_grad(), plain_results(packed), contextlib.suppress(Exception):
         return torch.export.export(packed, args, kwargs, dynamic_shapes=shapes)
     try:
-        with torch.no_grad(), decided(packed, args, kwargs):
+        with torch.no_grad(), plain_results(packed), decided(packed, args, kwargs):
             return torch.export.export(packed, args, kwargs, dynamic_shapes=shapes)
     except torch._dynamo.exc.UserError as error:
         if not dynamic_batch:

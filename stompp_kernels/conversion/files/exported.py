@@ -12,39 +12,49 @@ import inspect
 import itertools
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
-from torch.utils._pytree import TreeSpec, tree_leaves, tree_map
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from stompp_kernels.conversion.files.decisions import decided
 from stompp_kernels.conversion.files.export import two_samples
-from stompp_kernels.conversion.files.float_modules import float_module_to_json, takes_one_tensor
+from stompp_kernels.conversion.files.float_modules import float_module_to_json
+from stompp_kernels.conversion.files.outputs import plain_results
 from stompp_kernels.conversion.packing.arguments import TracedArguments
 from stompp_kernels.conversion.packing.checks import require_sizes
 from stompp_kernels.nn import BinaryWeightLayer, PackSigns
 from stompp_kernels.nn.packed import PackedLayer
-from stompp_kernels.progression.example_run import as_arguments
+from stompp_kernels.progression.copies import copy_module
+from stompp_kernels.progression.example_run import as_arguments, plain, undisturbed
 
 _LIBRARY = torch.library.Library("stompp_files", "DEF")
 _LIBRARY.define("call(Tensor[] inputs, int index) -> Tensor[]")
 _numbers = itertools.count()
-_called: dict[int, nn.Module] = {}
+_HERE = object()  # stands for a tensor
+_called: dict[int, _ModuleCall] = {}
+_CONSTANTS = (type(None), bool, int, float, str)
 # Without a result that anyone reads: what they say of sizes is said of the inputs.
 _ASSERTIONS = ("aten._assert_", "aten.sym_constrain_range", "aten._assert_tensor_metadata")
+# Memory that nobody wrote yet is zero in a file's network.
+_FILLED: dict[Any, Any] = {
+    torch.ops.aten.empty_like.default: torch.ops.aten.zeros_like.default,
+    torch.ops.aten.new_empty.default: torch.ops.aten.new_zeros.default,
+    torch.ops.aten.empty.memory_format: torch.ops.aten.zeros.default,
+}
 _LEFT_OUT = ("layout", "pin_memory", "generator")
 
 
 @torch.library.register_fake("stompp_files::call", lib=_LIBRARY)
 def _call(inputs: list[Tensor], index: int) -> list[Tensor]:
-    result = _called[index](*inputs)
-    return list(result) if isinstance(result, tuple) else [result]
+    return _called[index].run(inputs)
 
 
 def exported_graph(packed: nn.Module, example_inputs: Any) -> fx.GraphModule:
@@ -56,10 +66,10 @@ def exported_graph(packed: nn.Module, example_inputs: Any) -> fx.GraphModule:
     # A copy of the modules alone: their tensors are shared.
     shared = {id(tensor): tensor for tensor in (*packed.parameters(), *packed.buffers())}
     shared |= {id(m.weight): m.weight for m in packed.modules() if isinstance(m, PackedLayer)}
-    copied = copy.deepcopy(packed, shared)
-    with _opaque_modules(copied) as names:
+    copied = copy_module(packed, shared)
+    with _opaque_modules(copied) as calls:
         program, any_batch = _program(packed, copied, example_inputs)
-    graph = _Translation(packed, program, names, example_inputs, any_batch).graph()
+    graph = _Translation(packed, program, calls, example_inputs, any_batch).graph()
     network = fx.GraphModule(_root_of(packed, graph, program), graph).eval()
     network.graph.eliminate_dead_code()
     network.recompile()
@@ -67,20 +77,54 @@ def exported_graph(packed: nn.Module, example_inputs: Any) -> fx.GraphModule:
     return network
 
 
+class _ModuleCall:
+    """One call of a module that torch.export sees as an operator of tensors.
+
+    Attributes:
+        name: the module's name.
+    """
+
+    def __init__(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.name, self._module = name, module
+        leaves, self._spec = tree_flatten((args, kwargs))
+        self._leaves = [_HERE if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self._result: Any = None  # with _HERE for each tensor
+
+    def arguments(self, tensors: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the call with these in the places of its tensors."""
+        own = iter(tensors)
+        return tree_unflatten([next(own) if leaf is _HERE else leaf for leaf in self._leaves], self._spec)
+
+    def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors of the module's result, whose structure is kept."""
+        args, kwargs = self.arguments(tensors)
+        result = self._module(*args, **kwargs)
+        self._result = tree_map(lambda leaf: _HERE if isinstance(leaf, Tensor) else leaf, result)
+        return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+
+    def result(self, tensors: Sequence[Tensor]) -> Any:
+        """The module's result of its tensors."""
+        own = iter(tensors)
+        return tree_map(lambda leaf: next(own) if leaf is _HERE else leaf, self._result)
+
+    def place(self, index: int) -> tuple[Any, ...]:
+        """Where in the result a tensor is."""
+        return [path for path in _paths(self._result) if _leaf(self._result, path) is _HERE][index]
+
+
 @contextmanager
-def _opaque_modules(model: nn.Module) -> Iterator[dict[int, str]]:
-    """Inside, calls of modules that a file can hold are one operator each; gives their names by its index."""
-    names: dict[int, str] = {}
+def _opaque_modules(model: nn.Module) -> Iterator[dict[int, _ModuleCall]]:
+    """Inside, calls of modules that a file can hold are one operator each; gives the calls by their index."""
+    calls: dict[int, _ModuleCall] = {}
     for name, module in model.named_modules():
         if _fits_in_a_file(name, module):
-            index, kind = next(_numbers), type(module)
-            _called[index], names[index] = copy.copy(module), name
-            stand_in: Any = module
-            stand_in.__class__ = type(kind.__name__, (kind,), {"forward": _forward_of(kind, index)})
+            kind, stand_in = type(module), cast(Any, module)
+            forward = _forward_of(kind, name, copy.copy(module), calls)
+            stand_in.__class__ = type(kind.__name__, (kind,), {"forward": forward})
     try:
-        yield names
+        yield calls
     finally:
-        for index in names:
+        for index in calls:
             del _called[index]
 
 
@@ -88,18 +132,21 @@ def _fits_in_a_file(name: str, module: nn.Module) -> bool:
     if isinstance(module, (PackedLayer, BinaryWeightLayer, PackSigns)):
         return True
     try:
-        return takes_one_tensor(type(module)) and bool(float_module_to_json(name, module))
+        return bool(float_module_to_json(name, module))
     except ValueError:
         return False
 
 
-def _forward_of(kind: Any, index: int) -> Any:
+def _forward_of(kind: Any, name: str, module: nn.Module, calls: dict[int, _ModuleCall]) -> Any:
+    """A forward that calls the operator, and notes the call."""
+
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        inputs = [*args, *kwargs.values()]
-        if not all(isinstance(value, Tensor) for value in inputs):
+        leaves = tree_leaves((args, kwargs))
+        if not all(isinstance(leaf, (Tensor, *_CONSTANTS)) for leaf in leaves):
             return kind.forward(self, *args, **kwargs)
-        results = torch.ops.stompp_files.call(inputs, index)
-        return results[0] if len(results) == 1 else tuple(results)
+        index, call = next(_numbers), _ModuleCall(name, module, args, kwargs)
+        _called[index] = calls[index] = call
+        return call.result(torch.ops.stompp_files.call([leaf for leaf in leaves if isinstance(leaf, Tensor)], index))
 
     return forward
 
@@ -120,7 +167,7 @@ def _program(packed: nn.Module, model: nn.Module, example_inputs: Any) -> tuple[
             names = list(inspect.signature(model.forward).parameters)
             shapes = {**dict(zip(names, shapes[0], strict=False)), **shapes[1]}
         try:
-            with torch.no_grad(), decided(packed, *given, stand_in=model):
+            with torch.no_grad(), decided(packed, *given, stand_in=model), plain_results(model):
                 return torch.export.export(model, *given, dynamic_shapes=shapes), any_batch
         except Exception as raised:  # torch.export raises a dozen kinds
             error = error or raised
@@ -148,9 +195,14 @@ class _Translation:
     """A program's graph as a graph of a file's modules, functions and attributes."""
 
     def __init__(
-        self, model: nn.Module, program: ExportedProgram, names: Mapping[int, str], example_inputs: Any, any_batch: bool
+        self,
+        model: nn.Module,
+        program: ExportedProgram,
+        calls: Mapping[int, _ModuleCall],
+        example_inputs: Any,
+        any_batch: bool,
     ) -> None:
-        self._model, self._program, self._names = model, program, names
+        self._model, self._program, self._calls = model, program, calls
         self._inputs, self._any_batch = example_inputs, any_batch
         self._graph = fx.Graph()
         self._made: dict[fx.Node, Any] = {}
@@ -202,26 +254,30 @@ class _Translation:
         args, kwargs = self._value(node.args), self._value(node.kwargs)
         if node.target is torch.ops.stompp_files.call.default:
             inputs, index = args
-            return self._module(self._names[index], inputs)
+            return self._module(self._calls[index], inputs)
         kwargs = {key: value for key, value in kwargs.items() if key not in _LEFT_OUT and value is not None}
-        target: Any = node.target
+        target: Any = _FILLED.get(node.target, node.target)
+        if target is not node.target:
+            kwargs.pop("memory_format", None)
         if target.__name__ == "getitem" and isinstance(node.args[0], fx.Node) and _is_module_call(node.args[0]):
-            outputs = len(node.args[0].meta["val"])
-            return args[0] if outputs == 1 else self._graph.call_function(target, args)
+            made, place = args[0], self._calls[node.args[0].args[1]].place(args[1])
+            for key in place:
+                made = self._graph.call_function(target, (made, key))
+            return made
         # A file may not name a node after an operator such as __and__: such names are Python's.
         name = f"bits{node.name}" if target.__name__.startswith("__") else None
         made = self._graph.create_node("call_function", target, args, kwargs, name)
         made.stack_trace = node.stack_trace
         return made
 
-    def _module(self, name: str, inputs: list[fx.Node]) -> fx.Node:
+    def _module(self, call: _ModuleCall, inputs: list[fx.Node]) -> fx.Node:
         """A call of a module; of signs that are packed already, their words."""
-        packs = isinstance(self._model.get_submodule(name), PackSigns)
-        if packs and (name, inputs[0]) in self._packed:
-            return self._packed[name, inputs[0]]
-        made = self._graph.call_module(name, tuple(inputs))
+        packs = isinstance(self._model.get_submodule(call.name), PackSigns)
+        if packs and (call.name, inputs[0]) in self._packed:
+            return self._packed[call.name, inputs[0]]
+        made = self._graph.call_module(call.name, *call.arguments(inputs))
         if packs:
-            self._packed[name, inputs[0]] = made
+            self._packed[call.name, inputs[0]] = made
         return made
 
     def _value(self, value: Any) -> Any:
@@ -298,25 +354,56 @@ def _tensor_of(model: nn.Module, name: str) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-@torch.no_grad()
 def _check_equal(packed: nn.Module, network: nn.Module, example_inputs: Any) -> None:
-    """Raises ValueError unless both give the same but for rounding: torch.export fixes what depends on values."""
+    """Raises ValueError unless both give the same bits: torch.export fixes what depends on values.
+
+    But where attention runs by other kernels, which add in another order, rounding may differ. torch.nn and
+    transformers ask for other kernels while torch.export reads them: masks are tensors then, and none are left out.
+    """
     args, kwargs = as_arguments(example_inputs)
-    expected, found = (
-        [leaf for leaf in tree_leaves(_plain(model(*args, **kwargs))) if isinstance(leaf, Tensor)]
-        for model in (packed, network)
-    )
-    if len(expected) != len(found) or not all(map(_is_rounded, expected, found)):
+    results, kernels = [], []
+    for model in (packed, network):
+        with undisturbed(packed), _AttentionKernels() as attention:  # they share their buffers
+            output = model(*args, **kwargs)
+        results.append([leaf for leaf in tree_leaves(plain(output)) if isinstance(leaf, Tensor)])
+        kernels.append(attention.calls)
+    expected, found = results
+    alike = _is_equal if kernels[0] == kernels[1] else _is_rounded
+    if len(expected) != len(found) or not all(map(alike, expected, found)):
         raise ValueError("its graph gives another result: the forward depends on values, or keeps state")
 
 
+class _AttentionKernels(TorchDispatchMode):
+    """Notes which of torch's kernels for attention run, and whether they are given masks.
+
+    Attributes:
+        calls: the kernel's name, and those of the arguments for masks that it was given, for each call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(word in func.name() for word in ("attention", "transformer")):
+            names = [argument.name for argument in func._schema.arguments]
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            given = {name: value for name, value in given.items() if value is not None and value is not False}
+            self.calls.append((func.name(), *(name for name in given if "mask" in name or "causal" in name)))
+        return func(*args, **kwargs)
+
+
+def _is_equal(expected: Tensor, found: Tensor) -> bool:
+    """Whether tensors are equal to the bit, NaN to NaN."""
+    if (expected.shape, expected.dtype) != (found.shape, found.dtype):
+        return False
+    return bool(((expected == found) | ((expected != expected) & (found != found))).all())
+
+
 def _is_rounded(expected: Tensor, found: Tensor) -> bool:
-    """Whether tensors are equal but for the order in which torch's kernels add, which the layout in memory decides."""
+    """Whether tensors are equal but for the order in which torch's kernels add."""
+    if _is_equal(expected, found) or not expected.is_floating_point() or expected.shape != found.shape:
+        return _is_equal(expected, found)
     expected, found = expected.nan_to_num(), found.nan_to_num()
-    if expected.shape != found.shape or not expected.is_floating_point():
-        return torch.equal(expected, found)
-    return torch.equal(expected, found) or float((expected - found).abs().max()) <= 1e-5 * float(expected.abs().max())
-
-
-def _plain(output: Any) -> Any:
-    return output.to_tuple() if hasattr(output, "to_tuple") else output
+    return float((expected - found).abs().max()) <= 1e-5 * float(expected.abs().max())

@@ -223,11 +223,6 @@ def float_module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
     return {"type": kind.__name__, "arguments": arguments}
 
 
-def takes_one_tensor(kind: type) -> bool:
-    """Whether modules of a listed type are called with one tensor and nothing else."""
-    return kind in _ARGUMENTS and kind not in _CALLS
-
-
 def check_float_module(name: str, spec: Mapping[str, Any]) -> None:
     """Raises ValueError unless type and arguments are those of a module that is listed."""
     if set(spec) != {"type", "arguments"} or not isinstance(spec["arguments"], dict):

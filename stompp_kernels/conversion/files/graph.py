@@ -46,7 +46,14 @@ def graph_to_json(packed: fx.GraphModule) -> tuple[dict[str, Any], dict[str, Ten
         tensors[name] = attributes[name]
         structure["attributes"][name] = "parameter" if isinstance(attributes[name], nn.Parameter) else "buffer"
     check_graph(structure)
-    return structure, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    found = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    seen: set[int] = set()
+    for name, tensor in found.items():
+        memory = tensor.untyped_storage().data_ptr()
+        if memory in seen:  # as an embedding's and the last layer's: a file holds the tensors of each module
+            found[name] = tensor.clone()
+        seen.add(memory)
+    return structure, found
 
 
 def graph_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor], copy: bool) -> fx.GraphModule:

@@ -20,6 +20,7 @@ from stompp_kernels.conversion.files.graph import graph_from_json, graph_to_json
 from stompp_kernels.conversion.files.graph_checks import check_graph
 from stompp_kernels.conversion.files.modules import is_packed_by_layer, modules_from_json, modules_to_json
 from stompp_kernels.conversion.files.older_versions import upgraded
+from stompp_kernels.conversion.files.outputs import with_plain_output
 from stompp_kernels.conversion.input_notes import noted_inputs
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.gives_floats import GivesFloats, cast_like_parameters, type_of_parameters
@@ -62,6 +63,8 @@ def save_packed(packed: nn.Module, path: str | os.PathLike[str], example_inputs:
         raise ValueError(f"packed must have the type of its parameters, {expected}, throughout, got {', '.join(cast)}")
     if not isinstance(packed, fx.GraphModule) and not is_packed_by_layer(packed):
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
+    if isinstance(packed, fx.GraphModule):
+        packed = with_plain_output(packed)
     try:
         structure, tensors = (graph_to_json if isinstance(packed, fx.GraphModule) else modules_to_json)(packed)
     except ValueError as error:

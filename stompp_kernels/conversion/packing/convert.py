@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import warnings
 from collections.abc import Mapping
@@ -18,8 +17,13 @@ from stompp_kernels.conversion.packing.finite import check_finite
 from stompp_kernels.conversion.packing.graph import pack_graph
 from stompp_kernels.conversion.packing.modules import pack_modules
 from stompp_kernels.conversion.packing.nodes import has_hooks
+from stompp_kernels.conversion.packing.parametrizations import make_weights_constant
 from stompp_kernels.conversion.packing.speed import warn_if_slower
-from stompp_kernels.conversion.packing.trace import torch_modules_with_binary_layers, trace_model
+from stompp_kernels.conversion.packing.trace import (
+    LayersNotCalledError,
+    torch_modules_with_binary_layers,
+    trace_model,
+)
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.conversion.verify_fast import verify_fast
@@ -27,6 +31,7 @@ from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
 from stompp_kernels.nn.decoder_layers import keep_activations
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import check_choice, check_module
+from stompp_kernels.progression.copies import copy_module
 
 
 def convert(
@@ -56,6 +61,9 @@ def convert(
     ``**kwargs`` are what the example inputs give, else nothing. The mode is fixed too: a forward that asks for
     ``self.training`` is that of eval mode.
 
+    Float layers whose weights are parametrized (weight_norm, spectral_norm) keep the weights that they compute in eval
+    mode, but in models of transformers.
+
     Nothing outside the copy that is converted is touched: other threads may run any model meanwhile, this one too.
 
     Args:
@@ -64,9 +72,9 @@ def convert(
         by_layer: True: the model keeps its own forward, and each committed layer packs its own input and gives floats;
             nothing is folded across layers but an activation function between two of them, where torch.fx sees in the
             block that calls all three that no one else reads it, and its signs are one threshold of the layer's sums.
-            False: torch.fx must trace it. None: False but for what torch.fx cannot trace of two kinds: models of
-            Hugging Face transformers, and those that hold binary layers in a module of torch.nn, such as
-            nn.TransformerEncoderLayer, which is warned about.
+            False: torch.fx must trace it. None: False but for what torch.fx cannot trace: models of Hugging Face
+            transformers; and, with a warning that says why, those that hold binary layers in a module of torch.nn, such
+            as nn.TransformerEncoderLayer, and all others where ``verify`` can show that the result is right.
         example_inputs: a tensor, tuple of positional or dict of keyword arguments; their values do not count, but for
             those that become constants. None: those of ``verify``, if given. Their shapes, and the values of integer
             and mask tensors, stay with the result, for ``sk.save_packed`` to call torch.export with; files hold none.
@@ -113,12 +121,14 @@ def convert(
     if other:
         raise ValueError(f"model must have float32 parameters (model.float()), got {', '.join(sorted(other))}")
     check_finite(model)
-    original, model = model, copy.deepcopy(model).eval()
+    original, model = model, copy_module(model).eval()
     keep_activations(model)
+    if not _is_transformer(model):  # whose file holds the tensors that its class makes
+        make_weights_constant(model)
     inputs = verify if example_inputs is None else example_inputs
     if example_inputs is None and not _is_transformer(model):
         example_inputs = verify
-    graph = None if by_layer else _graph_of(model, by_layer, example_inputs)
+    graph = None if by_layer else _graph_of(model, by_layer, example_inputs, verify is not None)
     _warn_of_hooks(model, graph)
     fast = float_layers == "fast"
     packed = pack_modules(model, fast) if graph is None else pack_graph(model, graph, fast)
@@ -161,7 +171,7 @@ def _check_layers(model: nn.Module) -> None:
         )
 
 
-def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any) -> fx.Graph | None:
+def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any, verified: bool) -> fx.Graph | None:
     """Traces the model; None where its layers are to be converted one by one."""
     arguments = TracedArguments(model, example_inputs)
     try:
@@ -170,10 +180,10 @@ def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any) -> f
         if by_layer is None and _is_transformer(model):
             return None
         inside = torch_modules_with_binary_layers(model)
-        if by_layer is None and inside:
+        if by_layer is None and (inside or (verified and not isinstance(error, LayersNotCalledError))):
+            those = f", those inside {inside} too" if inside else ", and each gives floats"
             warnings.warn(
-                f"torch.fx cannot trace the model, so its layers are converted one by one, those inside {inside} too: "
-                f"{error}",
+                f"torch.fx cannot trace the model, so its layers are converted one by one{those}: {error}",
                 stacklevel=3,
             )
             return None

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from stompp_kernels import native
 from stompp_kernels.conversion.packing.folding import fold_limits, fold_norm
 from stompp_kernels.conversion.packing.graph_state import Pixels
+from stompp_kernels.conversion.packing.in_place import remove_dead_nodes
 from stompp_kernels.conversion.packing.nodes import fresh_name, has_hooks, is_fixed_norm
 from stompp_kernels.nn import FloatConv2d, PackBatchNorm, PackSigns, PrepackedConv2d, UnpackSigns
 from stompp_kernels.ops import Affine, Limits
@@ -66,7 +67,7 @@ def pack_float_convs(packed: fx.GraphModule, pixels: dict[fx.Node, Pixels], fast
         if end in pixels:
             pixels[twin] = pixels[end]
         end.replace_all_uses_with(twin)
-    packed.graph.eliminate_dead_code()
+    remove_dead_nodes(packed.graph)
     packed.delete_all_unused_submodules()
 
 

@@ -15,6 +15,7 @@ from stompp_kernels.conversion.packing.fast_layers import round_linear_layers
 from stompp_kernels.conversion.packing.float_convs import pack_float_convs
 from stompp_kernels.conversion.packing.floats import absorb
 from stompp_kernels.conversion.packing.graph_state import GraphState
+from stompp_kernels.conversion.packing.in_place import keep_changes, remove_dead_nodes
 from stompp_kernels.conversion.packing.layers import pack_layer, pack_weight
 from stompp_kernels.conversion.packing.names import rename_for_python
 from stompp_kernels.conversion.packing.nodes import has_hooks, is_expanded_needlessly, is_max_pool
@@ -37,6 +38,7 @@ def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.Grap
     """
     names = rename_for_python(model, graph)
     state = GraphState(model, graph)
+    keep_changes(state)
     _simplify(state)
     to_images(state)
     move_before_concatenations(state)
@@ -44,10 +46,10 @@ def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.Grap
         _pack_node(state, node)
     for node in state.signs:
         unpack_for_float_users(state, node)
-    state.graph.eliminate_dead_code()
+    remove_dead_nodes(state.graph)
     for node in [node for node in state.graph.nodes if node in state.layers]:
         absorb(state, node)
-    state.graph.eliminate_dead_code()
+    remove_dead_nodes(state.graph)
     state.graph.lint()
     state.module.delete_all_unused_submodules()
     pack_float_convs(state.module, state.pixels, fast)

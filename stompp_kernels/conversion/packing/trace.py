@@ -16,18 +16,24 @@ _WHOLE = (BinaryLayer, ProgressiveActivation)
 _LEAVES = (*_WHOLE, *SIGN_KEEPING.values())
 
 
+class LayersNotCalledError(ValueError):
+    """The forward could be traced, and does not call all committed layers."""
+
+
 class PackedTracer(Tracer):
     """Keeps the progressive modules whole, and no other module that holds one, of torch.nn neither.
 
     Args:
         arguments: of the forward; None: all are inputs, as when a packed network is unpickled.
+        proxy_buffers: record what is computed of buffers alone, where it is a constant of the graph else.
     """
 
     follows_wrapped = True
 
-    def __init__(self, arguments: TracedArguments | None = None) -> None:
+    def __init__(self, arguments: TracedArguments | None = None, proxy_buffers: bool = False) -> None:
         super().__init__()
         self._arguments = arguments
+        self.proxy_buffer_attributes = proxy_buffers
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _LEAVES):
@@ -49,26 +55,38 @@ def trace_model(model: nn.Module, example_inputs: Any = None) -> fx.Graph:
         example_inputs: see :class:`TracedArguments`. Numbers among them are inputs where tracing can follow them.
 
     Raises:
-        ValueError: a committed layer is not called; names those.
+        LayersNotCalledError: names those.
         Exception: whatever the forward raises when it is given what stands for its inputs.
     """
-    arguments = TracedArguments(model, example_inputs)
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     try:
-        graph = PackedTracer(arguments).trace(model)
-    except Exception:
-        if not arguments.numbers:
-            raise
-        graph = PackedTracer(TracedArguments(model, example_inputs, fix_numbers=True)).trace(model)
+        graph = _trace(model, example_inputs, proxy_buffers=False)
+    finally:
+        changed = [(buffer, values) for buffer, version, values in buffers if buffer._version != version]
+        for buffer, values in changed:
+            buffer.copy_(values)
+    if changed:  # the forward changes tensors of its own, which must happen at each call, and not now
+        graph = _trace(model, example_inputs, proxy_buffers=True)
     _placeholders_first(graph)
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     layers = {name for name, module in model.named_modules() if isinstance(module, BinaryLayer) and module.committed}
     missing = sorted(layers - called)
     if missing:
-        raise ValueError(
+        raise LayersNotCalledError(
             f"the forward does not call the committed layers {missing}: it reads their weights itself, or leaves them "
             "out for these arguments, so they cannot be packed"
         )
     return graph
+
+
+def _trace(model: nn.Module, example_inputs: Any, proxy_buffers: bool) -> fx.Graph:
+    arguments = TracedArguments(model, example_inputs)
+    try:
+        return PackedTracer(arguments, proxy_buffers).trace(model)
+    except Exception:
+        if not arguments.numbers:
+            raise
+        return PackedTracer(TracedArguments(model, example_inputs, fix_numbers=True), proxy_buffers).trace(model)
 
 
 def _placeholders_first(graph: fx.Graph) -> None:

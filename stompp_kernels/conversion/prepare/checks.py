@@ -21,6 +21,7 @@ from stompp_kernels.conversion.prepare.layers import (
     transposed_linear,
 )
 from stompp_kernels.conversion.prepare.report import LayerReport, RefusedLayers
+from stompp_kernels.conversion.prepare.roles import Roles
 from stompp_kernels.conversion.prepare.split_forward import is_relu_like
 from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.progression import trace_calls
@@ -63,7 +64,13 @@ def trace_float(model: nn.Module, example_inputs: Any) -> tuple[list[Call], dict
 
 
 def kept_layers(
-    model: nn.Module, calls: list[Call], use: ParameterUse, keep_first: bool, keep_last: bool, keep: Sequence[str]
+    model: nn.Module,
+    calls: list[Call],
+    use: ParameterUse,
+    roles: Roles,
+    keep_first: bool,
+    keep_last: bool,
+    keep: Sequence[str],
 ) -> dict[str, str]:
     """The layers that stay in float, each with its reason."""
     modules = dict(model.named_modules())
@@ -74,17 +81,19 @@ def kept_layers(
             kept[call.name] = reason
     eligible = list(dict.fromkeys(call.name for call in calls if call.name not in kept))
     if keep_first and eligible:
-        first = next(call for call in calls if call.name == eligible[0])
+        first = eligible[0]
         # A transformer's query, key and value are one projection.
-        alike = [call.name for call in calls if call.reads == first.reads and call.name in eligible]
-        kept.update(dict.fromkeys(alike, f"part of the first projection: it reads what {first.name} reads"))
-        kept[first.name] = "first layer"
+        alike = [name for name in roles.reading_alike(first) if name in eligible]
+        kept.update(dict.fromkeys(alike, f"part of the first projection: it reads what {first} reads"))
+        kept[first] = "first layer"
     if keep_last and eligible:
         kept[eligible[-1]] = "last layer"
     for name in eligible:
         for pattern in keep:
             if re.search(pattern, name):
                 kept.setdefault(name, "downsample layer" if pattern == SHORTCUT_NAMES else f"matches keep={pattern!r}")
+        if name in roles.shortcuts and SHORTCUT_NAMES in keep:
+            kept.setdefault(name, "projects a shortcut")
         if (found := use.read_elsewhere(name)) is not None:
             kept.setdefault(name, f"its {found[0]} is read by {place(model, found[1].reader)} too, {found[1].mode}")
     _keep_shared(model, eligible, kept)

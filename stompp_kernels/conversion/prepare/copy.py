@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from stompp_kernels.nn.decoder_layers import keep_activations
+from stompp_kernels.progression.copies import copy_module
 from stompp_kernels.progression.parameter_use import extent, named_tensors
 
 
 def copy_model(model: nn.Module) -> nn.Module:
     """A deep copy in which parameters that share memory still do, and keep their hooks and attributes."""
     memo: dict[int, Any] = {}
-    copied = copy.deepcopy(model, memo)
+    copied = copy_module(model, memo)
     keep_activations(copied)
     copies = {(module, name): tensor for module, name, tensor in named_tensors(copied)}
     pairs: dict[int, tuple[Tensor, Tensor]] = {}

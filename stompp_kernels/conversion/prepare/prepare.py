@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from stompp_kernels.conversion.prepare.checks import (
     check_producers,
     check_reads,
     check_ties,
+    is_layer,
     kept_layers,
     merged,
     other_multiplications,
@@ -34,6 +36,7 @@ from stompp_kernels.conversion.prepare.layers import (
     transposed_linear,
 )
 from stompp_kernels.conversion.prepare.report import LayerReport, PreparationReport, RefusedLayers, refusal
+from stompp_kernels.conversion.prepare.roles import find_roles
 from stompp_kernels.conversion.prepare.split_activations import name_functions, split_activations, unshare_activations
 from stompp_kernels.conversion.prepare.split_forward import RELU_LIKE
 from stompp_kernels.nn import BinaryLayer
@@ -92,9 +95,10 @@ def prepare(
             which BatchNorms that saw no data yet use the statistics of these inputs.
         binarize: "both" weights and activations, or "weights".
         keep_first, keep_last: the first and the last eligible layer to execute stay in float; with the first those that
-            read the same tensor, as key and value do.
+            read the same values, as key and value do, with positions added or not.
         keep: regular expressions, searched in qualified names; layers that match stay in float. It takes the place of
-            the default, which keeps names with "downsample" or "shortcut".
+            the default, which keeps names with "downsample" or "shortcut", and layers of kernel 1 that project a
+            shortcut by whatever name: their result is added to what other layers make of the same input.
         scale: None: the layer computes with its weights as they are. "channel" or "tensor": it computes with
             u = weight / alpha and multiplies its output by alpha, a fixed scale, so that a pretrained layer's function
             is kept. alpha is chosen so that u has standard deviation ``latent_std``.
@@ -177,6 +181,7 @@ class _Plan:
     runs: dict[str, int]
     kept: dict[str, str]
     others: list[LayerReport]
+    notes: dict[str, str]  # on layers of which few are worth it
 
     def reasons(self, kept: dict[str, str]) -> str:
         found = [*kept.items(), *((row.name, row.reason) for row in self.others)]
@@ -188,8 +193,9 @@ def _plan(model: nn.Module, example_inputs: Any, keep_first: bool, keep_last: bo
     calls, runs = trace_float(model, example_inputs)
     with fast_paths_off(model):
         use = trace_parameter_use(model, example_inputs)
-    kept = kept_layers(model, calls, use, keep_first, keep_last, keep)
-    return _Plan(calls, runs, kept, other_multiplications(model, calls, use))
+        roles = find_roles(model, example_inputs, is_layer)
+    kept = kept_layers(model, calls, use, roles, keep_first, keep_last, keep)
+    return _Plan(calls, runs, kept, other_multiplications(model, calls, use), roles.notes(model))
 
 
 def _attempt(
@@ -224,6 +230,9 @@ def _attempt(
         replace(model, call.name, binary_layer(layer, own_input, *scales, options.padding_value))
         if both and call.producer:
             fed.setdefault(call.producer, []).append(call.name)
+    for name, note in plan.notes.items():
+        if name in rows:
+            rows[name] = replace_fields(rows[name], reason=f"{rows[name].reason}; {note}")
     for names in tied:
         tie_weights([model.get_submodule(name) for name in names])
     activations = _replace_activations(model, modules, runs, fed, options.binarize)

@@ -108,6 +108,23 @@ TEST(floats_with_binary_weights_equal_plain_loops) {
   }
 }
 
+// Channels that fill vectors are multiplied where they lie: no tile may read or write beyond the last one's.
+TEST(depthwise_floats_with_binary_weights_equal_plain_loops) {
+  Random random(14);
+  for (const int64_t channels : {4, 8, 12, 16, 24, 32, 40, 48, 64, 72, 80, 96, 112, 144})
+    for (int round = 0; round < 4; ++round) {
+      const auto some = [&](int64_t low, int64_t high) { return random.between(low, high); };
+      const WeightShape w = {channels, 1, some(1, 5), some(1, 5), channels};
+      const Conv2dShape shape = {some(1, 2), some(1, 7), some(1, 40), channels,   some(1, 2), some(1, 3),
+                                 some(0, 3), some(0, 4), some(1, 2),  some(1, 3), 0};
+      if (!check_conv2d(shape, w).is_ok()) continue;
+      Product product(shape, w);
+      product.fill(random);
+      const std::string name = std::to_string(channels) + " channels, round " + std::to_string(round);
+      for (int threads : {1, 3}) product.check(threads, name);
+    }
+}
+
 TEST(matrices_of_floats_with_binary_weights_equal_plain_loops) {
   Random random(12);
   for (int round = 0; round < 60; ++round) {

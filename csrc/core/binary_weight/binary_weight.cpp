@@ -3,6 +3,7 @@
 #include <cstring>
 #include <memory>
 
+#include "core/base/aligned.h"
 #include "core/base/scratch.h"
 #include "core/base/workers.h"
 #include "core/binary_weight/grid.h"
@@ -19,9 +20,10 @@ struct FloatConv {
   const Conv2dShape& shape;
   const PackedWeight& weight;
   const SignedSumKernels& kernels;
-  const SignedSumKernel& kernel;
   const ChannelBlocks& blocks;
   const FloatConvGrid& grid;
+  const float* channel_weights;  // of small groups, else null; see ChannelSumBlock::weights
+  bool in_place;                 // no line is prepared: floats are read, and outputs written, where they lie
 
   int64_t tasks() const { return shape.batch * blocks.count * grid.strips * grid.line_chunks * grid.panel_chunks; }
 };
@@ -36,8 +38,14 @@ class Worker {
  private:
   void begin_strip(int64_t first, int64_t end);
   void prepare_line(int64_t line);
+  void run_line(int64_t oh, int64_t first, int64_t end);
   void run_pixels(int64_t oh, int64_t ow, int64_t pixels);
+  void run_channels(int64_t oh, int64_t first, int64_t end);
+  const float* pixel_at(int64_t line, int64_t column) const;
+  int64_t pixel_step() const { return c_.in_place ? c_.shape.channels : c_.grid.pixel_floats; }
   void point_at_pixels(int64_t line, int64_t column, int64_t pixels, const float** rows) const;
+  int64_t first_output(int64_t oh, int64_t ow) const;
+  void write(int64_t oh, int64_t ow, int64_t pixels) const;
 
   const FloatConv& c_;
   const int64_t max_columns_, sum_stride_;
@@ -66,11 +74,12 @@ Worker::Worker(const FloatConv& conv)
     total += round_up(count * static_cast<int64_t>(size), kLine);
     return at;
   };
-  const int64_t lines = part(c_.grid.kept_lines * max_columns_ * c_.grid.pixel_floats, sizeof(float));
+  const int64_t line_floats = c_.in_place ? 0 : max_columns_ * c_.grid.pixel_floats;
+  const int64_t lines = part(c_.grid.kept_lines * line_floats, sizeof(float));
   const int64_t zeros = part(c_.grid.pixel_floats, sizeof(float));
-  const int64_t sums = part(c_.kernel.rows * sum_stride_, sizeof(float));
+  const int64_t sums = part(c_.grid.rows * sum_stride_, sizeof(float));
   const int64_t wide = part(c_.blocks.inputs, sizeof(float));
-  const int64_t rows = part(taps * c_.kernel.rows, sizeof(*rows_)), valid = part(taps, sizeof(*taps_));
+  const int64_t rows = part(taps * c_.grid.rows, sizeof(*rows_)), valid = part(taps, sizeof(*taps_));
   const int64_t line_at = part(c_.grid.kept_lines, sizeof(*line_at_)), needed = part(max_columns_, 1);
   bytes_ = scratch_of<uint8_t>(total);
   if (bytes_ == nullptr) return;
@@ -99,14 +108,9 @@ void Worker::run(int64_t task) {
   image_ = block / c_.blocks.count;
   begin_strip(first, end);
 
-  // Blocks of pixels have nearly the same size: one of few pixels costs as much as a full one.
-  const int64_t pixel_blocks = ceil_div(end - first, c_.kernel.rows);
   const int64_t last_line = std::min(lines + grid.line_count, c_.shape.out_height(w));
   for (int64_t oh = lines; oh < last_line; ++oh)
-    for (int64_t i = 0; i < pixel_blocks; ++i) {
-      const int64_t from = first + (end - first) * i / pixel_blocks;
-      run_pixels(oh, from, first + (end - first) * (i + 1) / pixel_blocks - from);
-    }
+    w.small_groups() ? run_channels(oh, first, end) : run_line(oh, first, end);
 }
 
 void Worker::begin_strip(int64_t first, int64_t end) {
@@ -127,7 +131,7 @@ void Worker::begin_strip(int64_t first, int64_t end) {
 
 void Worker::prepare_line(int64_t line) {
   int64_t& at = line_at_[line % c_.grid.kept_lines];
-  if (at == line) return;
+  if (at == line || c_.in_place) return;
   at = line;
   const Conv2dShape& s = c_.shape;
   const FloatType type = c_.product.type;
@@ -138,16 +142,35 @@ void Worker::prepare_line(int64_t line) {
     if (type != FloatType::kFloat32) c_.kernels.widen(x, type, c_.blocks.inputs, wide_);
     const float* from = type == FloatType::kFloat32 ? reinterpret_cast<const float*>(x) : wide_;
     float* to = lines_ + (line % c_.grid.kept_lines * columns_ + i) * c_.grid.pixel_floats;
-    c_.kernel.prepare(from, c_.blocks.inputs, c_.blocks.turns, to);
+    if (c_.weight.shape.small_groups())
+      c_.kernels.channels.prepare(from, c_.blocks.inputs, c_.blocks.turns, to);
+    else
+      c_.kernels.sums.prepare(from, c_.blocks.inputs, to);
+  }
+}
+
+// What is multiplied of a pixel that is inside.
+const float* Worker::pixel_at(int64_t line, int64_t column) const {
+  const Conv2dShape& s = c_.shape;
+  if (c_.in_place)
+    return static_cast<const float*>(c_.product.x) + ((image_ * s.height + line) * s.width + column) * s.channels;
+  return lines_ + (line % c_.grid.kept_lines * columns_ + column - first_column_) * c_.grid.pixel_floats;
+}
+
+void Worker::run_line(int64_t oh, int64_t first, int64_t end) {
+  // Blocks of pixels have nearly the same size: one of few pixels costs as much as a full one.
+  const int64_t pixel_blocks = ceil_div(end - first, c_.grid.rows);
+  for (int64_t i = 0; i < pixel_blocks; ++i) {
+    const int64_t from = first + (end - first) * i / pixel_blocks;
+    run_pixels(oh, from, first + (end - first) * (i + 1) / pixel_blocks - from);
   }
 }
 
 // Points at the prepared pixels that output pixels beside each other read at a tap; the first one reads `column`.
 void Worker::point_at_pixels(int64_t line, int64_t column, int64_t pixels, const float** rows) const {
   const int64_t step = c_.shape.stride_w, width = c_.shape.width;
-  int64_t at = (line % c_.grid.kept_lines * columns_ + column - first_column_) * c_.grid.pixel_floats;
-  for (int64_t i = 0; i < pixels; ++i, column += step, at += step * c_.grid.pixel_floats)
-    rows[i] = column >= 0 && column < width ? lines_ + at : zeros_;
+  for (int64_t i = 0; i < pixels; ++i, column += step)
+    rows[i] = column >= 0 && column < width ? pixel_at(line, column) : zeros_;
 }
 
 void Worker::run_pixels(int64_t oh, int64_t ow, int64_t pixels) {
@@ -165,22 +188,85 @@ void Worker::run_pixels(int64_t oh, int64_t ow, int64_t pixels) {
       taps_[tap_count++] = static_cast<int32_t>(h * w.kernel_w + kw);
     }
   }
+  const uint32_t* panels = reinterpret_cast<const uint32_t*>(c_.weight.panels) +
+                           (block_ * c_.blocks.panels + panel_) * words_for(w.in_channels) * w.taps() * kPanelOutputs;
+  c_.kernels.sums.add_up(
+      {rows_, pixels, taps_, tap_count, c_.blocks.inputs, panels, w.taps(), panels_, sums_, sum_stride_});
+  write(oh, ow, pixels);
+}
 
-  const bool small = w.small_groups();
-  const int64_t block_words = small ? w.K() : words_for(w.in_channels) * w.taps() * kPanelOutputs;
-  const uint32_t* panels =
-      reinterpret_cast<const uint32_t*>(c_.weight.panels) + (block_ * c_.blocks.panels + panel_) * block_words;
-  c_.kernel.add_up({rows_, pixels, taps_, tap_count, c_.blocks.inputs, panels, w.taps(), panels_, c_.blocks.turns,
-                    sums_, sum_stride_});
+// Pixels of a line of small groups; those that miss the same taps are added up together.
+void Worker::run_channels(int64_t oh, int64_t first, int64_t end) {
+  const Conv2dShape& s = c_.shape;
+  const WeightShape& w = c_.weight.shape;
+  const int64_t top = oh * s.stride_h - s.padding_h;
+  ValidTaps valid;
+  clip_taps(top, s.dilation_h, w.kernel_h, s.height, &valid.h_begin, &valid.h_end);
+  for (int64_t ow = first, pixels; ow < end; ow += pixels) {
+    const int64_t left = ow * s.stride_w - s.padding_w,
+                  most = c_.in_place ? end - ow : std::min(end - ow, c_.grid.rows);
+    clip_taps(left, s.dilation_w, w.kernel_w, s.width, &valid.w_begin, &valid.w_end);
+    const bool whole = valid.w_end - valid.w_begin == w.kernel_w;
+    pixels = whole ? whole_windows(left, s.stride_w, s.dilation_w, w.kernel_w, s.width, most) : 1;
+    int64_t tap_count = 0;
+    for (int64_t h = valid.h_begin; h < valid.h_end; ++h) {
+      const int64_t line = top + h * s.dilation_h;
+      prepare_line(line);
+      for (int64_t kw = valid.w_begin; kw < valid.w_end; ++kw) {
+        rows_[tap_count] = pixel_at(line, left + kw * s.dilation_w);
+        taps_[tap_count++] = static_cast<int32_t>(h * w.kernel_w + kw);
+      }
+    }
+    ChannelSumBlock block = {rows_,
+                             taps_,
+                             tap_count,
+                             pixels,
+                             s.stride_w * pixel_step(),
+                             c_.channel_weights,
+                             w.taps(),
+                             c_.blocks.turns,
+                             panels_ * kPanelOutputs,
+                             nullptr,
+                             nullptr,
+                             sums_,
+                             sum_stride_};
+    if (c_.in_place) {
+      block.channels = block.stride = s.channels;
+      block.scale = c_.product.scale;
+      block.bias = c_.product.bias;
+      block.out = static_cast<float*>(c_.product.out) + first_output(oh, ow);
+    }
+    c_.kernels.channels.add_up(block);
+    if (!c_.in_place) write(oh, ow, pixels);
+  }
+}
 
+// Where the channels of an output pixel begin.
+int64_t Worker::first_output(int64_t oh, int64_t ow) const {
+  const WeightShape& w = c_.weight.shape;
+  return ((image_ * c_.shape.out_height(w) + oh) * c_.shape.out_width(w) + ow) * w.out_channels;
+}
+
+void Worker::write(int64_t oh, int64_t ow, int64_t pixels) const {
   const int64_t first = panel_ * kPanelOutputs, channel = block_ * c_.blocks.outputs + first;
   const int64_t count = std::min(panels_ * kPanelOutputs, c_.blocks.outputs - first);
-  const int64_t out_width = s.out_width(w), pixel = (image_ * s.out_height(w) + oh) * out_width + ow;
   const float* bias = c_.product.bias == nullptr ? nullptr : c_.product.bias + channel;
   for (int64_t r = 0; r < pixels; ++r) {
-    const int64_t at = ((pixel + r) * w.out_channels + channel) * size_of(c_.product.type);
+    const int64_t at = (first_output(oh, ow + r) + channel) * size_of(c_.product.type);
     c_.kernels.scale_sums(sums_ + r * sum_stride_, c_.product.scale + channel, bias, count, c_.product.type,
                           static_cast<char*>(c_.product.out) + at);
+  }
+}
+
+// Words of small groups' signs as floats. Compilers make vectors of this: the baseline has no shifts of each lane's
+// own.
+void expand_signs(const uint32_t* words, int64_t count, float* out) {
+  uint32_t bits[kPanelOutputs], floats[kPanelOutputs];
+  for (int64_t c = 0; c < kPanelOutputs; ++c) bits[c] = uint32_t{1} << c;
+  for (int64_t i = 0; i < count; ++i, out += kPanelOutputs) {
+    for (int64_t c = 0; c < kPanelOutputs; ++c)
+      floats[c] = 0x3f800000u | ((words[i] & bits[c]) == bits[c] ? 0x80000000u : 0u);
+    std::memcpy(out, floats, sizeof(floats));
   }
 }
 
@@ -205,10 +291,19 @@ Status conv2d_binary_weight(const FloatProduct& product, const Conv2dShape& shap
   if (is_matrix && pixels > 0) cut = {1, 1, pixels, shape.channels, 1, 1, 0, 0, 1, 1, 0};
 
   const SignedSumKernels& kernels = *active;
-  const SignedSumKernel& kernel = weight.shape.small_groups() ? kernels.small_groups : kernels.sums;
-  const ChannelBlocks blocks(weight.shape);
-  const FloatConvGrid grid(cut, weight.shape, kernel, pool.threads);
-  const FloatConv conv = {product, cut, readable, kernels, kernel, blocks, grid};
+  const WeightShape& w = weight.shape;
+  const ChannelBlocks blocks(w);
+  const FloatConvGrid grid(cut, w, kernels.sums, pool.threads);
+  AlignedFloats signs;
+  if (w.small_groups()) {
+    const int64_t words = blocks.panels * w.K();
+    signs = aligned_floats(words * kPanelOutputs);
+    if (signs == nullptr) return Status::error("out of memory");
+    expand_signs(reinterpret_cast<const uint32_t*>(readable.panels), words, signs.get());
+  }
+  const bool in_place = w.small_groups() && blocks.turns == 1 && product.type == FloatType::kFloat32 &&
+                        blocks.inputs % kernels.channels.lanes == 0;
+  const FloatConv conv = {product, cut, readable, kernels, blocks, grid, signs.get(), in_place};
   return run_tasks<Worker>(conv, pool);
 }
 

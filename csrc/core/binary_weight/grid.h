@@ -17,6 +17,8 @@ namespace stompp {
 // cache beside the weights; pixels that are read by one output pixel only, in its first.
 constexpr int64_t kKeptBytes = 512 * 1024;
 constexpr int64_t kPassingBytes = 16 * 1024;
+// Pixels of small groups whose sums are kept at once.
+constexpr int64_t kChannelRows = 16;
 
 // The channels of a group are summed together. Small groups are one block, whose panels are words of channels.
 struct ChannelBlocks {
@@ -35,6 +37,7 @@ struct ChannelBlocks {
 };
 
 struct FloatConvGrid {
+  int64_t rows;          // most output pixels that are added up at once
   int64_t pixel_floats;  // prepared floats of a pixel of a block
   int64_t kept_lines;    // of input
   int64_t strip_width, strips;
@@ -44,16 +47,17 @@ struct FloatConvGrid {
   FloatConvGrid(const Conv2dShape& shape, const WeightShape& w, const SignedSumKernel& kernel, int threads) {
     const ChannelBlocks blocks(w);
     const int64_t height = shape.out_height(w), width = shape.out_width(w);
-    pixel_floats = words_for(blocks.inputs) * kernel.word_floats * blocks.turns;
+    rows = w.small_groups() ? kChannelRows : kernel.rows;
+    pixel_floats = words_for(blocks.inputs) * (w.small_groups() ? kWordBits * blocks.turns : kernel.word_floats);
     kept_lines = std::min((w.kernel_h - 1) * shape.dilation_h + 1, shape.height);
 
     const int64_t bytes = w.taps() == 1 ? kPassingBytes : kKeptBytes;
     const int64_t pixels = bytes / (kept_lines * pixel_floats * static_cast<int64_t>(sizeof(float)));
     const int64_t reach = (w.kernel_w - 1) * shape.dilation_w;
     const int64_t fits = pixels > reach ? (pixels - reach - 1) / shape.stride_w + 1 : 1;
-    strips = ceil_div(width, std::max(fits, kernel.rows));
+    strips = ceil_div(width, std::max(fits, rows));
     // A single line of rows, which is a matrix, is shared by the threads evenly.
-    if (strips > 1 && height == 1) strips = std::min(round_up(strips, threads), ceil_div(width, kernel.rows));
+    if (strips > 1 && height == 1) strips = std::min(round_up(strips, threads), ceil_div(width, rows));
     strip_width = ceil_div(width, strips);
     strips = ceil_div(width, strip_width);
 

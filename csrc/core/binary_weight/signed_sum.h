@@ -16,28 +16,26 @@ namespace stompp {
 
 constexpr int64_t kMaxSumRows = 16;
 
-// Some rows are multiplied with consecutive panels of one group. A panel of small groups is a word of channels, which
-// reads its own inputs; see small_groups.h.
+// Some rows are multiplied with consecutive panels of one group. Small groups have kernels of their own: channel_sum.h.
 struct SignedSumBlock {
   const float* const* rows;  // prepared inputs, [tap_count][row_count]
   int64_t row_count;         // 1 .. SignedSumKernel::rows
   const int32_t* taps;       // which taps of the weight these are, [tap_count]
   int64_t tap_count;
   int64_t inputs;          // of a tap
-  const uint32_t* panels;  // see LayoutId::kTapWords; of small groups [panel_count][turns][panel_taps]
+  const uint32_t* panels;  // see LayoutId::kTapWords
   int64_t panel_taps;      // taps of a panel
   int64_t panel_count;     // at least 1
-  int64_t turns;           // of small groups; see small_groups.h
   float* sums;             // out, [row_count][stride], panel_count * kPanelOutputs of each row
   int64_t stride;
 };
 
 struct SignedSumKernel {
   int64_t rows;         // most rows of a block
-  int64_t word_floats;  // prepared floats of a word of 32 inputs, of each turn
-  // Turns `inputs` inputs of a tap into round_up(inputs, 32) / 32 * word_floats * turns prepared ones, 64-byte aligned.
-  // All of them are 0 where the inputs are.
-  void (*prepare)(const float* x, int64_t inputs, int64_t turns, float* prepared);
+  int64_t word_floats;  // prepared floats of a word of 32 inputs
+  // Turns `inputs` inputs of a tap into round_up(inputs, 32) / 32 * word_floats prepared ones, 64-byte aligned. All of
+  // them are 0 where the inputs are.
+  void (*prepare)(const float* x, int64_t inputs, float* prepared);
   void (*add_up)(const SignedSumBlock& block);
 };
 

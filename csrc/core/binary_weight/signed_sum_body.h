@@ -1,6 +1,6 @@
-// The kernels of binary_weight/kernels.h, written once for every instruction set: see base/target.h. Signs of 32
-// outputs are expanded once for some rows, then each product is an XOR and an addition. An instruction set that has a
-// faster way replaces `sums`.
+// The kernels of binary_weight/kernels.h, written once for every instruction set: see base/target.h. Behind
+// channel_sum_body.h. Signs of 32 outputs are expanded once for some rows, then each product is an XOR and an addition.
+// An instruction set that has a faster way replaces `sums`, and one with fused multiply-adds `channels`.
 
 using Floats = float __attribute__((vector_size(32)));
 using Signs = uint32_t __attribute__((vector_size(32)));
@@ -10,7 +10,7 @@ using SignsAnywhere = uint32_t __attribute__((vector_size(32), aligned(4), may_a
 constexpr int64_t kLanes = 8;
 constexpr int kVectors = kPanelOutputs / kLanes;
 
-// The signs of 32 inputs of a panel, or of taps of a word of channels: bit 31 is set where the weight is -1.
+// The signs of 32 inputs of a panel: bit 31 is set where the weight is -1.
 struct ExpandedSigns {
   Signs of[kWordBits][kVectors];
 };
@@ -38,11 +38,6 @@ STOMPP_TARGET_INLINE void add_turned(const Floats& x, const Signs& signs, Floats
 STOMPP_TARGET_INLINE void clear_sums(const SignedSumBlock& block) {
   for (int64_t r = 0; r < block.row_count; ++r)
     std::memset(block.sums + r * block.stride, 0, static_cast<size_t>(block.panel_count * kPanelOutputs * 4));
-}
-
-STOMPP_TARGET void prepare_floats(const float* x, int64_t inputs, int64_t, float* prepared) {
-  std::memcpy(prepared, x, static_cast<size_t>(inputs) * sizeof(float));
-  std::memset(prepared + inputs, 0, static_cast<size_t>(round_up(inputs, kWordBits) - inputs) * sizeof(float));
 }
 
 // Expands one word of inputs of 32 outputs.
@@ -85,57 +80,6 @@ STOMPP_TARGET void add_up_floats(const SignedSumBlock& block) {
         expand_inputs(tap + word * kPanelOutputs, inputs, &signs);
         add_inputs(block, t, word, inputs, signs, block.sums + panel * kPanelOutputs);
       }
-    }
-}
-
-// Prepares [turns][32] floats of each word of channels: output c reads what stands at c.
-STOMPP_TARGET void prepare_channels(const float* x, int64_t inputs, int64_t turns, float* prepared) {
-  if (turns == 1) return prepare_floats(x, inputs, turns, prepared);
-  for (int64_t first = 0; first < inputs; first += kPanelOutputs) {
-    const int64_t left = inputs - first, count = left < kPanelOutputs ? left : kPanelOutputs;
-    float channels[kPanelOutputs] = {};
-    std::memcpy(channels, x + first, static_cast<size_t>(count) * sizeof(float));
-    for (int64_t turn = 0; turn < turns; ++turn, prepared += kPanelOutputs)
-      for (int64_t c = 0; c < kPanelOutputs; ++c) prepared[c] = channels[(c & -turns) | ((c + turn) & (turns - 1))];
-  }
-}
-
-STOMPP_TARGET_INLINE void expand_channels(const uint32_t* words, const int32_t* taps, int64_t count,
-                                          ExpandedSigns* signs) {
-  uint32_t shifts[kPanelOutputs];
-  Signs left[kVectors];
-  for (int64_t c = 0; c < kPanelOutputs; ++c) shifts[c] = static_cast<uint32_t>(31 - c);
-  load_vectors(shifts, left);
-  for (int64_t t = 0; t < count; ++t)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) signs->of[t][v] = ((Signs{} + words[taps[t]]) << left[v]) & 0x80000000u;
-}
-
-// Adds `count` taps from `first` on, with prepared inputs from `at` on, to the sums of a word of channels.
-STOMPP_TARGET_INLINE void add_channels(const SignedSumBlock& block, int64_t first, int64_t count, int64_t at,
-                                       const ExpandedSigns& signs, float* out) {
-  const float* const* rows = block.rows + first * block.row_count;
-  for (int64_t r = 0; r < block.row_count; ++r, out += block.stride) {
-    Floats sums[kVectors], x[kVectors];
-    load_vectors(out, sums);
-    for (int64_t t = 0; t < count; ++t) {
-      load_vectors(rows[t * block.row_count + r] + at, x);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) add_turned(x[v], signs.of[t][v], &sums[v]);
-    }
-    store_vectors(sums, out);
-  }
-}
-
-// This computes a product for each channel and tap, where add_up_floats has one for each output and input.
-STOMPP_TARGET void add_up_channels(const SignedSumBlock& block) {
-  clear_sums(block);
-  ExpandedSigns signs;
-  for (int64_t i = 0; i < block.panel_count * block.turns; ++i)
-    for (int64_t first = 0; first < block.tap_count; first += kWordBits) {
-      const int64_t left = block.tap_count - first, count = left < kWordBits ? left : kWordBits;
-      expand_channels(block.panels + i * block.panel_taps, block.taps + first, count, &signs);
-      add_channels(block, first, count, i * kPanelOutputs, signs, block.sums + i / block.turns * kPanelOutputs);
     }
 }
 
@@ -182,10 +126,7 @@ constexpr SignedSumKernels signed_sum_kernels() {
   kernels.sums.word_floats = kWordBits;
   kernels.sums.prepare = prepare_floats;
   kernels.sums.add_up = add_up_floats;
-  kernels.small_groups.rows = kMaxSumRows;
-  kernels.small_groups.word_floats = kWordBits;
-  kernels.small_groups.prepare = prepare_channels;
-  kernels.small_groups.add_up = add_up_channels;
+  kernels.channels = channel_sum_kernel<PlainLanes>();
   kernels.widen = widen;
   kernels.scale_sums = scale_sums;
   return kernels;

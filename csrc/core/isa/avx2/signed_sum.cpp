@@ -4,6 +4,7 @@
 // by 3 bits from table to table, and the permutation reads no more than the lowest 3. The last table of a word is of
 // its last two inputs. Tables of 4 inputs, half of whose sums are the others' negatives, would take a sign to be
 // shifted, masked and applied.
+#include "core/isa/avx2/lanes.h"
 #include "core/isa/avx2/vectors.h"
 
 #if defined(__x86_64__)
@@ -14,6 +15,7 @@ namespace stompp {
 namespace avx2 {
 namespace {
 
+#include "core/binary_weight/channel_sum_body.h"
 #include "core/binary_weight/signed_sum_body.h"
 
 constexpr int64_t kSumRows = 4;
@@ -91,7 +93,7 @@ STOMPP_AVX2 void add_up_rows(const SignedSumBlock& block) {
     }
 }
 
-STOMPP_AVX2 void prepare_sums(const float* x, int64_t inputs, int64_t, float* prepared) {
+STOMPP_AVX2 void prepare_sums(const float* x, int64_t inputs, float* prepared) {
   const __m256 signs[kBits] = {signs_of_bit(0), signs_of_bit(1), signs_of_bit(2)};
   for (int64_t first = 0; first < inputs; first += kWordBits)
     for (int64_t k = first; k < first + kWordBits; k += kBits, prepared += kTable) {
@@ -126,6 +128,7 @@ constexpr SignedSumKernels faster_signed_sum_kernels() {
   kernels.sums.word_floats = kWordFloats;
   kernels.sums.prepare = prepare_sums;
   kernels.sums.add_up = add_up;
+  kernels.channels = channel_sum_kernel<Lanes>();
   return kernels;
 }
 

@@ -2,11 +2,9 @@
 //
 // The tables of a word of 32 inputs lie in the order of its bits: a vector of words, one of each output, is shifted on
 // by 4 bits from table to table, and the permutation reads no more than the lowest 4.
-#include "core/isa/avx512/avx512.h"
+#include "core/isa/avx512/lanes.h"
 
 #if defined(__x86_64__)
-
-#include <immintrin.h>
 
 #define STOMPP_TARGET STOMPP_AVX512
 
@@ -17,6 +15,7 @@ namespace stompp {
 namespace avx512 {
 namespace {
 
+#include "core/binary_weight/channel_sum_body.h"
 #include "core/binary_weight/signed_sum_body.h"
 
 constexpr int64_t kSumRows = 6;
@@ -107,7 +106,7 @@ STOMPP_AVX512 void add_up_rows(const SignedSumBlock& block) {
   run_panels<kRows, 1>(block, &done);
 }
 
-STOMPP_AVX512 void prepare_sums(const float* x, int64_t inputs, int64_t, float* prepared) {
+STOMPP_AVX512 void prepare_sums(const float* x, int64_t inputs, float* prepared) {
   const __m512 signs[kBits] = {signs_of_bit(0), signs_of_bit(1), signs_of_bit(2), signs_of_bit(3)};
   for (int64_t k = 0; k < inputs; k += kBits, prepared += kTable) {
     float four[kBits] = {};
@@ -144,6 +143,7 @@ constexpr SignedSumKernels faster_signed_sum_kernels() {
   kernels.sums.word_floats = kWordFloats;
   kernels.sums.prepare = prepare_sums;
   kernels.sums.add_up = add_up;
+  kernels.channels = channel_sum_kernel<Lanes>();
   return kernels;
 }
 

@@ -8,6 +8,7 @@ namespace stompp {
 namespace neon {
 namespace {
 
+#include "core/binary_weight/channel_sum_body.h"
 #include "core/binary_weight/signed_sum_body.h"
 
 }  // namespace

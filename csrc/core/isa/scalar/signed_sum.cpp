@@ -6,6 +6,7 @@ namespace stompp {
 namespace scalar {
 namespace {
 
+#include "core/binary_weight/channel_sum_body.h"
 #include "core/binary_weight/signed_sum_body.h"
 
 }  // namespace

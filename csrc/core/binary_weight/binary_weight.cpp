@@ -3,7 +3,6 @@
 #include <cstring>
 #include <memory>
 
-#include "core/base/aligned.h"
 #include "core/base/scratch.h"
 #include "core/base/workers.h"
 #include "core/binary_weight/grid.h"
@@ -294,10 +293,10 @@ Status conv2d_binary_weight(const FloatProduct& product, const Conv2dShape& shap
   const WeightShape& w = weight.shape;
   const ChannelBlocks blocks(w);
   const FloatConvGrid grid(cut, w, kernels.sums, pool.threads);
-  AlignedFloats signs;
+  Scratch<float> signs;
   if (w.small_groups()) {
     const int64_t words = blocks.panels * w.K();
-    signs = aligned_floats(words * kPanelOutputs);
+    signs = scratch_of<float>(words * kPanelOutputs);
     if (signs == nullptr) return Status::error("out of memory");
     expand_signs(reinterpret_cast<const uint32_t*>(readable.panels), words, signs.get());
   }

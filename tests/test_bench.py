@@ -362,6 +362,7 @@ def test_a_wrong_result_is_an_error_or_a_row_and_the_other_settings_are_measured
 FLAGS = ["--batch", "2", "--threads", "1", "--no-compile", "--seconds", "0.05", "--forms", "fp32", "packed"]
 
 
+@pytest.mark.slow
 def test_the_command_times_a_registered_model_and_writes_a_results_file(tmp_path, capsys):
     output = tmp_path / "result.json"
     assert main(["bench", "small_resnet", "--classes", "10", *FLAGS, "--output", str(output)]) == 0
@@ -374,6 +375,7 @@ def test_the_command_times_a_registered_model_and_writes_a_results_file(tmp_path
     assert [row["network"] for row in written["bytes"]] == ["small_resnet"]
 
 
+@pytest.mark.slow
 def test_the_command_times_a_packed_file(resnet, tmp_path, capsys):
     path = tmp_path / "net.safetensors"
     sk.save_packed(resnet.packed, path)
@@ -388,6 +390,7 @@ def test_the_command_times_a_packed_file(resnet, tmp_path, capsys):
     assert main(["bench", str(path), *FLAGS]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [True, False])
 def test_the_command_times_a_packed_encoder(own, tmp_path, capsys):
     """Tokens, as many as its classifier was made for, or as it has positions."""

@@ -58,7 +58,7 @@ def commands(recipe, finished, output):
         "ablate": ["ablate", str(recipe), "--device", "cpu", "--output", output],
         "report": ["report", str(finished), "--output", output],
         "convert": ["convert", str(finished), "--output", output],
-        "bench": ["bench", "mlp", "--no-compile", "--output", output],
+        "bench": ["bench", "mlp", "--no-compile", "--seconds", "0.1", "--output", output],
         "demo": ["demo", "--epochs", "1", "--output", output],
         "demo results": ["demo", "--epochs", "1", "--results", output],
     }

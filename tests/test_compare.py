@@ -278,6 +278,7 @@ def run_gate(tmp_path, modules, *arguments):
     return gate.run(tree, tree, parsed, modules), json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_a_wrong_result_fails_the_gate(tmp_path, modules, capsys, monkeypatch):
     monkeypatch.setattr(Side, "block", lambda self: 1.0)
     status, written = run_gate(tmp_path, modules)
@@ -289,6 +290,7 @@ def test_a_wrong_result_fails_the_gate(tmp_path, modules, capsys, monkeypatch):
     assert f"FAILED: 1 {BROKEN}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_right_results_of_cases_that_take_the_same_time_pass(tmp_path, modules, monkeypatch):
     monkeypatch.setattr(Side, "block", lambda self: 1.0)
     status, written = run_gate(tmp_path, modules, "--cases", "right")

@@ -99,6 +99,7 @@ def test_a_moving_p_compiles_nothing_and_a_commitment_once(name, case):
     assert_same_state(state, expected_state)
 
 
+@pytest.mark.slow
 def test_more_layers_than_torch_compiles_one_function_for():
     seeded()
     original, shape = Deep(), (5, 7)

@@ -15,7 +15,12 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 WITH_CODE = [name for name, page in zip(NAMES, PAGES, strict=True) if BLOCK.search(page.read_text())]
 
 
-@pytest.mark.parametrize("name", WITH_CODE)
+SLOW = {"docs/training.md"}  # which trains by every trainer
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in WITH_CODE]
+)
 def test_the_blocks_of_a_page_run_one_after_the_other(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}

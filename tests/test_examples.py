@@ -25,7 +25,9 @@ def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(RUNS)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [name if name == "quickstart.py" else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
+)
 def test_an_example_trains_converts_and_saves(name, tmp_path):
     arguments, network, percent = RUNS[name]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}

@@ -127,6 +127,7 @@ print(json.dumps(row))
 """
 
 
+@pytest.mark.slow
 def test_whole_networks_are_rows_too():
     # In a process of its own: where the processor has AMX, OpenVINO 2026.4 leaves a thread that ran an fp32 and a bf16
     # network in a state in which the next signal with a handler (SIGCHLD's of a data loader) ends it by SIGSEGV.

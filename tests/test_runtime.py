@@ -20,9 +20,12 @@ import stompp_kernels as sk
 from stompp_kernels.conversion.files import container
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("cmake") and shutil.which("c++")), reason="cmake and a C++ compiler build libstompp"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (shutil.which("cmake") and shutil.which("c++")), reason="cmake and a C++ compiler build libstompp"
+    ),
+    pytest.mark.slow,  # for the building
+]
 AVAILABLE = [i.name for i in sk.implementations() if i.available and i.device == "cpu" and i.name != "reference"]
 
 
@@ -304,3 +307,20 @@ def test_64_bit_arm_gives_the_same_scores(library, small, tmp_path):
     for implementation in ("neon", "scalar"):
         command = ["qemu-aarch64", program, network, array, "--implementation", implementation]
         assert subprocess.run(command, capture_output=True, check=True).stdout == expected.stdout
+
+
+@pytest.mark.parametrize("libraries", ["lib", "lib/some-system"])
+@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="pkg-config is not on PATH")
+def test_pkg_config_finds_what_was_installed_under_another_prefix(build, tmp_path, libraries):
+    configure = ["cmake", "-S", ROOT / "csrc/runtime", "-B", tmp_path / "build", f"-DCMAKE_INSTALL_LIBDIR={libraries}"]
+    subprocess.run(configure, check=True, capture_output=True)
+    for path in (*build.glob("libstompp.*"), build / "stompp-run"):  # not built again
+        shutil.copy(path, tmp_path / "build", follow_symlinks=False)
+    script = tmp_path / "build/cmake_install.cmake"
+    prefix = tmp_path / "somewhere else"
+    subprocess.run(["cmake", f"-DCMAKE_INSTALL_PREFIX={prefix}", "-P", script], check=True, capture_output=True)
+    environment = os.environ | {"PKG_CONFIG_PATH": str(prefix / libraries / "pkgconfig")}
+    for variable, folder in (("includedir", "include"), ("libdir", libraries)):
+        command = ["pkg-config", f"--variable={variable}", "stompp"]
+        found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+        assert os.path.samefile(found.replace("\\", ""), prefix / folder)

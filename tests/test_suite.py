@@ -52,6 +52,7 @@ def test_every_op_has_a_case_and_no_two_cases_share_a_name():
     assert all(case.bytes > 0 for case in found)
 
 
+@pytest.mark.slow
 def test_pytest_benchmark_and_the_results_file_tell_the_same_samples(tmp_path):
     done = run_suite(tmp_path, "--benchmark-only", "--results", tmp_path, f"--benchmark-json={tmp_path / 'told.json'}")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -78,6 +79,7 @@ ops.max_pool2d_signs = lambda *arguments: right(*arguments) ^ 1
 """
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_refused(tmp_path):
     done = run_suite(tmp_path, "--benchmark-only", "--results", tmp_path, plugin=WRONG)
     assert done.returncode == 1
@@ -86,6 +88,7 @@ def test_a_wrong_kernel_is_refused(tmp_path):
     assert not list(tmp_path.glob("suite_*.json"))
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_refused_without_timing_too(tmp_path):
     assert run_suite(tmp_path, "--benchmark-disable").returncode == 0
     done = run_suite(tmp_path, "--benchmark-disable", plugin=WRONG)

@@ -6,7 +6,8 @@ need of them to one file for each machine, benchmarks/results/NAME.json, a row a
     python -m benchmarks.keep emerald_rapids --results build/results
     python -m benchmarks.keep studies --results runs
 
-Files that are not in the folder stay in NAME.json as they are; with ``--replace`` they are dropped.
+Files that are not in the folder stay in NAME.json as they are; with ``--replace`` they are dropped. With ``--add`` rows
+of a file that is in both stay too, where it has none of the same case.
 """
 
 from __future__ import annotations
@@ -61,6 +62,20 @@ def file_to_keep(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: in_columns(value) if _are_rows(value) else value for key, value in shortened(kept).items()}
 
 
+def added(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """A kept file with the rows of another in the place of those of the same case; the machine stays the first's."""
+    columns, *rows = before["rows"]
+    cases = {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
+    columns, *rows = after["rows"]
+    cases |= {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
+    both = dict.fromkeys([before["command"], after["command"]])
+    return {**after, **before, "command": "; ".join(both), "rows": in_columns(list(cases.values()))}
+
+
+def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(column) for column in ("group", "name", "network", "batch", "threads"))
+
+
 def _are_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
@@ -96,6 +111,7 @@ def main() -> int:
     parser.add_argument("name", help="name of the file in benchmarks/results, without .json; usually of the machine")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files (build/results)")
     parser.add_argument("--replace", action="store_true", help="drop what NAME.json holds of other result files")
+    parser.add_argument("--add", action="store_true", help="keep the rows of other cases of each result file")
     arguments = parser.parse_args()
     path = KEPT / f"{arguments.name}.json"
     try:
@@ -105,8 +121,11 @@ def main() -> int:
         parser.error(str(error))
     if not found:
         parser.error(f"{str(arguments.results)!r} holds no result file")
+    kept = {name: file_to_keep(content) for name, content in found.items()}
+    if arguments.add:
+        kept = {name: added(before[name], file) if name in before else file for name, file in kept.items()}
     with replacing(path) as file:
-        file.write(text_of({**before, **{name: file_to_keep(content) for name, content in found.items()}}).encode())
+        file.write(text_of({**before, **kept}).encode())
     print(path)
     return 0
 

@@ -4,7 +4,8 @@ Random weights; ImageNet's shapes, or 128 tokens. Before anything is timed, the 
 float simulation's, the compiled fp32 network's the eager one's. Then the forms take turns in one process, with the
 same number of threads, in turns of two calls of which the second counts; medians. fp32 (channels_last) and packed are
 the best of eager, compiled by torch.compile (constants folded) and packaged by AOTInductor, as for a C++ program; int8
-is torch's static quantization, for BERT its dynamic one.
+is torch's static quantization, for BERT its dynamic one. Where the processor multiplies bfloat16, "fast" is packed with
+float_layers="fast".
 
 Beside each stands its bound: the time of the layers that stay in float, alone, and its binary operations at the speed
 of a large `bgemm`, both measured in the same run. To see an AVX2 machine's figures on one with AVX-512:
@@ -66,7 +67,7 @@ def main() -> int:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names of sk.models.list()")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to measure, in turn")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="samples per call (default: 1)")
-    parser.add_argument("--forms", nargs="+", choices=FORMS, help="forms to measure (default: all)")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, help="forms to measure (default: those that differ here)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile and AOTInductor")
     parser.add_argument("--seconds", type=float, default=20.0, help="seconds to measure each case (default: 20)")
     parser.add_argument(

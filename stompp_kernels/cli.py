@@ -178,7 +178,10 @@ def _add_bench_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, nargs="+", help="numbers of threads to measure, in turn (default: torch's)"
     )
     parser.add_argument(
-        "--forms", nargs="+", choices=("fp32", "bf16", "int8", "packed"), help="forms to measure (default: all)"
+        "--forms",
+        nargs="+",
+        choices=("fp32", "bf16", "int8", "packed", "fast"),
+        help='forms to measure; "fast" is packed with float_layers="fast" (default: all that differ on this machine)',
     )
     parser.add_argument(
         "--no-compile",

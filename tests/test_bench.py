@@ -15,6 +15,7 @@ from torch import nn
 
 import stompp_kernels as sk
 from benchmarks import networks
+from stompp_kernels import native
 from stompp_kernels.bench import bound as bounds
 from stompp_kernels.bench import command, memory, printout, sides, subjects
 from stompp_kernels.bench.bound import bound
@@ -86,7 +87,9 @@ def test_every_form_runs_and_gives_logits(resnet):
     inputs = resnet.inputs(2)
     made, missing = sides.make_sides(resnet, inputs, compile=False)
     assert missing == {}
-    assert [side.name for side in made] == ["fp32 eager", "bf16 eager", "int8 eager", "packed eager"]
+    forms = sides.default_forms(inputs.device)
+    assert ("fast" in forms) == native.multiplies_bfloat16()
+    assert [side.name for side in made] == [f"{form} eager" for form in forms]
     original = resnet.float_model(inputs)
     results = {side.form: side.run() for side in made}
     assert all(result.shape == (2, 10) for result in results.values())
@@ -96,6 +99,17 @@ def test_every_form_runs_and_gives_logits(resnet):
     gaps = results["int8"].flatten().sort().values.diff()
     steps = results["int8"] / gaps[gaps > 1e-4].min()
     torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-2)
+
+
+def test_fast_float_layers_are_left_out_with_the_reason(resnet, monkeypatch):
+    inputs = resnet.inputs(2)
+    alone = subjects.Subject("a file", resnet.sample, None, None, resnet.packed)
+    made, missing = sides.make_sides(alone, inputs, ("packed", "fast"), compile=False)
+    assert [side.name for side in made] == ["packed eager"]
+    assert missing == {"fast": "there is only a packed network, whose float layers are as they are"}
+    monkeypatch.setattr(native, "multiplies_bfloat16", lambda: False)
+    assert "fast" not in sides.default_forms(inputs.device)
+    assert "does not multiply bfloat16" in sides.make_sides(resnet, inputs, ("fast",), compile=False)[1]["fast"]
 
 
 @pytest.mark.slow

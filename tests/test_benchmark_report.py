@@ -390,6 +390,40 @@ def test_what_is_kept_gives_the_same_tables_and_figures(folder, tmp_path):
     assert write(kept, tmp_path / "page")
 
 
+def test_rows_are_added_to_those_of_other_cases(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(keep, "KEPT", tmp_path)
+
+    def kept(*arguments):
+        monkeypatch.setattr(sys, "argv", ["keep", "machine", *map(str, arguments)])
+        assert keep.main() == 0
+        return Results(tmp_path / "machine.json").need("suite_avx2")
+
+    before = kept("--results", folder)["rows"]
+    again = {**before[0], "ms": {"ours": {"median": 9.0}}}
+    other = {**again, "name": "another"}
+    new = put(tmp_path / "new", {"suite_avx2": {"command": "again", "machine": {}, "rows": [again, other]}})
+    after = kept("--add", "--results", new)
+    assert [row["name"] for row in after["rows"]] == [*(row["name"] for row in before), "another"]
+    assert [row["ms"]["ours"]["median"] for row in (after["rows"][0], after["rows"][-1])] == [9.0, 9.0]
+    assert after["rows"][1:-1] == before[1:]
+    assert after["command"].endswith("; again")
+
+
+def test_the_nearest_peer_is_one_that_is_held_and_has_every_case():
+    rows = [
+        {"group": "bgemm", "threads": 1, "ratios": {"slow": 4.0, "near": 2.0, "loose": 1.0, "rare": 0.5}},
+        {"group": "bgemm", "threads": 1, "ratios": {"slow": 4.0, "near": 8.0, "loose": 1.0, "ours, fast": 0.1}},
+        {"group": "bgemm", "threads": 2, "ratios": {"slow": 0.1, "near": 9.0}},
+    ]
+    assert tables._nearest({"rows": rows, "notes": {"loose": "not held"}}, "bgemm") == "4.0x, slow"
+    assert tables._nearest({"rows": rows}, "bgemm") == "1.0x, loose"
+    assert tables._nearest({"rows": rows}, "network") == "-"
+
+
+def test_the_table_of_networks_with_amx_is_empty_without_such_a_machine(folder):
+    assert tables.networks_with_amx(Results(folder)) == ""
+
+
 def test_keeping_again_replaces_only_what_was_measured_again(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(keep, "KEPT", tmp_path)
     for arguments in (["machine"], ["machine"]):

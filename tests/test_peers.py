@@ -9,6 +9,7 @@ from helpers import run_python
 
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import fastest, larq, onnx_runtime, openvino, products, torch_sides
+from stompp_kernels import native
 from stompp_kernels.bench.turns import timing_of
 
 needs_onnx_runtime = pytest.mark.skipif(bool(onnx_runtime.missing()), reason=onnx_runtime.missing())
@@ -115,6 +116,23 @@ def test_peers_that_are_there_are_in_the_rows(monkeypatch, tmp_path):
     assert {"onnxruntime fp32", "onnxruntime int8"} <= set(results["rows"][0]["ratios"])
 
 
+XNOR = """
+from benchmarks.peers import fastest, products
+
+(case,) = [case for case in products.cases(["bconv2d"]) if case.binarizes and "7x7x512" in case.suite.name]
+row = fastest.measure(case, 1, 0.01, False)
+assert row["how"]["openvino xnor"] == "FakeQuantize, BinaryConvolution", row
+print(row["ratios"])
+"""
+
+
+@pytest.mark.skipif(bool(openvino.missing()), reason=openvino.missing())
+def test_openvino_computes_the_same_from_floats():
+    done = run_python(XNOR)  # for the reason below
+    assert done.returncode == 0, done.stderr
+    assert "openvino xnor" in done.stdout
+
+
 NETWORK = """
 import json, sys
 from benchmarks.peers import network, onnx_runtime
@@ -137,6 +155,7 @@ def test_whole_networks_are_rows_too():
     there = not onnx_runtime.missing()
     found = {"torch fp32", "torch bf16", "torch int8"} - set(torch_sides.missing())
     found |= set() if openvino.missing() else {"openvino fp32", "openvino bf16"}
+    found |= {"ours, fast float layers"} if native.multiplies_bfloat16() else set()
     assert set(row["ratios"]) == found | ({"onnxruntime fp32", "onnxruntime int8"} if there else set())
     assert row["operations"] > 2 * 40e6  # the paper of ResNet-20 has 41 million multiplications and additions
     assert row["bytes"] > 0

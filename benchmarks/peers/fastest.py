@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.case import Call, Case, Sides
-from benchmarks.peers import onnx_runtime, torch_sides
+from benchmarks.peers import onnx_runtime, openvino, torch_sides
 from benchmarks.peers.products import PeerCase
 from benchmarks.timing import row_of
 from stompp_kernels.bench.machine import clock_ms
@@ -30,6 +30,8 @@ def measure(case: PeerCase, threads: int, seconds: float, with_onnx_runtime: boo
         found = torch_sides.sides(product)
         if with_onnx_runtime:
             found |= onnx_runtime.sides(product, threads)
+        if case.binarizes and not openvino.missing():
+            found |= openvino.sides(product, threads)
         for candidates in found.values():
             for candidate in candidates:
                 candidate.verify(product.exact)

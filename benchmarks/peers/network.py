@@ -17,11 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.case import Call, Case, Sides
 from benchmarks.peers import onnx_runtime, openvino, torch_sides
 from benchmarks.peers.fastest import in_turn
-from stompp_kernels.bench.sides import Side, check, folding, make_sides
+from stompp_kernels.bench.sides import Side, check, default_forms, folding, make_sides
 from stompp_kernels.bench.subjects import Subject
 from stompp_kernels.bench.turns import using_threads
 
 OPSET = 17
+OURS = {"packed": "ours", "fast": "ours, fast float layers"}
 
 
 @torch.no_grad()
@@ -46,9 +47,9 @@ def measure(
     with using_threads(threads), folding():
         forms: dict[str, dict[str, Call]] = {}
         left_out = [name.removeprefix("torch ") for name in torch_sides.missing()]
-        wanted = tuple(form for form in ("packed", "fp32", "bf16", "int8") if form not in left_out)
+        wanted = tuple(form for form in default_forms(x.device) if form not in left_out)
         for side in make_sides(subject, x, wanted, compile)[0]:
-            name = "ours" if side.form == "packed" else f"torch {side.form}"
+            name = OURS.get(side.form, f"torch {side.form}")
             forms.setdefault(name, {})[side.how] = side.run
         if with_onnx_runtime:
             forms |= _onnx_runtime(subject.float_model, x, threads)

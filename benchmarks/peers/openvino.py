@@ -1,4 +1,8 @@
-"""OpenVINO: whole float networks, converted from torch's.
+"""OpenVINO: XNOR convolutions, which read floats, and whole float networks, converted from torch's.
+
+A binary convolution is a FakeQuantize of two levels, which writes bits, and a BinaryConvolution. Its levels must be 0
+and 1: with -1 and 1 the sums are wrong. So they are where weights lie as the specification's reference reads them,
+highest bit of a byte first: the CPU's kernels read the lowest first. ``pad_value`` 0 leaves padded taps out.
 
 It computes in bf16 by itself where the processor has it, so what it computes in is said to it. It chooses its
 instructions by the processor alone: nothing holds it to AVX2.
@@ -10,11 +14,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.case import Call
 from benchmarks.peers import extra
+from benchmarks.peers.products import Candidate, Product, as_integers
 
 # Else each conversion tells OpenVINO's makers about itself, from a process that it forks beside running threads.
 # OpenVINO does without where the package is missing.
@@ -32,6 +38,34 @@ def version() -> str:
     import openvino
 
     return openvino.__version__
+
+
+def sides(product: Product, threads: int) -> dict[str, list[Candidate]]:
+    """An XNOR convolution of floats, its binarization counted.
+
+    It reads NCHW, which it brings into the order of its kernels itself, and writes theirs: with the input transposed by
+    the model, OpenVINO 2026.4 ends by a segmentation fault.
+    """
+    run, result = _bound(_binary_convolution(product.x, product.w), product.x, threads, "f32")
+    how = "FakeQuantize, BinaryConvolution"
+    return {"openvino xnor": [Candidate(how, run, lambda _: result().permute(0, 3, 1, 2), as_integers)]}
+
+
+def _binary_convolution(x: Tensor, w: Tensor) -> Any:
+    """A model from floats in NCHW to floats in NHWC; +1 is a 1, and 0 in ``x`` is taken for -1."""
+    import openvino as ov
+    from openvino import opset1 as ops
+
+    def constant(value: float) -> Any:
+        return ops.constant(np.full((1, 1, 1, 1), value, np.float32))
+
+    weight = ov.Tensor(ov.Type.u1, ov.Shape(list(w.shape)))
+    weight.data.reshape(-1)[:] = np.packbits(w.contiguous().numpy().reshape(-1) > 0, bitorder="little")
+    image = ops.parameter(list(x.shape), np.float32)
+    signs = ops.fake_quantize(image, constant(0), constant(0), constant(0), constant(1), 2)
+    one = [1, 1]
+    sums = ops.binary_convolution(signs, ov.op.Constant(weight), one, one, one, one, "xnor-popcount", 0.0)
+    return ov.Model([ops.result(ops.transpose(sums, ops.constant(np.array([0, 2, 3, 1]))))], [image], "xnor")
 
 
 def networks(model: torch.nn.Module, x: Tensor, threads: int) -> dict[str, tuple[Call, Callable[[], Tensor]]]:

@@ -77,10 +77,15 @@ def as_bytes(exact: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PeerCase:
-    """A case of the suite whose others are peers."""
+    """A case of the suite whose others are peers.
+
+    Attributes:
+        binarizes: our side reads floats, as each peer does.
+    """
 
     suite: Case
     product: Callable[[], Product]
+    binarizes: bool = False
 
 
 def cases(ops: Container[str]) -> Iterator[PeerCase]:
@@ -90,6 +95,9 @@ def cases(ops: Container[str]) -> Iterator[PeerCase]:
     for (size, channels), out in itertools.product(CONVS, ("bits", "float")) if "bconv2d" in ops else ():
         conv = Conv(size, channels, channels)
         yield PeerCase(bench_bconv2d.case(f"bconv2d {out}", conv, out), partial(image, size, channels))
+    for size, channels in CONVS if "bconv2d" in ops else ():
+        suite = bench_bconv2d.case("bconv2d from float", Conv(size, channels, channels), "float", from_float=True)
+        yield PeerCase(suite, partial(image, size, channels), binarizes=True)
 
 
 def matrix(M: int, N: int, K: int) -> Product:

@@ -26,12 +26,13 @@ FAMILIES = {  # name before "_<implementation>.json": the command
     "peers": "python -m benchmarks.peers --larq FOLDER",
     "networks": "python -m benchmarks.networks",
 }
-IMPLEMENTATIONS = {"avx2": "AVX2", "avx512": "AVX-512"}
+IMPLEMENTATIONS = {"avx2": "AVX2", "avx512": "AVX-512", "amx": "AMX"}
+NEEDED = ("avx2", "avx512")  # for tables
 FILES = {
     **{
-        f"{family}_{name}": f"{HELD_TO_AVX2} {command}" if name == "avx2" else f"{command} (with AVX-512)"
+        f"{family}_{name}": f"{HELD_TO_AVX2} {command}" if name == "avx2" else f"{command} (with {title})"
         for family, command in FAMILIES.items()
-        for name in IMPLEMENTATIONS
+        for name, title in IMPLEMENTATIONS.items()
     },
     "training_speed": "python -m benchmarks.training_speed",
     "demo_ste": "stompp demo --results build/results/demo_ste.json",
@@ -91,6 +92,16 @@ class Results:
         """The files of a family, by the name of the implementation that ran."""
         prefix = f"{family}_"
         return {name.removeprefix(prefix): file for name, file in self.files.items() if name.startswith(prefix)}
+
+    def implementations(self, family: str) -> dict[str, str]:
+        """The titles of those that tables compare: AVX2 and AVX-512, and AMX where it was measured.
+
+        Raises:
+            ValueError: a file of the first two is missing.
+        """
+        for name in NEEDED:
+            self.need(f"{family}_{name}")
+        return {name: title for name, title in IMPLEMENTATIONS.items() if f"{family}_{name}" in self.files}
 
     def ceilings(self, implementation: str) -> Ceilings:
         """Empty where none were measured."""

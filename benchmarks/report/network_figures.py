@@ -9,7 +9,13 @@ from matplotlib.ticker import FixedLocator, PercentFormatter
 
 from benchmarks.report.style import INK, colour, counted, figure, plain_ticks
 
-FORMS = {"fp32": "torch fp32", "bf16": "torch bf16", "int8": "torch int8", "packed": "packed, this package"}
+FORMS = {
+    "fp32": "torch fp32",
+    "bf16": "torch bf16",
+    "int8": "torch int8",
+    "packed": "packed, this package",
+    "fast": "packed, fast float layers",
+}
 SIDE_OF = {"fp32": "PyTorch"}  # a whole network in fp32 is what is PyTorch's side of a kernel
 LINES = {
     "StoMPP + STE": ("#1f6fb4", "o", "-"),

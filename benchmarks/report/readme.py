@@ -35,6 +35,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "demo": tables.demo,
     "kernels": tables.kernels,
     "networks": tables.networks,
+    "networks with AMX": tables.networks_with_amx,
+    "peers": tables.peers,
     "training speed": tables.training_speed,
     "study": tables.study,
 }

@@ -12,6 +12,7 @@ from stompp_kernels.report.figures import canvas
 COLOURS = {
     "ours": "#1f6fb4",
     "packed": "#1f6fb4",
+    "fast": "#12416b",
     "PyTorch": "#e07b39",
     "fp32": "#eab78f",
     "bf16": "#a99bc9",

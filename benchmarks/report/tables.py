@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.report.data import IMPLEMENTATIONS, PYTORCH, Results, mean_ratio
+from benchmarks.report.data import PYTORCH, Results, mean_ratio
 
 KERNELS = (  # text, group of the suite, side that is compared with
     ("`bgemm`, M and N of 256 to 4096, K of 1024 and 4096, and BERT's layers, against fp32", "bgemm", PYTORCH),
@@ -33,6 +34,13 @@ NETWORKS = {
     "BNext-T": "bnext_t",
     "BinaryViT": "binary_vit",
 }
+PEERS = {  # row and group of the comparison with other libraries
+    "`bgemm`, 1 to 4096 rows": "bgemm",
+    "`bconv2d`, ResNet's 3x3 layers, bits to bits": "bconv2d bits",
+    "the same, bits to float": "bconv2d float",
+    "the same, float to float, binarization counted": "bconv2d from float",
+    "ResNet-18, float layers exact": "network",
+}
 STUDY = {  # row and group of the study
     "StoMPP + STE (clip)": "ste_clip",
     "StoMPP, STE-free": "ste_free_forward",
@@ -46,15 +54,21 @@ STUDY = {  # row and group of the study
 
 
 def summary(results: Results) -> str:
-    """The speedup over torch on one thread, by instruction set: 3x3 convolutions, and two whole networks."""
-    pairs = [(name, form) for name in IMPLEMENTATIONS for form in ("fp32", "int8")]
-    header = [f"over {form}, {IMPLEMENTATIONS[name]}" for name, form in pairs]
-    convolutions = [mean_ratio(results.need(f"suite_{name}")["rows"], "bconv2d bits", form, 1) for name, form in pairs]
-    rows = [("ResNet's 3x3 convolutions, bits to bits", *map(_times, convolutions))]
+    """The speedup over torch's fp32 and int8 on one thread, by instruction set: convolutions, and two networks."""
+    shown = {
+        name: title for name, title in results.implementations("suite").items() if f"networks_{name}" in results.files
+    }
+    suites = [results.need(f"suite_{name}")["rows"] for name in shown]
+    convolutions = [[mean_ratio(rows, "bconv2d bits", form, 1) for form in ("fp32", "int8")] for rows in suites]
+    rows = [("ResNet's 3x3 convolutions, bits to bits", *map(_both, convolutions))]
     for title in ("ResNet-18", "BERT-base, 128 tokens"):
-        ratios = [_network(results, NETWORKS[title], name)["ratios"].get(form) for name, form in pairs]
-        rows.append((f"{title}, the whole network", *map(_times, ratios)))
-    return markdown(("one thread, batch 1: speedup", *header), rows)
+        ratios = [_network(results, NETWORKS[title], name)["ratios"] for name in shown]
+        rows.append((f"{title}, the whole network", *(_both([of.get("fp32"), of.get("int8")]) for of in ratios)))
+    return markdown(("one thread, batch 1: speedup over fp32 / int8", *shown.values()), rows)
+
+
+def _both(ratios: Iterable[float | None]) -> str:
+    return " / ".join(map(_times, ratios))
 
 
 def _times(ratio: float | None) -> str:
@@ -91,12 +105,13 @@ def _demo(result: Any) -> dict[str, str]:
 
 def kernels(results: Results) -> str:
     """Geometric means of the suite's groups with 1 / 2 threads, by instruction set; "-" where none was timed."""
-    files = [results.need(f"suite_{name}")["rows"] for name in IMPLEMENTATIONS]
+    shown = results.implementations("suite")
+    files = [results.need(f"suite_{name}")["rows"] for name in shown]
     rows = []
     for text, group, side in KERNELS:
         means = [[mean_ratio(rows, group, side, threads) for threads in THREADS] for rows in files]
-        rows.append((text, *(" / ".join(map(_times, pair)) for pair in means)))
-    return markdown(("", *IMPLEMENTATIONS.values()), rows)
+        rows.append((text, *map(_both, means)))
+    return markdown(("", *shown.values()), rows)
 
 
 def networks(results: Results) -> str:
@@ -113,6 +128,47 @@ def networks(results: Results) -> str:
         rows.append((title, f"{row['best_ms']['packed']:.1f} ms", *ratios, bound, smaller))
     header = ("packed", "speedup over fp32", "speedup over int8", "packed / bound", "binarized layers smaller by")
     return markdown(("network, batch 1", *header), rows)
+
+
+def networks_with_amx(results: Results) -> str:
+    """Whole networks on one thread with AMX: exact, and with fast float layers against torch; empty if not measured."""
+    file = results.get("networks_amx")
+    if file is None:
+        return ""
+    timed = {row["network"] for row in file["rows"]}
+    rows = []
+    for title, name in NETWORKS.items():
+        if name not in timed:
+            continue
+        ms = _network(results, name, "amx")["best_ms"]
+        ratios = [ms[form] / ms["fast"] if form in ms else None for form in ("fp32", "bf16", "int8")]
+        rows.append((title, f"{ms['packed']:.1f} ms", f"{ms['fast']:.1f} ms", *map(_times, ratios)))
+    header = ("packed, exact", "packed, fast", "fast over fp32", "fast over bf16", "fast over int8")
+    table = markdown(("network, batch 1", *header), rows)
+    return f'On a server with AMX, one thread; "fast" is `float_layers="fast"`:\n\n{table}'
+
+
+def peers(results: Results) -> str:
+    """The other library, torch among them, that comes nearest in each group of cases on one thread.
+
+    What a column's instruction set does not hold is left out.
+    """
+    shown = results.implementations("peers")
+    files = [results.need(f"peers_{name}") for name in shown]
+    cells = [[_nearest(file, group) for group in PEERS.values()] for file in files]
+    return markdown(("one thread: speedup over the nearest peer", *shown.values()), zip(PEERS, *cells, strict=True))
+
+
+def _nearest(file: Mapping[str, Any], group: str) -> str:
+    """The least geometric mean of the speedups over a peer that has every case of the group."""
+    rows = [row for row in file["rows"] if (row["group"], row["threads"]) == (group, 1)]
+    left_out = ("ours", *file.get("notes", ()))
+    means = {}
+    for name in dict.fromkeys(peer for row in rows for peer in row["ratios"]):
+        if not name.startswith(left_out) and all(name in row["ratios"] for row in rows):
+            means[name] = mean_ratio(rows, group, name, 1) or math.inf
+    nearest = min(means, key=means.__getitem__, default=None)
+    return "-" if nearest is None else f"{means[nearest]:.1f}x, {nearest}"
 
 
 def training_speed(results: Results) -> str:

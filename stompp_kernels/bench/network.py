@@ -11,7 +11,7 @@ import torch
 from stompp_kernels.bench.bound import Bound, bound
 from stompp_kernels.bench.machine import clock_ms
 from stompp_kernels.bench.memory import binarized_bytes, file_bytes, peak_bytes
-from stompp_kernels.bench.sides import FORMS, FORMS_ON_GPU, Side, folding, make_sides
+from stompp_kernels.bench.sides import Side, default_forms, folding, make_sides
 from stompp_kernels.bench.subjects import Subject, device_of
 from stompp_kernels.bench.turns import Percentiles, sample_on, using_threads
 from stompp_kernels.conversion.profile import LayerTime, profile
@@ -33,8 +33,9 @@ def measure(
     Args:
         batch: samples.
         threads: of torch, for all sides.
-        forms: of :data:`FORMS`, on a GPU of :data:`FORMS_ON_GPU`; None: all. bf16 in software takes so long that the
-            others would hardly get a turn: it is timed apart from them, with a fifth of their time.
+        forms: of :data:`FORMS`, on a GPU of :data:`FORMS_ON_GPU`; None: all that differ on this machine. bf16 in
+            software takes so long that the others would hardly get a turn: it is timed apart from them, with a fifth of
+            their time.
         compile: also time what torch.compile makes of them, and AOTInductor on the CPU.
         seconds: to time the forms for; profile and bound take a fifth and a third of it.
         at_least: calls of each side.
@@ -43,7 +44,7 @@ def measure(
         ``network``, ``batch``, ``threads``; ``ms``: side to percentiles; ``best_ms``: form to the median of its fastest
         side; ``ratios``: form to its best_ms over that of packed; ``clock_ms``: see
         :func:`stompp_kernels.bench.machine.clock_ms`; ``profile``: a list of :class:`LayerTime`; ``bound``: see
-        :class:`Bound`; ``missing``: packaged sides that torch could not make, and why, if there are any. Where the
+        :class:`Bound`; ``missing``: sides that could not be made, and why, if there are any. Where the
         network cannot be converted ``reason`` says why, and there is nothing on packed.
 
     Raises:
@@ -64,8 +65,7 @@ def _measure(
 ) -> dict[str, Any]:
     inputs = subject.inputs(batch)
     device = device_of(inputs)
-    if forms is None:
-        forms = FORMS if device.type == "cpu" else FORMS_ON_GPU
+    forms = default_forms(device) if forms is None else forms
     sides, missing = make_sides(subject, inputs, tuple(forms), compile)
     clock = clock_ms()
     ms = _percentiles(sides, device, seconds, at_least)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stompp_kernels.bench.sides import FORMS
 from stompp_kernels.table import table
 
 _GROUPED = 12  # rows of a profile by kind
@@ -34,7 +35,8 @@ def comparison(rows: Iterable[dict[str, Any]]) -> str:
 
     The ratio of the fastest calls is what a machine that other work disturbs tells most reliably.
     """
-    cells = []
+    cells, rows = [], list(rows)
+    shown = [form for form in FORMS if form != "fast" or any(form in row["best_ms"] for row in rows)]
     for row in rows:
         best, ratios, limit = row["best_ms"], row.get("ratios", {}), row.get("bound")
         cells.append(
@@ -42,7 +44,7 @@ def comparison(rows: Iterable[dict[str, Any]]) -> str:
                 row["network"],
                 row["batch"],
                 row["threads"],
-                *(f"{best[form]:.2f}" if form in best else "-" for form in ("fp32", "bf16", "int8", "packed")),
+                *(f"{best[form]:.2f}" if form in best else "-" for form in shown),
                 *(f"{ratios[form]:.2f}x" if form in ratios else "-" for form in ("fp32", "int8")),
                 *(f"{_of_least(row, form):.2f}x" if form in ratios else "-" for form in ("fp32", "int8")),
                 f"{limit['ms']:.2f}" if limit else "-",
@@ -50,10 +52,7 @@ def comparison(rows: Iterable[dict[str, Any]]) -> str:
             )
         )
     forms = (
-        "fp32, ms",
-        "bf16, ms",
-        "int8, ms",
-        "packed, ms",
+        *(f"{form}, ms" for form in shown),
         "speedup over fp32",
         "speedup over int8",
         "fastest calls: over fp32",

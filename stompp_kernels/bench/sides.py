@@ -1,4 +1,4 @@
-"""The forms of one network that are timed against each other: fp32, bf16 and int8 of torch, and packed."""
+"""The forms of a network that are timed against each other: torch's fp32, bf16 and int8, packed, and packed "fast"."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stompp_kernels import native
 from stompp_kernels.bench.subjects import Subject, call, device_of
+from stompp_kernels.conversion import convert
 from stompp_kernels.conversion.cuda_graph import captured
 from stompp_kernels.models.registry import Inputs
 from stompp_kernels.nn import float_simulation
 from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.progression.example_run import as_arguments
 
-FORMS = ("fp32", "bf16", "int8", "packed")
-FORMS_ON_GPU = ("fp32", "bf16", "packed")  # torch quantizes for the CPU
+FORMS = ("fp32", "bf16", "int8", "packed", "fast")
+FORMS_ON_GPU = ("fp32", "bf16", "packed")  # torch quantizes for the CPU, and float layers are fast there
 # Equal signs go into the same float layers, whose sums another memory format or a compiler may group differently; a
 # network that carries real values from block to block may then have a sign or two the other way.
-_TOLERANCE = {"fp32": 1e-3, "packed": 1e-2}
+_TOLERANCE = {"fp32": 1e-3, "packed": 1e-2, "fast": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,13 @@ def compiled(network: nn.Module) -> Callable[..., Any]:
     return torch.compile(network, options=_inductor_options())
 
 
+def default_forms(device: torch.device) -> tuple[str, ...]:
+    """Returns the forms that differ on a device: float layers are fast only where bfloat16 is multiplied."""
+    if device.type != "cpu":
+        return FORMS_ON_GPU
+    return FORMS if native.multiplies_bfloat16() else tuple(form for form in FORMS if form != "fast")
+
+
 class NotPackagedError(ValueError):
     """A network of which torch makes no package; the message says why."""
 
@@ -102,19 +111,23 @@ def _inductor_options() -> dict[str, Any]:
 
 @torch.no_grad()
 def make_sides(
-    subject: Subject, inputs: Inputs, forms: tuple[str, ...] = FORMS, compile: bool = True
+    subject: Subject, inputs: Inputs, forms: tuple[str, ...] | None = None, compile: bool = True
 ) -> tuple[list[Side], dict[str, str]]:
     """The subject's sides on these inputs, each of them run and checked; to be called within :func:`folding`.
 
     What has no float original has packed sides alone, and what cannot be converted has none of these.
 
+    Args:
+        forms: of :data:`FORMS`, on a GPU of :data:`FORMS_ON_GPU`; None: :func:`default_forms`.
+
     Returns:
-        The sides, and of each that torch does not package: its name, and why.
+        The sides, and the names of those that cannot be made, each with the reason.
 
     Raises:
         ValueError: an unknown form, int8 on a GPU, or a side whose result is wrong.
     """
     device = device_of(inputs)
+    forms = default_forms(device) if forms is None else forms
     for form in forms:
         check_choice("forms", form, FORMS if device.type == "cpu" else FORMS_ON_GPU)
     torch._dynamo.reset()
@@ -129,6 +142,9 @@ def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool, missin
     if form == "packed":
         if subject.packed is not None:
             yield from _ways(form, subject.packed, inputs, compile, missing)
+    elif form == "fast":
+        if subject.packed is not None:
+            yield from _fast(subject, inputs, compile, missing)
     elif subject.float_model is not None:
         images, device = isinstance(inputs, Tensor) and inputs.dim() == 4, device_of(inputs)
         model = copy.deepcopy(subject.float_model)
@@ -142,6 +158,19 @@ def _sides_of(form: str, subject: Subject, inputs: Inputs, compile: bool, missin
             yield from _ways(form, model.bfloat16(), _as_bfloat16(inputs), compile, missing)
         else:
             yield Side(form, "eager", _runner(_int8(model, inputs), inputs))
+
+
+def _fast(subject: Subject, inputs: Inputs, compile: bool, missing: dict[str, str]) -> Iterator[Side]:
+    """Converts again, with each fast layer verified on the inputs; why that is not done goes into ``missing``."""
+    if subject.model is None:
+        missing["fast"] = "there is only a packed network, whose float layers are as they are"
+    elif not native.multiplies_bfloat16():
+        missing["fast"] = f"the implementation {native.active_implementation()!r} does not multiply bfloat16"
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how much the outputs change: these weights are random
+            network = convert(subject.model, float_layers="fast", verify=inputs)
+        yield from _ways("fast", network, inputs, compile, missing)
 
 
 def _ways(form: str, network: nn.Module, inputs: Inputs, compile: bool, missing: dict[str, str]) -> Iterator[Side]:
@@ -205,6 +234,8 @@ def _expectations(subject: Subject, inputs: Inputs, sides: list[Side]) -> list[T
             expected["packed"] = call(subject.model, inputs)
     elif subject.packed is not None:
         expected["packed"] = call(subject.packed, inputs)
+    # Its layers were verified; with each in another precision the whole network may differ from the exact one.
+    expected |= {side.form: side.run() for side in sides if side.name == "fast eager"}
     return [expected[side.form] for side in sides]
 
 

@@ -1,5 +1,6 @@
-"""sk.convert(compare_speed=True): a warning where the packed network is slower than a float one."""
+"""sk.convert's comparison of speeds: a warning where the packed network is slower than a float one."""
 
+import sys
 import warnings
 
 import pytest
@@ -35,27 +36,87 @@ def model():
     return set_stage(prepared, Stage.BINARY).eval()
 
 
+convert_module = sys.modules["stompp_kernels.conversion.packing.convert"]  # its package has a function of that name
 X = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(0))
+
+
+def texts_of(convert):
+    """The texts of warnings about speed, which name this file."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        convert()
+    own = [str(one.message) for one in found if one.category is RuntimeWarning and one.filename == __file__]
+    return [text for text in own if "slower than a float one" in text]
+
+
+def of_these_seconds(monkeypatch, pairs):
+    """Lets calls of the float and the packed network take these milliseconds, in turns; the list of those used."""
+    waiting, used = iter(pairs), []
+
+    def seconds_of(*sides):
+        used.append(next(waiting))
+        return tuple(1e-3 * value for value in used[-1])
+
+    monkeypatch.setattr(speed, "_seconds_of", seconds_of)
+    return used
 
 
 @pytest.mark.parametrize(("packed_seconds", "warned"), [(1.04, False), (1.06, True), (0.5, False)])
 def test_a_slower_network_is_warned_of(model, packed_seconds, warned, monkeypatch):
-    monkeypatch.setattr(speed, "_in_turns", lambda *sides: (1e-3, packed_seconds * 1e-3))
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        sk.convert(model, verify=X, compare_speed=True)
-    texts = [str(one.message) for one in found if one.category is RuntimeWarning and one.filename == __file__]
+    monkeypatch.setattr(speed, "_SECONDS", 0.0)
+    used = of_these_seconds(monkeypatch, [(9.0, 9.0)] + speed._ROUNDS * [(1.0, packed_seconds)])
+    texts = texts_of(lambda: sk.convert(model, verify=X, compare_speed=True))
+    assert len(used) == speed._ROUNDS + 1
     assert len(texts) == warned
     assert all("slower than a float one: 1.06 ms for these inputs where that takes 1 ms" in text for text in texts)
+
+
+SLOWER, FASTER, EVEN = (1.0, 1.2), (1.0, 0.9), (1.0, 1.04)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "compared", "warned"),
+    [
+        (15 * [SLOWER], 15, True),
+        ([*4 * [SLOWER], FASTER, *10 * [SLOWER]], 15, True),
+        ([FASTER, SLOWER, FASTER], 3, False),
+        ([*8 * [SLOWER], FASTER, FASTER], 10, False),
+        (15 * [EVEN], 15, False),
+    ],
+)
+def test_verified_networks_are_compared_as_long_as_they_seem_slower(model, pairs, compared, warned, monkeypatch):
+    monkeypatch.setattr(convert_module, "_SECONDS", 60.0)
+    used = of_these_seconds(monkeypatch, [(1.0, 9.0), *pairs])
+    texts = texts_of(lambda: sk.convert(model, verify=X))
+    assert used[1:] == pairs[:compared]
+    assert len(texts) == warned
+
+
+@pytest.mark.parametrize(("first", "compared"), [((9.0, 8.0), 1), ((8.0, 9.0), 1 + speed._LEAST_PAIRS)])
+def test_of_large_networks_the_first_calls_decide_whether_more_are_worth_the_time(model, first, compared, monkeypatch):
+    used = of_these_seconds(monkeypatch, [first, *15 * [SLOWER]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        speed.warn_if_slower(model, nn.Identity(), X, seconds=0.0)
+    assert len(used) == compared
+
+
+def test_nothing_is_timed_unless_asked_or_verified(model, monkeypatch):
+    used = of_these_seconds(monkeypatch, [])
+    sk.convert(model)
+    sk.convert(model, example_inputs=X)
+    sk.convert(model, verify=X, compare_speed=False)
+    assert not used
 
 
 def test_the_sides_run_in_turns(monkeypatch):
     monkeypatch.setattr(speed, "_SECONDS", 0.0)
     calls = []
-    first, second = speed._in_turns(lambda: calls.append("float"), lambda: calls.append("packed"))
+    sides = lambda: calls.append("float"), lambda: calls.append("packed")
+    pairs = speed._pairs(*sides)
     assert calls == ["float", "packed"] * (speed._ROUNDS + 1)
-    assert first > 0
-    assert second > 0
+    assert len(pairs) == speed._ROUNDS
+    assert all(seconds > 0 for pair in pairs for seconds in pair)
 
 
 def test_the_float_twin_has_torchs_layers(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +34,8 @@ from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import check_choice, check_module
 from stompp_kernels.progression.copies import copy_module
 
+_SECONDS = 0.05  # what a comparison of speeds that nobody asked for may take, where a fourth of verify's is less
+
 
 def convert(
     model: nn.Module,
@@ -40,7 +43,7 @@ def convert(
     by_layer: bool | None = None,
     example_inputs: Any = None,
     float_layers: str = "exact",
-    compare_speed: bool = False,
+    compare_speed: bool | None = None,
 ) -> nn.Module:
     """Makes the packed inference network of a model: what is committed runs on bits, the rest stays as it is.
 
@@ -83,9 +86,11 @@ def convert(
             it (AMX-BF16). Floats and weights are rounded to bfloat16; convolutions that read signs, which are exact,
             have weights of two parts, 2^-17 off at most. Files keep float32 weights and the choice. A warning names the
             layers that stay exact, and with ``verify`` one says how much outputs and signs change.
-        compare_speed: time the packed network and a float network of the same layers in turns, half a second or 15
-            calls of each, on ``verify`` or ``example_inputs``, and warn where the packed one is slower by more than
-            5 %. Give one sample for the speed at batch 1.
+        compare_speed: whether to time the packed network and a float network of the same layers in turns, and to warn
+            where the packed one is slower by more than 5 %. True: for half a second or 15 calls of each, on ``verify``
+            or ``example_inputs``; give one sample for the speed at batch 1. None: with ``verify`` for a few calls,
+            which end once two of the packed network were faster, and to warn where all but one of at least 9 were
+            slower. False: no.
 
     Returns:
         A torch.fx.GraphModule in eval mode, or with ``by_layer`` a module of the model's own type; ``sk.explain`` tells
@@ -137,12 +142,14 @@ def convert(
         warn_of_exact_layers(packed)
     if inputs is not None:
         note_inputs(packed, inputs)
+    seconds = -time.perf_counter()
     if verify is not None:
         verify_packed(original, packed, verify)
         if fast:
             verify_fast(packed, verify)
-    if compare_speed:
-        warn_if_slower(original, packed, inputs)
+    seconds += time.perf_counter()
+    if compare_speed or (compare_speed is None and verify is not None):
+        warn_if_slower(original, packed, inputs, None if compare_speed else max(_SECONDS, seconds / 4))
     return packed
 
 

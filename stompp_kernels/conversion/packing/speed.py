@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import statistics
 import time
 import warnings
@@ -10,18 +10,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from stompp_kernels.nn import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLayer, ProgressiveActivation
-from stompp_kernels.progression.example_run import as_arguments
+from stompp_kernels.progression.copies import copy_module
+from stompp_kernels.progression.example_run import as_arguments, undisturbed
 
 _ROUNDS = 15
 _SECONDS = 0.5
 # Medians of calls in turns differ by a few percent from run to run.
 _SLOWER = 1.05
+# A short comparison, which nobody asked for, says nothing unless nearly all pairs agree: of two networks of one speed
+# 8 of 9 or 14 of 15 pairs would find the packed one slower twice in 100, or once in 2,000 comparisons.
+_LEAST_PAIRS, _FASTER_PAIRS = 9, 1
 
 
-def warn_if_slower(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
+def warn_if_slower(model: nn.Module, packed: nn.Module, inputs: Any, seconds: float | None = None) -> None:
     """Warns where the packed network takes longer for these inputs than a float network of the model's layers.
 
     The two run in turns, with the threads that torch has now. The float network has torch's layers and ReLUs in the
@@ -29,8 +34,15 @@ def warn_if_slower(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
 
     Args:
         model: prepared; left as it is.
+        seconds: about what a short comparison may take, which ends once two calls of the packed network were faster;
+            None for a long one.
     """
-    float_seconds, packed_seconds = _in_turns(_run(float_twin(model), inputs), _run(packed, inputs))
+    sides = _run(float_twin(model), inputs), _run(packed, inputs)
+    with undisturbed(packed):
+        pairs = _pairs(*sides) if seconds is None else _pairs_while_slower(seconds, *sides)
+    if not pairs:
+        return
+    float_seconds, packed_seconds = (statistics.median(own) for own in zip(*pairs, strict=True))
     if packed_seconds > _SLOWER * float_seconds:
         warnings.warn(
             f"the packed network is slower than a float one: {1e3 * packed_seconds:.3g} ms for these inputs where that "
@@ -45,7 +57,7 @@ def warn_if_slower(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
 @torch.no_grad()
 def float_twin(model: nn.Module) -> nn.Module:
     """A copy of a prepared model in eval mode with torch's layers and ReLUs, of the same sizes and any weights."""
-    twin = copy.deepcopy(model).eval()
+    twin = copy_module(model, {id(parameter): parameter for parameter in model.parameters()}).eval()
     own = {layer.input_activation for layer in twin.modules() if isinstance(layer, BinaryLayer)}
     made: dict[nn.Module, nn.Module] = {}
     for parent in list(twin.modules()):
@@ -60,32 +72,62 @@ def float_twin(model: nn.Module) -> nn.Module:
 
 
 def _float_layer(layer: Any) -> nn.Module:
-    has_bias, device = layer.bias is not None, layer.weight.device
+    options: dict[str, Any] = {"bias": layer.bias is not None, "device": "meta"}  # to draw weights would take longer
     if not isinstance(layer, BinaryConv2d):
         N, K = layer.weight.shape
-        return nn.Linear(K, N, has_bias, device=device)
-    channels = layer.in_channels, layer.out_channels
-    if isinstance(layer, BinaryConvTranspose2d):
+        made: nn.Module = nn.Linear(K, N, **options)
+    elif isinstance(layer, BinaryConvTranspose2d):
         reach = layer.kernel_size, layer.stride, layer.padding, layer.output_padding, layer.groups
-        return nn.ConvTranspose2d(*channels, *reach, bias=has_bias, device=device)
-    kind: Any = nn.Conv1d if isinstance(layer, BinaryConv1d) else nn.Conv2d
-    sizes = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups
-    return kind(*channels, *sizes, bias=has_bias, device=device)
+        made = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, *reach, **options)
+    else:
+        kind: Any = nn.Conv1d if isinstance(layer, BinaryConv1d) else nn.Conv2d
+        sizes = layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups
+        made = kind(layer.in_channels, layer.out_channels, *sizes, **options)
+    made = made.to_empty(device=layer.weight.device)
+    for parameter in made.parameters():
+        parameter.fill_(0.01)
+    return made
 
 
 def _run(network: nn.Module, inputs: Any) -> Callable[[], Any]:
     args, kwargs = as_arguments(inputs)
-    return lambda: network(*args, **kwargs)
+    on_gpu = any(leaf.is_cuda for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+
+    def run() -> None:
+        network(*args, **kwargs)
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    return run
 
 
-@torch.no_grad()
-def _in_turns(*sides: Callable[[], Any]) -> tuple[float, ...]:
-    """The median seconds of a call of each side, after a first one that does not count."""
-    samples: list[list[float]] = [[] for _ in sides]
+def _seconds_of(*sides: Callable[[], Any]) -> tuple[float, ...]:
+    """The seconds of one call of each side."""
+    times = [time.perf_counter()]
+    for run in sides:
+        run()
+        times.append(time.perf_counter())
+    return tuple(end - start for start, end in itertools.pairwise(times))
+
+
+def _pairs(*sides: Callable[[], Any]) -> list[tuple[float, ...]]:
+    """The seconds of calls in turns, after a first pair that does not count."""
+    pairs = [_seconds_of(*sides)]
     end = time.perf_counter() + _SECONDS
-    while time.perf_counter() < end or len(samples[0]) <= _ROUNDS:
-        for run, own in zip(sides, samples, strict=True):
-            start = time.perf_counter()
-            run()
-            own.append(time.perf_counter() - start)
-    return tuple(statistics.median(own[1:]) for own in samples)
+    while time.perf_counter() < end or len(pairs) <= _ROUNDS:
+        pairs.append(_seconds_of(*sides))
+    return pairs[1:]
+
+
+def _pairs_while_slower(seconds: float, *sides: Callable[[], Any]) -> list[tuple[float, ...]]:
+    """The same for a short comparison; none where the second side is not clearly slower than the first."""
+    end = time.perf_counter() + seconds
+    first, second = _seconds_of(*sides)
+    if second <= first and time.perf_counter() > end:
+        return []  # of large networks the first calls say enough
+    pairs: list[tuple[float, ...]] = []
+    while len(pairs) < _LEAST_PAIRS or (len(pairs) < _ROUNDS and time.perf_counter() < end):
+        pairs.append(_seconds_of(*sides))
+        if sum(second <= first for first, second in pairs) > _FASTER_PAIRS:
+            return []
+    return pairs

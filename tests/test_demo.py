@@ -6,6 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from stompp_kernels import native
 from stompp_kernels.cli import main
 from stompp_kernels.conversion import load_packed
 from stompp_kernels.training import data as datasets
@@ -24,6 +25,11 @@ def test_a_short_demo_ends_committed_packed_and_equal(regime, tmp_path):
     assert result.accuracy > 40, "four epochs learn something: chance is 10 %"
     assert result.binarized_fp32_bytes >= 20 * result.binarized_packed_bytes
     assert len(result.layers) == 8
+    if native.multiplies_bfloat16():
+        assert abs(result.fast_accuracy - result.accuracy) < 5, "bfloat16 changes few predictions"
+        assert 0 <= result.fast_different_predictions <= result.test_images / 2
+    else:
+        assert result.fast_accuracy is result.fast_different_predictions is None
 
     assert accuracy(*predict(load_packed(output), datasets.load("digits"))) == result.packed_accuracy
     assert json.loads(results.read_text())["result"]["accuracy"] == result.accuracy

@@ -60,6 +60,8 @@ class DemoResult:
     binarized_packed_bytes: int
     layers: tuple[LayerTime, ...]
     network_ms: dict[int, tuple[float, float]]  # batch size -> (float, packed)
+    fast_accuracy: float | None = None  # with float_layers="fast"; None where bfloat16 is not multiplied
+    fast_different_predictions: int | None = None  # from the packed network's, as above
 
 
 def recipe_of_demo(regime: str, surrogate: str, seed: int, epochs: int) -> Recipe:
@@ -135,6 +137,7 @@ def _compare(
     images = next(data.test_batches(BATCH))[0]
     assert isinstance(images, Tensor)
     binarized = [m for m in model.modules() if isinstance(m, BinaryLayer)]
+    fast = predict(convert(model, float_layers="fast"), data)[0] if native.multiplies_bfloat16() else None
     return DemoResult(
         accuracy=accuracy(simulated, labels),
         packed_accuracy=accuracy(logits, labels),
@@ -148,6 +151,8 @@ def _compare(
         binarized_packed_bytes=sum(_file_bytes(m) for m in packed.modules() if isinstance(m, PackedLayer)),
         layers=_time_layers(float_model, packed, images),
         network_ms={n: time_network(float_model, packed, images[:n]) for n in (1, BATCH)},
+        fast_accuracy=None if fast is None else accuracy(fast, labels),
+        fast_different_predictions=None if fast is None else int((fast.argmax(1) != logits.argmax(1)).sum()),
     )
 
 
@@ -223,6 +228,10 @@ def _print_result(result: DemoResult, console: Console) -> None:
     same = result.test_images - result.different_predictions
     table.add_row("equal predictions", "", f"{same}/{result.test_images}", "")
     table.add_row("largest logit difference", "", f"{result.largest_logit_difference:.1e}", "")
+    if result.fast_accuracy is not None:
+        table.add_row("accuracy, fast float layers", "", f"{result.fast_accuracy:.2f} %", "")
+        other = f"{result.fast_different_predictions}/{result.test_images}"
+        table.add_row("predictions they change", "", other, "")
     row("file", result.fp32_bytes, result.packed_bytes, "B", 0)
     row("its binarized layers", result.binarized_fp32_bytes, result.binarized_packed_bytes, "B", 0)
     table.add_section()

@@ -73,4 +73,4 @@ def _missing() -> Iterator[str]:
     absent = [(extra, use) for extra, module, use in EXTRAS if importlib.util.find_spec(module) is None]
     if absent:
         names = ",".join(extra for extra, _ in absent)
-        yield f"{', '.join(use for _, use in absent)}: run `pip install 'stompp_kernels[{names}]'`"
+        yield f"packages for {'; for '.join(use for _, use in absent)}: run `pip install 'stompp_kernels[{names}]'`"

@@ -20,7 +20,7 @@ def terminal(quiet: bool = False) -> Console:
         from rich.console import Console
     except ImportError as error:
         raise ImportError(
-            'stompp writes to the terminal with rich, which is missing: pip install "stompp_kernels[train]"'
+            'this command writes to the terminal with rich, which is missing: pip install "stompp_kernels[train]"'
         ) from error
 
     class Terminal(Console):

@@ -330,7 +330,8 @@ def _build(kind: Any, values: Any, where: str) -> Any:
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in values
     ]
     if required:
-        raise ValueError(f"the recipe must have {prefix + required[0]!r}")
+        remedy = "" if where else ": give the file of a recipe, or options such as --model and --dataset"
+        raise ValueError(f"the recipe must have {prefix + required[0]!r}{remedy}")
     types = typing.get_type_hints(kind)
     return kind(**{key: _convert(types[key], value, prefix + key) for key, value in values.items()})
 

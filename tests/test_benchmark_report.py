@@ -420,8 +420,12 @@ def test_the_nearest_peer_is_one_that_is_held_and_has_every_case():
     assert tables._nearest({"rows": rows}, "network") == "-"
 
 
-def test_the_table_of_networks_with_amx_is_empty_without_such_a_machine(folder):
+def test_the_table_of_networks_with_amx_compares_fast_float_layers(folder, tmp_path):
     assert tables.networks_with_amx(Results(folder)) == ""
+    ms = {"fp32": 20.0, "int8": 8.0, "packed": 4.0, "fast": 2.0}
+    row = {"network": "resnet18", "batch": 1, "threads": 1, "best_ms": ms}
+    results = Results(put(tmp_path / "amx", {"networks_amx": {"rows": [row]}}))
+    assert tables.networks_with_amx(results).splitlines()[-1] == "| ResNet-18 | 4.0 ms | 2.0 ms | 10.0x | - | 4.0x |"
 
 
 def test_keeping_again_replaces_only_what_was_measured_again(folder, tmp_path, monkeypatch, capsys):

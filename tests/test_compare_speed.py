@@ -109,6 +109,23 @@ def test_nothing_is_timed_unless_asked_or_verified(model, monkeypatch):
     assert not used
 
 
+def test_a_forward_that_needs_binary_layers_is_not_compared(model):
+    forward = Layers.forward
+
+    class Asking(Layers):
+        def forward(self, x):
+            assert self.image.stage is Stage.BINARY
+            return forward(self, x)
+
+    model.__class__ = Asking
+    with pytest.warns(
+        RuntimeWarning, match="speed was not compared .*: with torch's layers .* AttributeError: 'Conv2d'"
+    ):
+        sk.convert(model, verify=X)
+    with pytest.raises(AttributeError, match="'Conv2d' object has no attribute 'stage'"):
+        sk.convert(model, verify=X, compare_speed=True)
+
+
 def test_the_sides_run_in_turns(monkeypatch):
     monkeypatch.setattr(speed, "_SECONDS", 0.0)
     calls = []

@@ -1,5 +1,6 @@
 """What a new user does wrong first: each mistake is said, in the user's terms."""
 
+import re
 import warnings
 
 import pytest
@@ -87,3 +88,57 @@ def test_a_pattern_that_matches_nothing_is_said():
     with pytest.warns(RuntimeWarning, match="keep='nosuch' matches no module of the model") as told:
         sk.prepare(network(), X, keep=["nosuch"])
     assert told[0].filename == __file__
+
+
+def sequence_network():
+    layers = [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize(
+    ("make", "prepared_with", "trained_with", "activation", "shapes"),
+    [
+        (lambda: network()[:-3], (4, 3, 9, 9), (2, 3, 11, 11), "1", ("[2, 8, 7, 7]", "[2, 8, 9, 9]")),
+        (sequence_network, (4, 5, 6), (4, 7, 6), "1", ("[4, 5, 8]", "[4, 7, 8]")),
+    ],
+)
+@pytest.mark.parametrize("warmup", [0.0, 0.5])
+def test_inputs_of_another_size_than_those_of_prepare(make, prepared_with, trained_with, activation, shapes, warmup):
+    model, _ = sk.prepare(make(), torch.randn(prepared_with))
+    progression = sk.StoMPP(model, 20, refresh=1, warmup=warmup)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x = torch.randn(trained_with)
+
+    def train(steps=1):
+        for _ in range(steps):
+            model(x).square().mean().backward()
+            optimizer.step()
+            progression.step()
+
+    wanted, given = shapes
+    says = f"activation {activation!r} must have shape {re.escape(wanted)} while it is partly frozen, got "
+    remedy = f"{re.escape(given)}.*sizes of the example_inputs of sk.prepare.*Prepare the model again.*per_element"
+    with pytest.warns(RuntimeWarning, match=f"trained with inputs of another size .*{says}{remedy}") as told:
+        train()
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    with pytest.raises(ValueError, match=f"{says}{remedy}"):
+        train(steps=12)
+
+
+@pytest.mark.parametrize("how", ["per_element", "committed", "eval", "no_grad"])
+def test_any_size_is_fine_where_no_mask_meets_it(how):
+    model, _ = sk.prepare(network()[:-3], X)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    masks = "per_element" if how == "per_element" else "shared"
+    progression = sk.StoMPP(model, 20, regime="vanilla_ste" if how == "committed" else "ste", activation_masks=masks)
+    trains = how in ("per_element", "committed")
+    with warnings.catch_warnings(), torch.set_grad_enabled(how != "no_grad"):
+        warnings.simplefilter("error")
+        model.train(how != "eval")(torch.randn(2, 3, 11, 11))
+        for _ in range(20 if trains else 1):
+            with torch.enable_grad():
+                model.train()(torch.randn(2, 3, 11, 11) if trains else X).square().mean().backward()
+            optimizer.step()
+            progression.step()
+        progression._end_early()

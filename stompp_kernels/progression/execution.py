@@ -389,6 +389,7 @@ def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLaye
         activation = modules[name]
         assert isinstance(activation, ProgressiveActivation)
         activation.set_mask_shape(shape)
+        activation.name, activation.other_shape = name, None
 
     for module in modules.values():
         if isinstance(module, BinaryLayer):

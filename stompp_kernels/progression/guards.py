@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from stompp_kernels.nn import BinaryLayer, Stage
+from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, Stage
+from stompp_kernels.nn.activation import OTHER_SIZES
 from stompp_kernels.nn.masked import Masked
 
 _guards: weakref.WeakSet[Guard] = weakref.WeakSet()
@@ -82,6 +83,7 @@ class Guard:
         # A hook of one optimizer runs before the one of all that notes its step.
         self._in_hook = not self._optimizers and _called_from("torch.optim.optimizer")
         self._check_optimizer()
+        self._check_sizes()
         if self._calls_since_step and self._optimizers and self._gradients_are_unchanged():
             self._warn_of_order("runs again although no optimizer stepped since")
         if not loaded:
@@ -127,6 +129,18 @@ class Guard:
                 f"the masks of {_list(changed)} {what}, as if the model's state dict was loaded without the "
                 "progression's: call progression.load_state_dict too, with what its state_dict() gave at that time",
             )
+
+    def _check_sizes(self) -> None:
+        """Warns, before the first mask is used, of inputs that masks do not fit."""
+        for _, masked, _ in self._stages:
+            if isinstance(masked, ProgressiveActivation) and masked.other_shape is not None:
+                self._warn(
+                    "sizes",
+                    f"the model is trained with inputs of another size than it was prepared with, and will fail once "
+                    f"masks are in use: {masked.shape_problem(masked.other_shape)}, got {list(masked.other_shape)}; "
+                    f"{OTHER_SIZES}",
+                )
+                masked.other_shape = None
 
     def _check_optimizer(self) -> None:
         if self._optimizers or not self._foreign or not self._values:

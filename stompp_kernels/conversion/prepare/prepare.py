@@ -89,10 +89,11 @@ def prepare(
 
     Args:
         model: left as it is.
-        example_inputs: a tensor, tuple or dict of inputs; one sample is enough. The model is run on it to find the
-            order of execution and, in eval and in training mode, with and without gradients, what reads which weights
-            and the paths of gradients (see ``sk.link``); not zeros, so that the signs of inputs can be checked, for
-            which BatchNorms that saw no data yet use the statistics of these inputs.
+        example_inputs: a tensor, tuple or dict of inputs, of the size that the model is trained with: masks of
+            activations get the sizes of a sample. One sample is enough. The model is run on it to find the order of
+            execution and, in eval and in training mode, with and without gradients, what reads which weights and the
+            paths of gradients (see ``sk.link``); not zeros, so that the signs of inputs can be checked, for which
+            BatchNorms that saw no data yet use the statistics of these inputs.
         binarize: "both" weights and activations, or "weights".
         keep_first, keep_last: the first and the last eligible layer to execute stay in float; with the first those that
             read the same values, as key and value do, with positions added or not.

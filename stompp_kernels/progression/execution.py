@@ -25,7 +25,7 @@ from stompp_kernels.progression.parameter_use import ParameterUse, trace_paramet
 _aten = torch.ops.aten
 
 # Ops whose output holds nothing but values of their input: signs of +-1 pass through.
-_PRESERVING = {
+PRESERVING = {
     _aten.view,
     _aten._unsafe_view,
     _aten.reshape,
@@ -163,7 +163,7 @@ class _Provenance(TorchDispatchMode):
             self._forget(operand)
         if packet in self._functions:
             self.mark(outputs[0], Source(functional=self._functions[packet], place=self.place()))
-        elif packet in _PRESERVING:
+        elif packet in PRESERVING:
             source, shift = self.source(operand), self._shifts.get(id(operand))
             for output in outputs:
                 if source is not _UNKNOWN:

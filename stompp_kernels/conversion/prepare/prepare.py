@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
@@ -247,7 +248,15 @@ def _attempt(
         raise RefusedLayers(_fed_by(model, error, binarized)) from error
     keeping = keep_signs(model, example_inputs)
     if both:
-        check_inputs(model, example_inputs, binarized)
+        for name, without_sign in check_inputs(model, example_inputs, binarized).items():
+            rows[name] = replace_fields(rows[name], reason=f"{rows[name].reason}; {without_sign}")
+            warnings.warn(
+                f"layer {name!r}: {without_sign}, as they come from a ReLU or the like: their signs are +1 for every "
+                "input and tell the layer nothing. Move the ReLU to right before the layer, as an nn.ReLU module, put "
+                "a BatchNorm before it, or keep the layer in float with keep=...",
+                RuntimeWarning,
+                stacklevel=4,
+            )
     reason = "its fused kernel for eval mode would read the latent weights of its layers"
     slowed = [LayerReport(name, kind_of(modules[name]), "fused kernel off", reason) for name in fused]
     why = "a layer binarizes it: where it rounds to zero it keeps the sign of its input"

@@ -20,6 +20,7 @@ from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
 from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 from stompp_kernels.progression.fast_paths import turn_off_fast_paths
 from stompp_kernels.progression.gradient_paths import Gate, find_gates, set_gates
+from stompp_kernels.progression.input_checks import check_inputs
 from stompp_kernels.progression.parameter_use import ParameterUse, trace_parameter_use
 
 _aten = torch.ops.aten
@@ -326,6 +327,7 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
         >>> model[2].activation is model[1]
         True
     """
+    check_inputs("example_inputs", example_inputs, model)
     turn_off_fast_paths(model, lambda module: isinstance(module, BinaryLayer))
     _check_reads(model, trace_parameter_use(model, example_inputs))
     return connect(model, example_inputs)

@@ -283,7 +283,7 @@ def check_reads(model: nn.Module, example_inputs: Any, binarized: Sequence[str])
         raise RefusedLayers(refused)
 
 
-def check_inputs(model: nn.Module, example_inputs: Any, calls: Sequence[Call]) -> dict[str, str]:
+def check_signs(model: nn.Module, example_inputs: Any, calls: Sequence[Call]) -> dict[str, str]:
     """Checks that each binarized layer gets the signs it was meant to get, and not +1 everywhere.
 
     Returns:

@@ -28,6 +28,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     target = Path(path)
     check_file_or_nothing(target)
+    if not target.parent.exists():
+        missing = f"its folder {os.fspath(target.parent)!r} is missing, make it first"
+        raise FileNotFoundError(errno.ENOENT, missing, os.fspath(target))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(_TOKEN_BYTES)}")
     try:
         with naming(target, temporary):

@@ -177,7 +177,7 @@ def test_compiled_soft_tensors_of_another_shape_are_clipped_until_they_are_partl
     activation.refresh(0.5, 1.0, 0, 0, 1)
     assert_same_bits(compiled(x), activation(x))
     assert len(graphs) == 2
-    with pytest.raises(ValueError, match=r"x must have shape \[B, \*\(5, 4\)\] while partly frozen, got \[2, 5, 3\]"):
+    with pytest.raises(ValueError, match=r"must have shape \[2, 5, 4\] while it is partly frozen, got \[2, 5, 3\]"):
         compiled(other)
 
 

@@ -10,6 +10,7 @@ from models_for_tests import MLP, make, seeded
 from torch import nn
 
 import stompp_kernels as sk
+from stompp_kernels.progression.guards import _ordinal
 
 
 @pytest.fixture(autouse=True)
@@ -266,3 +267,91 @@ def test_compiled_optimizers_step(caught):
         progression.step()
         optimizer.zero_grad()
     assert not [message for message in messages(caught) if "progression" in message or "StoMPP" in message]
+
+
+def train_without_progression(model, optimizer, steps, x):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        backward(model, x)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("called", [0, 1])
+def test_steps_of_the_progression_that_are_missing(called, caught):
+    model, x, progression = prepared(40)
+    optimizer = sgd(model)
+    train_steps(model, optimizer, progression, called)
+    train_without_progression(model, optimizer, 9, x)
+    assert messages(caught) == []
+    train_without_progression(model, optimizer, 20, x)
+    (message,) = messages(caught)
+    assert f"progression.step() has not been called {'again ' * called}after 10 optimizer steps" in message
+    assert "once after each optimizer.step(), 40 times in all" in message
+    caught.clear()
+    del progression
+    (ended,) = (str(w.message) for w in caught)
+    assert f"training ended at step {called} of 40" in ended
+    assert ("progression.step() was never called" in ended) == (called == 0)
+
+
+def test_training_goes_on_once_all_is_committed(no_warning):
+    model, x, progression = prepared(8)
+    optimizer = sgd(model)
+    train_steps(model, optimizer, progression, 8)
+    train_without_progression(model, optimizer, 20, x)
+
+
+def test_a_progression_that_no_training_followed(caught):
+    _, _, progression = prepared()
+    del progression
+    assert caught == []
+
+
+def test_several_optimizers_count_one_step_each(no_warning):
+    model, x, progression = prepared(40)
+    parameters = list(model.parameters())
+    optimizers = [torch.optim.SGD([parameter], lr=0.01) for parameter in parameters]
+    for _ in range(8):
+        backward(model, x)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert len(optimizers) * 8 > 10
+    progression.step()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_second_progression_is_one_mistake(order, caught):
+    model, x, progression = prepared()
+    both = [progression, sk.StoMPP(model, 8)]
+    optimizer = sgd(model)
+    for _ in range(3):
+        train_without_progression(model, optimizer, 1, x)
+        for one in both:
+            one.step()
+    del progression, one
+    both = both[::order]
+    while both:
+        both.pop()
+    said = [str(w.message) for w in caught]
+    assert len(said) == 2, said
+    assert "the model has a StoMPP already" in said[0]
+    assert "training ended at step 3 of 8" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1, "1st"),
+        (2, "2nd"),
+        (3, "3rd"),
+        (4, "4th"),
+        (11, "11th"),
+        (13, "13th"),
+        (51, "51st"),
+        (112, "112th"),
+        (122, "122nd"),
+    ],
+)
+def test_ordinals(number, text):
+    assert _ordinal(number) == text

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from collections import OrderedDict
 
 import pytest
@@ -213,3 +214,58 @@ def test_an_attribute_that_is_a_function_becomes_a_module():
     assert isinstance(model[1].activation, ProgressiveActivation)
     assert net[1].activation is F.relu
     assert torch.equal(net(IMAGES), expected)
+
+
+class Concatenation(nn.Module):
+    """Concatenates features, and reduces and binarizes the result."""
+
+    def __init__(self, second, pool, between):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.second, self.pool, self.between = second, pool, between
+        self.c, self.d = nn.Conv2d(16, 8, 3, padding=1), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = F.relu(self.a(x))
+        g = self.second(self.b(h))
+        return self.d(self.c(self.between(self.pool(torch.cat([h, g], 1)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("second", [nn.ReLU(), nn.Sigmoid(), nn.ReLU6(), nn.Softplus()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Upsample(scale_factor=2),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+    ],
+    ids=str,
+)
+def test_channels_without_a_sign_are_counted(second, pool):
+    model = Concatenation(second, pool, nn.Identity())
+    with pytest.warns(
+        RuntimeWarning, match=r"layer 'c': 8 of 16 channels of its input are never negative.*ReLU"
+    ) as told:
+        _, report = sk.prepare(model, torch.randn(2, 3, 8, 8))
+    assert [one.filename for one in told] == [__file__]
+    (reason,) = (row.reason for row in report.rows if row.name == "c")
+    assert reason == "binarizes its own input; 8 of 16 channels of its input are never negative"
+
+
+def test_a_second_relu_does_not_bring_the_signs_back():
+    model = Concatenation(nn.ReLU(), nn.AvgPool2d(2), nn.ReLU())
+    with pytest.warns(RuntimeWarning, match="layer 'c': 8 of 16 channels of the input of between are never negative"):
+        sk.prepare(model, torch.randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "second", [nn.Identity(), nn.GELU(), nn.Tanh(), nn.BatchNorm2d(8)], ids=lambda m: type(m).__name__
+)
+@pytest.mark.parametrize("between", [nn.Identity(), nn.BatchNorm2d(16), nn.ReLU()], ids=lambda m: type(m).__name__)
+def test_channels_that_are_positive_by_chance_are_not_counted(second, between):
+    model = Concatenation(second, nn.AvgPool2d(2), between)
+    nn.init.constant_(model.b.bias, 9.0)  # no entry is negative for these inputs
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sk.prepare(model, torch.randn(1, 3, 4, 4))

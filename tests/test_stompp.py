@@ -564,3 +564,18 @@ def test_every_argument_is_saved_but_what_a_run_may_be_resumed_with():
     config = sk.StoMPP(model, 100, freeze_prefix=False, **values).state_dict()["config"]
     assert config == {"total_steps": 100, **values, "units": names}
     assert set(inspect.signature(sk.StoMPP).parameters) == {"model", "total_steps", "freeze_prefix", *values}
+
+
+@pytest.mark.parametrize("regime", ["ste_free", "vanilla_ste"])
+def test_what_is_reported_before_and_after_the_windows(regime):
+    model, _ = make("residual")
+    progression = sk.StoMPP(model, 20, regime=regime, refresh=2, warmup=0.2, order="reverse")
+    assert repr(progression).startswith(f"StoMPP(regime={regime!r}, order='reverse', step 0 of 20, ")
+    for _ in range(20):
+        progress = progression.progress()
+        if not progress.active:
+            assert progress.p == progress.frozen == (1.0 if progression.fully_committed else 0.0)
+        progression.step()
+    progress = progression.progress()
+    assert (progress.frontier, progress.active, progress.p, progress.frozen) == (progress.units, (), 1.0, 1.0)
+    assert repr(progression).endswith("step 20 of 20, 4 of 4 layers committed)")

@@ -19,6 +19,7 @@ from stompp_kernels.nn.reshaped_convs import ReshapedLayer
 from stompp_kernels.ops.reference import bits_from_words
 from stompp_kernels.progression.copies import copy_module
 from stompp_kernels.progression.example_run import as_arguments, plain, undisturbed
+from stompp_kernels.progression.input_checks import running_on
 
 # A share of the largest value: float modules see the same values in another memory format, which may group sums
 # differently, and so do kernels with binary weights.
@@ -53,6 +54,7 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
         _outputs_of(model, names, lambda name, y: kept.setdefault(name, []).append(y)),
         undisturbed(model),
         float_simulation(),
+        running_on("verify", inputs),
     ):
         expected = model(*args, **kwargs)
     # What bfloat16 changes is not to hide a fault: verify_fast.py measures it.

@@ -11,6 +11,13 @@ from torch import Tensor
 from stompp_kernels.nn.masked import Masked, Stage
 from stompp_kernels.ops import draw_state, progressive_drawn
 
+# What to do where training's inputs have another size than the masks.
+OTHER_SIZES = (
+    "activation masks have the sizes of the example_inputs of sk.prepare (or sk.link). Prepare the model again with "
+    'example_inputs of the size that you train with, or give sk.StoMPP activation_masks="per_element", which takes any '
+    "size. Once it is committed the model takes any size too"
+)
+
 
 class ProgressiveActivation(Masked):
     """Clips x to [-1, 1] and gradually replaces entries by sign(x).
@@ -22,6 +29,9 @@ class ProgressiveActivation(Masked):
         mask_shape: shape of the input without its batch dimension; None: taken by ``sk.prepare`` or ``sk.link``.
 
     Attributes:
+        name: its qualified name in the model that ``sk.prepare`` or ``sk.link`` ran, for errors; "" before.
+        other_shape: the shape of an input whose samples a mask would not fit, seen in training while no mask was in use
+            yet; None where there was none. A progression warns of it, and sets it back.
         draw: None, or with :meth:`draw_per_element` the int64 [4] buffer that masks are drawn from, see
             :func:`stompp_kernels.ops.draw_state`.
 
@@ -42,6 +52,8 @@ class ProgressiveActivation(Masked):
 
     def __init__(self, mask_shape: Sequence[int] | None = None, device: Any = None) -> None:
         super().__init__(mask_shape, device)
+        self.name = ""
+        self.other_shape: tuple[int, ...] | None = None
         self.register_buffer("draw", None)
 
     def draw_per_element(self, enabled: bool = True) -> None:
@@ -94,9 +106,19 @@ class ProgressiveActivation(Masked):
             ValueError: a shared mask is partly frozen and ``x`` has samples of another shape.
         """
         # In this order: compiled code then reads the stage for inputs of another shape only.
-        if tuple(x.shape[1:]) != self.mask_shape and self.draw is None and self.stage is Stage.PARTIAL:
-            raise ValueError(f"x must have shape [B, *{self.mask_shape}] while partly frozen, got {list(x.shape)}")
+        if tuple(x.shape[1:]) != self.mask_shape and self.draw is None and not self.committed:
+            if self.started:
+                raise ValueError(f"{self.shape_problem(x.shape)}, got {list(x.shape)}: {OTHER_SIZES}")
+            if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                self.other_shape = tuple(x.shape)
         return self.apply_progressive(x, batch_shared=True)
+
+    def shape_problem(self, shape: Sequence[int]) -> str:
+        """Says which shape inputs must have while partly frozen; ``shape`` is that of another one."""
+        batch = shape[0] if shape else "batch"
+        wanted = ", ".join(map(str, (batch, *(self.mask_shape or ()))))
+        which = f"the input of activation {self.name!r}" if self.name else "x, the input of a ProgressiveActivation,"
+        return f"{which} must have shape [{wanted}] while it is partly frozen"
 
     def extra_repr(self) -> str:
         per_element = ", drawn per element" if self.draw is not None else ""

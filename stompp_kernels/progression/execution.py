@@ -20,12 +20,13 @@ from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
 from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 from stompp_kernels.progression.fast_paths import turn_off_fast_paths
 from stompp_kernels.progression.gradient_paths import Gate, find_gates, set_gates
+from stompp_kernels.progression.input_checks import check_inputs
 from stompp_kernels.progression.parameter_use import ParameterUse, trace_parameter_use
 
 _aten = torch.ops.aten
 
 # Ops whose output holds nothing but values of their input: signs of +-1 pass through.
-_PRESERVING = {
+PRESERVING = {
     _aten.view,
     _aten._unsafe_view,
     _aten.reshape,
@@ -163,7 +164,7 @@ class _Provenance(TorchDispatchMode):
             self._forget(operand)
         if packet in self._functions:
             self.mark(outputs[0], Source(functional=self._functions[packet], place=self.place()))
-        elif packet in _PRESERVING:
+        elif packet in PRESERVING:
             source, shift = self.source(operand), self._shifts.get(id(operand))
             for output in outputs:
                 if source is not _UNKNOWN:
@@ -326,6 +327,7 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
         >>> model[2].activation is model[1]
         True
     """
+    check_inputs("example_inputs", example_inputs, model)
     turn_off_fast_paths(model, lambda module: isinstance(module, BinaryLayer))
     _check_reads(model, trace_parameter_use(model, example_inputs))
     return connect(model, example_inputs)
@@ -389,6 +391,7 @@ def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLaye
         activation = modules[name]
         assert isinstance(activation, ProgressiveActivation)
         activation.set_mask_shape(shape)
+        activation.name, activation.other_shape = name, None
 
     for module in modules.values():
         if isinstance(module, BinaryLayer):

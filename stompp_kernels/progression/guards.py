@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from stompp_kernels.nn import BinaryLayer, Stage
+from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, Stage
+from stompp_kernels.nn.activation import OTHER_SIZES
 from stompp_kernels.nn.masked import Masked
+from stompp_kernels.progression.progress import Run
 
 _guards: weakref.WeakSet[Guard] = weakref.WeakSet()
 _hooked = False
@@ -28,6 +30,8 @@ _SAMPLE, _PARAMETERS = 64, 8
 # Writes to a gradient in place that its version counts: clipping makes one, zeroing and the next backward two. The
 # unscaling of a GradScaler is not counted.
 _WRITES_WITHOUT_BACKWARD = 1
+# Steps of one optimizer without a step of the progression: some train a part of the model several times in between.
+_STEPS_WITHOUT_CALL = 10
 
 
 class Guard:
@@ -36,13 +40,14 @@ class Guard:
     Args:
         model: the progression's.
         layers: its binary layers by qualified name.
-        total_steps: of the progression.
+        run: the progression's; it learns of the optimizers' steps, and of a second progression on the model.
     """
 
-    def __init__(self, model: nn.Module, layers: dict[str, BinaryLayer], total_steps: int) -> None:
-        self._model, self._layers, self._total_steps = model, layers, total_steps
+    def __init__(self, model: nn.Module, layers: dict[str, BinaryLayer], run: Run) -> None:
+        self._model, self._layers, self._run = model, layers, run
         self._warned: set[str] = set()
-        self._optimizers: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # those that hold a parameter of the model
+        # Those that hold a parameter of the model, each with its steps since the progression's last.
+        self._optimizers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._foreign = ""  # the class of one that stepped and holds none
         self._calls = self._calls_since_step = 0
         self._in_hook = False  # the last call came from a hook of the first optimizer to step
@@ -60,19 +65,20 @@ class Guard:
             warnings.warn(message, RuntimeWarning, stacklevel=_stacklevel())
 
     def _check_only_one(self) -> None:
-        mine = set(self._layers.values())
-
-        def others() -> bool:
-            return any(not mine.isdisjoint(guard._layers.values()) for guard in list(_guards))
-
-        if others():
+        if self._others():
             gc.collect()  # one that only a reference cycle keeps is none
-            if others():
+            if others := self._others():
+                self._run.join([guard._run for guard in others])
                 self._warn(
                     "twice",
                     "the model has a StoMPP already, and this is another: each would advance its masks. Keep one for a "
                     "model, and delete the other before you make a new one",
                 )
+
+    def _others(self) -> list[Guard]:
+        """Returns the guards of other progressions on the model."""
+        mine = set(self._layers.values())
+        return [g for g in list(_guards) if g is not self and not mine.isdisjoint(g._layers.values())]
 
     # --- calls of StoMPP ---
 
@@ -82,18 +88,20 @@ class Guard:
         # A hook of one optimizer runs before the one of all that notes its step.
         self._in_hook = not self._optimizers and _called_from("torch.optim.optimizer")
         self._check_optimizer()
+        self._check_sizes()
         if self._calls_since_step and self._optimizers and self._gradients_are_unchanged():
             self._warn_of_order("runs again although no optimizer stepped since")
         if not loaded:
             self._check_stages()
-        if step >= self._total_steps:
+        if step >= self._run.total_steps:
             self._warn(
                 "total_steps",
-                f"progression.step() runs for the {step + 1}th time, but total_steps={self._total_steps}: the windows "
-                "were made for a shorter run. Give StoMPP the number of optimizer steps of the whole run",
+                f"progression.step() runs for the {_ordinal(step + 1)} time, but total_steps={self._run.total_steps}: "
+                "the windows were made for a shorter run. Give StoMPP the number of optimizer steps of the whole run",
             )
         self.restore(thorough=False, by="")
         self._calls_since_step += 1
+        self._optimizers.update(dict.fromkeys(list(self._optimizers), 0))
         self._gradients = [(weakref.ref(gradient), gradient._version) for gradient in self._some_gradients()]
 
     def after_step(self, masked: Iterable[tuple[str, Masked]], committed: bool) -> None:
@@ -120,13 +128,25 @@ class Guard:
     def _check_stages(self) -> None:
         ahead, self._ahead = self._ahead, []
         changed = ahead or [name for name, masked, stage in self._stages if masked.stage is not stage]
-        if changed:
+        if changed and not self._others():  # these moved them, and were warned of
             what = "are further than this progression" if ahead else "changed between two steps of this progression"
             self._warn(
                 "state",
                 f"the masks of {_list(changed)} {what}, as if the model's state dict was loaded without the "
                 "progression's: call progression.load_state_dict too, with what its state_dict() gave at that time",
             )
+
+    def _check_sizes(self) -> None:
+        """Warns, before the first mask is used, of inputs that masks do not fit."""
+        for _, masked, _ in self._stages:
+            if isinstance(masked, ProgressiveActivation) and masked.other_shape is not None:
+                self._warn(
+                    "sizes",
+                    f"the model is trained with inputs of another size than it was prepared with, and will fail once "
+                    f"masks are in use: {masked.shape_problem(masked.other_shape)}, got {list(masked.other_shape)}; "
+                    f"{OTHER_SIZES}",
+                )
+                masked.other_shape = None
 
     def _check_optimizer(self) -> None:
         if self._optimizers or not self._foreign or not self._values:
@@ -185,9 +205,22 @@ class Guard:
                 return
             if self._calls and not self._optimizers and not self._in_hook:
                 self._check_first_order()
-            self._optimizers.add(optimizer)
-        self._calls_since_step = 0
+            self._optimizers[optimizer] = 0
+        self._calls_since_step, self._run.trained = 0, True
+        self._optimizers[optimizer] += 1
+        self._check_calls(optimizer)
         self.restore(thorough=False, by=f"{type(optimizer).__name__}.step()")
+
+    def _check_calls(self, optimizer: Optimizer) -> None:
+        steps = self._optimizers[optimizer]
+        if steps < _STEPS_WITHOUT_CALL or all(layer.committed for layer in self._layers.values()):
+            return
+        how = "again " if self._calls else ""
+        self._warn(
+            "no call",
+            f"progression.step() has not been called {how}after {steps} optimizer steps, so that no mask moves and "
+            f"nothing is committed: call it once after each optimizer.step(), {self._run.total_steps} times in all",
+        )
 
     def _check_first_order(self) -> None:
         # Where there was no gradient at the last call nothing was trained before it, unless a GradScaler skipped steps.
@@ -225,6 +258,11 @@ def _list(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(repr, names[:3])) + more
+
+
+def _ordinal(number: int) -> str:
+    endings = {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else endings.get(number % 10, 'th')}"
 
 
 def _called_from(module: str) -> bool:

@@ -110,7 +110,9 @@ class StoMPP:
         ...     optimizer.step()
         ...     progression.step()
         >>> progression.progress()
-        Progress(step=12, frontier=2, units=2, active=(), p=0.0, frozen=0.0)
+        Progress(step=12, frontier=2, units=2, active=(), p=1.0, frozen=1.0)
+        >>> progression
+        StoMPP(regime='ste', order='forward', step 12 of 12, 2 of 2 layers committed)
     """
 
     def __init__(
@@ -178,7 +180,7 @@ class StoMPP:
         problem = "" if regime == "vanilla_ste" else short_windows(shape, min(map(len, steps)), self.refresh)
         if problem:
             warnings.warn(problem, RuntimeWarning, stacklevel=2)
-        self._guard = Guard(model, dict(layers), total_steps)
+        self._guard = Guard(model, dict(layers), self._run)
         if regime != "vanilla_ste":
             self._guard.expect([u.name for u in self.units if any(m.stage > Stage.SOFT for m, _ in u.masked())])
         if self.frontier:
@@ -310,8 +312,13 @@ class StoMPP:
         if self.regime == "vanilla_ste":
             active = []
         names = tuple(unit.name for unit in active)
-        p, frozen = (self._p(active[0]), active[0].frozen_fraction()) if active else (0.0, 0.0)
+        p, frozen = (self._p(active[0]), active[0].frozen_fraction()) if active else (float(self.fully_committed),) * 2
         return Progress(self._step, self.frontier, len(self.units), names, p, frozen)
+
+    def __repr__(self) -> str:
+        steps = f"step {self._step} of {self.total_steps}"
+        layers = f"{self.frontier} of {len(self.units)} layers committed"
+        return f"StoMPP(regime={self.regime!r}, order={self._config['order']!r}, {steps}, {layers})"
 
     def frozen_fraction(self) -> float:
         """Returns the share of frozen entries in all masks, weights and activations, in [0, 1]."""

@@ -26,6 +26,13 @@ READ_VERSIONS = (1, 2, 3)
 # A packed ResNet-50's header has 70 kB; one of 64 MiB may take a second and a gigabyte to parse.
 _MOST_HEADER_BYTES = 64 << 20
 _SMALL_BYTES = 1 << 20  # of a file that may be all holes
+# First bytes of other files that may be taken for a packed network. As the length of a header all are too much.
+_OTHER_FILES = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes",
+    **{bytes((0x80, protocol)): "a pickle, as torch.save wrote in old versions" for protocol in range(2, 6)},
+    b"\x1f\x8b": "compressed by gzip",
+    b"\x89HDF": "an HDF5 file",
+}
 _DEEPEST = 64  # lists and objects in each other
 
 
@@ -145,6 +152,10 @@ def _check_bytes_are_there(path: str | os.PathLike[str], shown: str) -> None:
         size = status.st_size
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if length > _MOST_HEADER_BYTES and (other := next((k for k in _OTHER_FILES if start.startswith(k)), None)):
+            raise ValueError(
+                f"{shown} is no safetensors file but {_OTHER_FILES[other]}; sk.save_packed writes packed networks"
+            )
         if length > _MOST_HEADER_BYTES:
             raise ValueError(
                 f"{shown} is damaged or no safetensors file: its header has {length:,} bytes, at most "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from stompp_kernels.nn.decoder_layers import keep_activations
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import check_choice, check_module
 from stompp_kernels.progression.copies import copy_module
+from stompp_kernels.progression.input_checks import check_inputs
 
 _SECONDS = 0.05  # what a comparison of speeds that nobody asked for may take, where a fourth of verify's is less
 
@@ -117,8 +117,8 @@ def convert(
     check_module("model", model)
     check_choice("float_layers", float_layers, ("exact", "fast"))
     for name, inputs in (("verify", verify), ("example_inputs", example_inputs)):
-        if not isinstance(inputs, (torch.Tensor, tuple, list, Mapping, type(None))):
-            raise TypeError(f"{name} must be a tensor, or a tuple or dict of inputs, got {type(inputs).__name__}")
+        if inputs is not None:
+            check_inputs(name, inputs, model)
     if compare_speed and verify is None and example_inputs is None:
         raise ValueError("compare_speed=True needs inputs to time: give verify or example_inputs")
     _check_layers(model)
@@ -190,7 +190,9 @@ def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any, veri
         if by_layer is None and (inside or (verified and not isinstance(error, LayersNotCalledError))):
             those = f", those inside {inside} too" if inside else ", and each gives floats"
             warnings.warn(
-                f"torch.fx cannot trace the model, so its layers are converted one by one{those}: {error}",
+                f"torch.fx cannot trace the model, so its layers are converted one by one{those}. The results "
+                "are the same, but nothing is folded across layers, so the network is slower than a traced one; "
+                f"by_layer=True asks for this without a warning. What torch.fx could not follow: {error}",
                 stacklevel=3,
             )
             return None

@@ -27,6 +27,7 @@ from stompp_kernels.nn import BinaryLayer
 from stompp_kernels.progression import trace_calls
 from stompp_kernels.progression.example_run import forwards, has_own_forward
 from stompp_kernels.progression.execution import Call, place
+from stompp_kernels.progression.never_negative import never_negative
 from stompp_kernels.progression.parameter_use import ParameterUse, trace_parameter_use
 
 SHORTCUT_NAMES = r"(^|[._])(downsample|shortcut)"
@@ -282,8 +283,12 @@ def check_reads(model: nn.Module, example_inputs: Any, binarized: Sequence[str])
         raise RefusedLayers(refused)
 
 
-def check_inputs(model: nn.Module, example_inputs: Any, calls: Sequence[Call]) -> None:
-    """Checks that each binarized layer gets the signs it was meant to get, and not +1 everywhere."""
+def check_signs(model: nn.Module, example_inputs: Any, calls: Sequence[Call]) -> dict[str, str]:
+    """Checks that each binarized layer gets the signs it was meant to get, and not +1 everywhere.
+
+    Returns:
+        Of layers of which some inputs have no sign, which.
+    """
     refused: dict[str, str] = {}
     for call in calls:
         if call.producer and model.get_submodule(call.name).activation is not model.get_submodule(call.producer):
@@ -293,7 +298,10 @@ def check_inputs(model: nn.Module, example_inputs: Any, calls: Sequence[Call]) -
                 "float with keep=..."
             )
     # In the prepared model, where activations that were replaced let negative values pass.
+    read = {call.name: call.producer or call.name for call in calls}
+    axes = {name: -1 if hasattr(model.get_submodule(layer), "in_features") else 1 for layer, name in read.items()}
     with batch_statistics(model):
+        counts = never_negative(model, example_inputs, axes)
         found, _ = trace_calls(model, example_inputs, lambda m: isinstance(m, BinaryLayer), lambda _: False)
     for call in found:
         # A shift that is learned can move the threshold off the end of a ReLU's range.
@@ -306,6 +314,14 @@ def check_inputs(model: nn.Module, example_inputs: Any, calls: Sequence[Call]) -
             )
     if refused:
         raise RefusedLayers(refused)
+    shifted = {call.name for call in calls if call.shift}
+    said: dict[str, str] = {}
+    for layer, name in read.items():
+        count, channels = counts.get(name, (0, 0))
+        if count and layer not in shifted:
+            what = f"the input of {name}" if name != layer else "its input"
+            said[layer] = f"{count} of {channels} channels of {what} are never negative"
+    return said
 
 
 @contextmanager

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
 from typing import Any
 
+import torch
 from torch import nn
 
 from stompp_kernels.conversion.prepare.checks import (
     SHORTCUT_NAMES,
     attachments,
-    check_inputs,
     check_patterns,
     check_producers,
     check_reads,
+    check_signs,
     check_ties,
     is_layer,
     kept_layers,
@@ -45,6 +47,7 @@ from stompp_kernels.nn.decoder_layers import keep_activations
 from stompp_kernels.ops.checks import check_choice, check_module
 from stompp_kernels.progression.execution import Call, SeveralShapesError, connect
 from stompp_kernels.progression.fast_paths import fast_paths_off, turn_off_fast_paths
+from stompp_kernels.progression.input_checks import batch_required, check_inputs, check_values, running_on
 from stompp_kernels.progression.parameter_use import trace_parameter_use
 from stompp_kernels.progression.settings import BINARIZE
 
@@ -89,10 +92,11 @@ def prepare(
 
     Args:
         model: left as it is.
-        example_inputs: a tensor, tuple or dict of inputs; one sample is enough. The model is run on it to find the
-            order of execution and, in eval and in training mode, with and without gradients, what reads which weights
-            and the paths of gradients (see ``sk.link``); not zeros, so that the signs of inputs can be checked, for
-            which BatchNorms that saw no data yet use the statistics of these inputs.
+        example_inputs: a tensor, tuple or dict of inputs, of the size that the model is trained with: masks of
+            activations get the sizes of a sample. One sample is enough. The model is run on it to find the order of
+            execution and, in eval and in training mode, with and without gradients, what reads which weights and the
+            paths of gradients (see ``sk.link``); not zeros, so that the signs of inputs can be checked, for which
+            BatchNorms that saw no data yet use the statistics of these inputs.
         binarize: "both" weights and activations, or "weights".
         keep_first, keep_last: the first and the last eligible layer to execute stay in float; with the first those that
             read the same values, as key and value do, with positions added or not.
@@ -115,12 +119,14 @@ def prepare(
         The copy and a report of what was done with each layer and why.
 
     Raises:
-        ValueError: nothing is eligible; or, with on_refusal="raise", some layers cannot be binarized. The message names
-            each with its reason, and ends with a ``keep`` that leaves just these in float: an activation cannot be
-            replaced (it works in place with its result unused, or each of its places cannot get a module of its own:
-            the module that calls it runs at several places itself, or torch.fx cannot read its forward, which branches
-            on values or on ``self.training``, say); a layer that would binarize its own input gets one without negative
-            entries; or what takes a layer's place would not run in every mode.
+        TypeError: ``example_inputs`` is no such thing, or does not fit the model's forward.
+        ValueError: the model fails on the example inputs, or they hold NaN; nothing is eligible; or, with
+            on_refusal="raise", some layers cannot be binarized. The message names each with its reason, and ends with a
+            ``keep`` that leaves just these in float: an activation cannot be replaced (it works in place with its
+            result unused, or each of its places cannot get a module of its own: the module that calls it runs at
+            several places itself, or torch.fx cannot read its forward, which branches on values or on
+            ``self.training``, say); a layer that would binarize its own input gets one without negative entries; or
+            what takes a layer's place would not run in every mode.
 
     Example:
         >>> model = nn.Sequential(
@@ -147,6 +153,9 @@ def prepare(
         raise ValueError("model is prepared already: it holds binary layers")
     if isinstance(model, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         raise ValueError("model is a single layer: wrap it in an nn.Sequential with what comes before and after")
+    check_inputs("example_inputs", example_inputs, model)
+    check_values("example_inputs", example_inputs)
+    _warn_of_types(model)
     plan = _plan(model, example_inputs, keep_first, keep_last, keep)
     options = _Options(binarize, scale, latent_std, input_scale, padding_value)
     refused: dict[str, str] = {}
@@ -185,12 +194,29 @@ class _Plan:
 
     def reasons(self, kept: dict[str, str]) -> str:
         found = [*kept.items(), *((row.name, row.reason) for row in self.others)]
-        return "; ".join(f"{name}: {reason}" for name, reason in found) or "no Conv2d or Linear runs in it"
+        listed = "; ".join(f"{name}: {reason}" for name, reason in found)
+        choices = {"first layer": "keep_first=False", "last layer": "keep_last=False"}
+        given = [f"{choice} to binarize the {where}" for where, choice in choices.items() if where in kept.values()]
+        hint = f"; give {', '.join(given)}" if given else ""
+        return f"{listed}{hint}" or "no Conv2d or Linear runs in it"
+
+
+def _warn_of_types(model: nn.Module) -> None:
+    """Warns of parameters that ``sk.convert`` will refuse, before the model is trained."""
+    types = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype is not torch.float32}
+    if types:
+        warnings.warn(
+            f"model has {', '.join(sorted(types))} parameters, and sk.convert takes float32: prepare model.float(), "
+            "and train it under torch.autocast where short types are wanted",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _plan(model: nn.Module, example_inputs: Any, keep_first: bool, keep_last: bool, keep: Sequence[str]) -> _Plan:
     model = copy_model(model)
-    calls, runs = trace_float(model, example_inputs)
+    with running_on("example_inputs", example_inputs), batch_required("example_inputs", model, is_layer):
+        calls, runs = trace_float(model, example_inputs)
     with fast_paths_off(model):
         use = trace_parameter_use(model, example_inputs)
         roles = find_roles(model, example_inputs, is_layer)
@@ -246,7 +272,15 @@ def _attempt(
         raise RefusedLayers(_fed_by(model, error, binarized)) from error
     keeping = keep_signs(model, example_inputs)
     if both:
-        check_inputs(model, example_inputs, binarized)
+        for name, without_sign in check_signs(model, example_inputs, binarized).items():
+            rows[name] = replace_fields(rows[name], reason=f"{rows[name].reason}; {without_sign}")
+            warnings.warn(
+                f"layer {name!r}: {without_sign}, as they come from a ReLU or the like: their signs are +1 for every "
+                "input and tell the layer nothing. Move the ReLU to right before the layer, as an nn.ReLU module, put "
+                "a BatchNorm before it, or keep the layer in float with keep=...",
+                RuntimeWarning,
+                stacklevel=4,
+            )
     reason = "its fused kernel for eval mode would read the latent weights of its layers"
     slowed = [LayerReport(name, kind_of(modules[name]), "fused kernel off", reason) for name in fused]
     why = "a layer binarizes it: where it rounds to zero it keeps the sign of its input"

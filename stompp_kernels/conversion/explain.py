@@ -24,6 +24,7 @@ from stompp_kernels.nn import (
     PackedOnFloats,
     PackSigns,
     PrepackedConv2d,
+    SignActivation,
     UnpackSigns,
 )
 from stompp_kernels.nn.bfloat16 import MayMultiplyBFloat16
@@ -248,8 +249,10 @@ def _float_module(name: str, module: nn.Module) -> LayerExplanation:
             "its input is not committed yet" if module.activation else "its input is float, its padding is not 0"
         )
         reason = float_input if module.committed else "not committed yet"
-    elif isinstance(module, (nn.Conv2d, nn.Linear)):
+    elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
         reason = "kept in float by prepare"
+    elif isinstance(module, SignActivation):
+        reason = "float modules alone read these signs"
     in_memory, implementation = nbytes, "torch"
     arithmetic = next((str(t.dtype).removeprefix("torch.") for t in module.parameters()), "float32")
     if isinstance(module, PrepackedConv2d):

@@ -1,12 +1,14 @@
 """explain: one row per module call of a packed network."""
 
+import pytest
 import torch
-from models_for_tests import committed, float_convs_of
+from models_for_tests import committed, float_convs_of, set_stage
+from safetensors.torch import load_file
 from torch import nn
 
 import stompp_kernels as sk
 from stompp_kernels import native
-from stompp_kernels.nn import PackedConv2d, PackSigns
+from stompp_kernels.nn import PackedConv2d, PackSigns, Stage
 
 
 def explained(name="residual"):
@@ -92,7 +94,71 @@ def test_the_table_has_a_line_per_row():
         cells = (row.kernel, row.nbytes, row.file_nbytes, row.float_nbytes, row.reason)
         assert all(str(cell) in line for cell in cells)
     in_a_file, in_fp32 = (sum(getattr(row, name) for row in rows.values()) for name in ("file_nbytes", "float_nbytes"))
-    assert lines[-1].endswith(f"{in_a_file:,} in a file, {in_fp32:,} in fp32, {in_fp32 / in_a_file:.1f} times as many")
+    assert lines[-1].endswith(
+        f"{in_a_file:,} in a file, {in_fp32:,} in fp32: {in_fp32 / in_a_file:.1f}x smaller in a file"
+    )
+
+
+class Siamese(nn.Module):
+    """One encoder called twice, by layers that are and are not packed."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            *(nn.Conv2d(1, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.ReLU()),
+            *(nn.MaxPool2d(2), nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        )
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x):
+        return self.head(self.encoder(x)) * self.head(self.encoder(x.flip(-1)))
+
+
+class Transformer(nn.Module):
+    """Its forward reads parameters of its own, and torch's encoder layer those of its attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.positions = nn.Linear(8, 64), nn.Parameter(torch.randn(1, 12, 64))
+        self.block = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x):
+        return self.head(self.block(self.embedding(x) + self.positions).mean(1))
+
+
+class TiedWeights(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+        self.norm1, self.relu, self.norm2 = nn.BatchNorm1d(64), nn.ReLU(), nn.BatchNorm1d(64)
+        self.last.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(self.norm2(self.inner(self.relu(self.norm1(self.first(x))))))
+
+
+@pytest.mark.parametrize("by_layer", [None, True])
+@pytest.mark.parametrize(
+    ("kind", "shape", "own"),
+    [(Siamese, (2, 1, 12, 12), ()), (Transformer, (2, 12, 8), ("positions",)), (TiedWeights, (2, 64), ())],
+)
+def test_the_sums_are_those_of_all_tensors_each_once(kind, shape, own, by_layer, tmp_path):
+    torch.manual_seed(0)
+    network, x = kind(), torch.randn(shape)
+    model, _ = sk.prepare(network, x)
+    packed = sk.convert(set_stage(model, Stage.BINARY).eval(), verify=x, by_layer=by_layer)
+    explanation = sk.explain(packed)
+    sk.save_packed(packed, tmp_path / "net.safetensors", example_inputs=x)
+    in_a_file = sum(tensor.nbytes for tensor in load_file(tmp_path / "net.safetensors").values())
+    if by_layer:  # what torch.export reads holds no tensors that nothing reads, such as counts of batches
+        assert 0 <= explanation.file_nbytes - in_a_file <= 64
+    else:
+        assert explanation.file_nbytes == in_a_file
+    in_fp32 = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
+    assert 0.95 * in_fp32 < explanation.float_nbytes <= in_fp32, "but for what is folded"
+    assert set(own) <= set(explanation.own_tensors)
+    assert all(name in str(explanation).splitlines()[-1] for name in own)
 
 
 def test_inputs_add_operations_and_time():

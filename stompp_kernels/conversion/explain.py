@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from stompp_kernels.conversion.packing.checks import what_is_required
 from stompp_kernels.conversion.profile import profile
@@ -24,12 +26,15 @@ from stompp_kernels.nn import (
     PackedOnFloats,
     PackSigns,
     PrepackedConv2d,
+    SignActivation,
     UnpackSigns,
 )
 from stompp_kernels.nn.bfloat16 import MayMultiplyBFloat16
+from stompp_kernels.nn.file_classes import file_classes
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.table import table
 
+_SHOWN = 4  # names of own tensors
 _NO_BFLOAT16 = "float_layers='fast' has no effect where bfloat16 is not multiplied"
 
 
@@ -72,10 +77,19 @@ class Explanation:
     Attributes:
         rows: one for each call, in order of execution.
         arguments: what tracing fixed of the network's arguments, such as "mask is None"; another value is refused.
+        nbytes: bytes in memory of all weights and constants, each counted once however often it is used.
+        file_nbytes: bytes of the tensors in a file of ``sk.save_packed``, which also has a header.
+        float_nbytes: bytes of all weights and constants in fp32, each counted once.
+        own_tensors: names of the parameters and buffers that belong to no row, for a forward reads them itself; the
+            sums include them.
     """
 
     rows: tuple[LayerExplanation, ...]
     arguments: tuple[str, ...] = ()
+    nbytes: int = 0
+    file_nbytes: int = 0
+    float_nbytes: int = 0
+    own_tensors: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         timed = any(row.ms is not None for row in self.rows)
@@ -94,15 +108,15 @@ class Explanation:
         return "\n".join([shown, self._in_all(), *fixed])
 
     def _in_all(self) -> str:
-        """Says what all modules take together; one that runs several times is counted once."""
-        modules = {row.name: row for row in self.rows}.values()
-        nbytes, in_a_file, in_fp32 = (
-            sum(getattr(row, name) for row in modules) for name in ("nbytes", "file_nbytes", "float_nbytes")
-        )
-        times = f", {in_fp32 / in_a_file:.1f} times as many" if in_a_file else ""
+        """Says what all weights and constants take together."""
+        smaller = f": {self.float_nbytes / self.file_nbytes:.1f}x smaller in a file" if self.file_nbytes else ""
+        more = len(self.own_tensors) - _SHOWN
+        names = (*self.own_tensors[:_SHOWN], *((f"{more} more",) if more > 0 else ()))
+        own = f"; with {', '.join(names)}, which the forward reads itself" if names else ""
         share = sum(row.share for row in self.rows if row.share is not None)
         timed = f"; {share:.1%} of the time, the rest is between them" if share else ""
-        return f"in all: {nbytes:,} bytes, {in_a_file:,} in a file, {in_fp32:,} in fp32{times}{timed}"
+        sizes = f"{self.nbytes:,} bytes, {self.file_nbytes:,} in a file, {self.float_nbytes:,} in fp32"
+        return f"in all: {sizes}{smaller}{own}{timed}"
 
 
 def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Explanation:
@@ -141,6 +155,7 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
     devices = [module.weight.device for module in modules.values() if isinstance(module, PackedLayer)]
     device = devices[0] if devices else torch.device("cpu")
     rows = [_explain(name, modules[name], device) for name in calls]
+    totals = _totals(packed, rows)
     if inputs is not None:
         times = {time.name: time for time in profile(packed, inputs, seconds)}
         rows = [
@@ -148,7 +163,46 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
             for row in rows
             if row.name in times
         ]
-    return Explanation(tuple(rows), what_is_required(packed.graph) if isinstance(packed, fx.GraphModule) else ())
+    fixed = what_is_required(packed.graph) if isinstance(packed, fx.GraphModule) else ()
+    return Explanation(tuple(rows), fixed, *totals)
+
+
+def _totals(packed: nn.Module, rows: list[LayerExplanation]) -> tuple[int, int, int, tuple[str, ...]]:
+    """The bytes of all weights and constants, as an :class:`Explanation` has them, and the names of the own tensors."""
+    nbytes = file_nbytes = float_nbytes = 0
+    modules: set[nn.Module] = set()
+    counted: set[int] = set()
+    # Files that name a class hold a tensor that modules share once, those with a graph the tensors of each module.
+    names_its_class = hasattr(packed, "save_pretrained") or type(packed).__name__ in file_classes()
+    for row in rows:
+        module = packed.get_submodule(row.name)
+        if module in modules:
+            continue
+        modules.update(module.modules())
+        nbytes += row.nbytes
+        file_nbytes += row.file_nbytes
+        float_nbytes += row.float_nbytes
+        for tensor in (*module.parameters(), *module.buffers()):
+            if id(tensor) in counted:
+                nbytes, float_nbytes = nbytes - tensor.nbytes, float_nbytes - _float_nbytes_of([tensor])
+                file_nbytes -= tensor.nbytes if names_its_class else 0
+            counted.add(id(tensor))
+        if isinstance(module, PackedLayer):
+            if id(module.weight.data) in counted:
+                nbytes, float_nbytes = nbytes - module.weight.nbytes, float_nbytes - _float_nbytes(module)
+            counted.add(id(module.weight.data))
+    own = {name: tensor for name, tensor in _tensors_of(packed).items() if id(tensor) not in counted}
+    size = sum(tensor.nbytes for tensor in own.values())
+    return nbytes + size, file_nbytes + size, float_nbytes + _float_nbytes_of(own.values()), tuple(own)
+
+
+def _tensors_of(packed: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a network; of a graph those that it reads itself."""
+    if not isinstance(packed, fx.GraphModule):
+        return {**dict(packed.named_parameters()), **dict(packed.named_buffers())}
+    names = dict.fromkeys(str(node.target) for node in packed.graph.nodes if node.op == "get_attr")
+    found = {name: attrgetter(name)(packed) for name in names}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _does_something(module: nn.Module) -> bool:
@@ -241,15 +295,18 @@ def _float_conv(conv: FloatConv2d) -> _Kernel:
 
 
 def _float_module(name: str, module: nn.Module) -> LayerExplanation:
-    nbytes = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    tensors = [*module.parameters(), *module.buffers()]
+    nbytes = sum(t.nbytes for t in tensors)
     reason = "stands next to a float layer"
     if isinstance(module, BinaryLayer):
         float_input = (
             "its input is not committed yet" if module.activation else "its input is float, its padding is not 0"
         )
         reason = float_input if module.committed else "not committed yet"
-    elif isinstance(module, (nn.Conv2d, nn.Linear)):
+    elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
         reason = "kept in float by prepare"
+    elif isinstance(module, SignActivation):
+        reason = "float modules alone read these signs"
     in_memory, implementation = nbytes, "torch"
     arithmetic = next((str(t.dtype).removeprefix("torch.") for t in module.parameters()), "float32")
     if isinstance(module, PrepackedConv2d):
@@ -261,7 +318,12 @@ def _float_module(name: str, module: nn.Module) -> LayerExplanation:
         else:
             reason += f"; {_NO_BFLOAT16}"
     kernel = type(module).__name__
-    return LayerExplanation(name, kernel, implementation, in_memory, nbytes, nbytes, reason, arithmetic=arithmetic)
+    sizes = in_memory, nbytes, _float_nbytes_of(t for t in tensors if t is not getattr(module, "rounded", None))
+    return LayerExplanation(name, kernel, implementation, *sizes, reason, arithmetic=arithmetic)
+
+
+def _float_nbytes_of(tensors: Iterable[Tensor]) -> int:
+    return sum(4 * t.numel() if t.is_floating_point() else t.nbytes for t in tensors)
 
 
 def _float_nbytes(layer: PackedLayer) -> int:

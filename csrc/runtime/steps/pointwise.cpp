@@ -38,6 +38,7 @@ float hardswish(float v) { return v * clamp(v + 3, 0, 6) / 6; }
 float sigmoid(float v) { return 1 / (1 + std::exp(-v)); }
 float hyperbolic_tangent(float v) { return std::tanh(v); }
 float negative(float v) { return -v; }
+float sign(float v) { return v < 0 ? -1 : 1; }
 float gelu(float v) { return 0.5f * v * (1 + std::erf(v * 0.70710678118654752f)); }
 float tanh_gelu(float v) { return 0.5f * v * (1 + std::tanh(0.79788456080286536f * (v + 0.044715f * v * v * v))); }
 float softplus(float v) { return v > 20 ? v : std::log1p(std::exp(v)); }
@@ -164,6 +165,7 @@ constexpr Operation kOperations[] = {
     {" SignKeepingMish ", kInplace, kX, each<sign_keeping<mish>>},
     {" Sigmoid F.sigmoid torch.sigmoid .sigmoid ", "", kX, each<sigmoid>},
     {" Tanh F.tanh torch.tanh .tanh ", "", kX, each<hyperbolic_tangent>},
+    {" SignActivation ", "", kX, each<sign>},
     {" neg torch.neg .neg ", nullptr, kX, each<negative>},
     {" add iadd ", nullptr, kTwo, binary<sum>},
     {" torch.add .add .add_ ", nullptr, kAlpha, binary<sum>},

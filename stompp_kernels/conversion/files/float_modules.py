@@ -39,6 +39,7 @@ from stompp_kernels.nn import (
     PackSigns,
     PrepackedConv2d,
     ProgressiveActivation,
+    SignActivation,
     SignKeepingGELU,
     SignKeepingMish,
     SignKeepingSiLU,
@@ -168,6 +169,7 @@ _ARGUMENTS: dict[type[nn.Module], str] = {
     MaxPoolSigns: "kernel_size:kernel stride:stride|none padding:padding dilation:stride ceil_mode:bool",
     PackBatchNorm: "channels:count images:bool",
     PackSigns: "images:bool",
+    SignActivation: "",
     UnpackSigns: "channels:count images:bool stride=stride",
 }
 # Where an attribute does not have the value, or the name, of the argument that made it.

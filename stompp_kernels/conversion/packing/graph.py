@@ -40,7 +40,7 @@ def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.Grap
     state = GraphState(model, graph)
     keep_changes(state)
     _simplify(state)
-    to_images(state)
+    to_images(state, names)
     move_before_concatenations(state)
     for node in list(state.graph.nodes):
         _pack_node(state, node)

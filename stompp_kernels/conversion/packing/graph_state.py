@@ -66,8 +66,9 @@ class GraphState:
         """The module that a node calls; None where it calls none."""
         return self._modules.get(str(node.target)) if node.op == "call_module" else None
 
-    def note_module(self, name: str, module: nn.Module) -> None:
-        """Notes that a module took another one's place."""
+    def put(self, name: str, module: nn.Module) -> None:
+        """Lets a module take another one's place, or a new one."""
+        self.module.set_submodule(name, module)
         self._modules[name] = module
 
     def calls_of(self, node: fx.Node) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -17,18 +19,28 @@ from stompp_kernels.conversion.packing.chains import (
 from stompp_kernels.conversion.packing.concatenation import concatenated
 from stompp_kernels.conversion.packing.folding import fold_limits, fold_threshold, holds_everywhere
 from stompp_kernels.conversion.packing.graph_state import GraphState, Signs
-from stompp_kernels.conversion.packing.nodes import flat_name, pool_settings, with_the_same_signs
-from stompp_kernels.conversion.packing.twins import packed_twin
+from stompp_kernels.conversion.packing.nodes import (
+    flat_name,
+    is_addition,
+    is_fixed_norm,
+    is_max_pool,
+    pool_settings,
+    with_the_same_signs,
+)
+from stompp_kernels.conversion.packing.twins import is_packable, packed_twin
 from stompp_kernels.conversion.sign_notes import note_signs
 from stompp_kernels.nn import (
     BinaryConv2d,
+    BinaryLayer,
     BinaryLinear,
     MaxPoolSigns,
     PackBatchNorm,
     PackSigns,
     ProgressiveActivation,
+    SignActivation,
     UnpackSigns,
 )
+from stompp_kernels.nn.pointwise import is_pointwise
 from stompp_kernels.ops.checks import pair
 from stompp_kernels.ops.reference import WORD_BITS, max_pool2d_out_size
 
@@ -61,10 +73,42 @@ def pack_activation(state: GraphState, node: fx.Node, activation: ProgressiveAct
     chain = chain_to_signs(state, value, [node], shape)
     if chain is not None:
         linear = not isinstance(state.layers[chain.layer].layer, BinaryConv2d)
+    elif not any(_reads_words(state, user, value) for user in value.users):
+        state.put(str(node.target), SignActivation())
+        return
     signs = Signs(len(shape) == 3 and not linear, shape)
     words = bits_of(state, value, node, signs.images, shape)
     note_signs(words, str(node.target), signs.images)
     state.note_words(node, signs, words)
+
+
+def _reads_words(state: GraphState, user: fx.Node, node: fx.Node) -> bool:
+    """Whether a reader of a node may read its signs as words, whose last dimension then has the size that it fixes.
+
+    Where none does, that size may be one of the example's, such as the length of a sequence, and what is packed would
+    be unpacked at once.
+    """
+    module = state.module_of(user)
+    if isinstance(module, BinaryLayer):
+        return is_packable(module)
+    gives_signs = isinstance(module, ProgressiveActivation) and module.committed
+    if gives_signs or is_max_pool(user, module) or with_the_same_signs(user, module) is not None:
+        return any(_reads_words(state, reader, user) for reader in user.users)
+    if is_addition(user):
+        return any(other is not node and _comes_from_layer(state, other) for other in user.args)
+    return isinstance(module, nn.Conv2d)
+
+
+def _comes_from_layer(state: GraphState, value: Any) -> bool:
+    """Whether a value is a packed layer's, perhaps through modules of each value or channel."""
+    while isinstance(value, fx.Node) and value not in state.layers:
+        module = state.module_of(value)
+        if isinstance(module, BinaryLayer):
+            return is_packable(module)
+        if module is None or not value.args or not (is_fixed_norm(module) or is_pointwise(module)):
+            return False
+        value = value.args[0]
+    return isinstance(value, fx.Node)
 
 
 def pool_signs(state: GraphState, node: fx.Node, module: nn.Module | None) -> None:
@@ -73,16 +117,13 @@ def pool_signs(state: GraphState, node: fx.Node, module: nn.Module | None) -> No
     assert isinstance(source, fx.Node)
     signs = state.signs[source]
     settings = pool_settings(node, module)
-    if not signs.images or settings is None or (settings["dilation"] != 1 and settings["padding"] != 0):
+    if not signs.images or settings is None:
         return
-    sizes = zip(
-        signs.shape[1:],
-        pair("kernel_size", settings["kernel_size"], 1),
-        pair("stride", settings["stride"], 1),
-        pair("padding", settings["padding"], 0),
-        pair("dilation", settings["dilation"], 1),
-        strict=True,
-    )
+    padding, dilation = pair("padding", settings["padding"], 0), pair("dilation", settings["dilation"], 1)
+    if dilation != (1, 1) and padding != (0, 0):
+        return
+    kernel_size, stride = pair("kernel_size", settings["kernel_size"], 1), pair("stride", settings["stride"], 1)
+    sizes = zip(signs.shape[1:], kernel_size, stride, padding, dilation, strict=True)
     pixels = tuple(max_pool2d_out_size(*size, settings["ceil_mode"]) for size in sizes)
     words = state.add(node, f"{flat_name(node)}_signs", MaxPoolSigns(**settings), state.bits[source, True])
     state.note_words(node, Signs(True, (signs.channels, *pixels)), words)

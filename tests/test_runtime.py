@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from libstompp import BAD_ARGUMENT, NO_FILE, REFUSED, Library, StomppError
+from models_for_tests import set_stage
 from networks_for_libstompp import TRACED, assert_same, model_of, saved_as_bytes
 from safetensors.torch import load, save
+from torch import nn
 
 import stompp_kernels as sk
 from stompp_kernels.conversion.files import container
@@ -88,6 +90,27 @@ def test_every_implementation_gives_the_same_bits(implementation, library, files
     network = library.open(data, implementation)
     assert network.describe().implementation.decode() == implementation
     assert_same(library, data, x, tmp_path / "n", implementation)
+
+
+class SignsAndOneLayerTwice(nn.Module):
+    """An activation that nothing but a float module reads, and a layer at two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = sk.nn.BinaryLinear(40, 40, binarize_input=True)
+        self.activation, self.head = sk.nn.ProgressiveActivation([40]), nn.Linear(40, 3)
+
+    def forward(self, x):
+        y = self.layer(x)
+        return self.head(self.activation((y + self.layer(y)) * x))
+
+
+def test_signs_in_float_and_layers_that_run_twice(library, tmp_path):
+    torch.manual_seed(0)
+    model, x = set_stage(SignsAndOneLayerTwice(), sk.nn.Stage.BINARY).eval(), torch.randn(4, 40)
+    data = saved_as_bytes(model, x, tmp_path)
+    assert b"SignActivation" in data
+    assert_same(library, data, x, tmp_path / "n")
 
 
 @pytest.fixture

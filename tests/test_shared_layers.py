@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from models_for_tests import binary_layers, randomize_norms, set_stage
+from safetensors.torch import load_file
 from torch import nn
 
 import stompp_kernels as sk
@@ -53,15 +54,15 @@ class Looped(nn.Module):
 
 
 CASES = {
-    "siamese": (Siamese, lambda: (images(0), images(1)), ["encoder.2.conv", "encoder.2.last"], 4),
-    "looped": (Looped, lambda: (torch.randn(3, 8, generator=torch.Generator().manual_seed(0)),), ["block"], 4),
+    "siamese": (Siamese, lambda: (images(0), images(1)), ["encoder.2.conv", "encoder.2.last"]),
+    "looped": (Looped, lambda: (torch.randn(3, 8, generator=torch.Generator().manual_seed(0)),), ["block"]),
 }
 
 
 @pytest.mark.parametrize("by_layer", [False, True])
 @pytest.mark.parametrize("case", CASES)
 def test_shared_layers_are_binarized_and_packed(case, by_layer, tmp_path):
-    kind, make, names, runs = CASES[case]
+    kind, make, names = CASES[case]
     torch.manual_seed(0)
     x = make()
     model, report = sk.prepare(kind(), x)
@@ -74,12 +75,71 @@ def test_shared_layers_are_binarized_and_packed(case, by_layer, tmp_path):
     randomize_norms(model, torch.Generator().manual_seed(0)).eval()
     packed = sk.convert(model, verify=x, by_layer=by_layer)
     layers = [module for module in packed.modules() if isinstance(module, PackedLayer)]
-    assert len(layers) == (len(names) if by_layer else runs)
+    assert len(layers) == len(names), "one for all places"
     assert {layer.replaces[0] for layer in layers} == set(names)
     with torch.no_grad(), sk.float_simulation():
         torch.testing.assert_close(packed(*x), model(*x), rtol=1e-4, atol=1e-4)
     sk.save_packed(packed, tmp_path / "net.safetensors")
     assert torch.equal(sk.load_packed(tmp_path / "net.safetensors")(*x), packed(*x))
+
+
+def written(packed, folder):
+    """The bytes of the tensors in the file of a network."""
+    sk.save_packed(packed, folder / "net.safetensors")
+    return {name: tensor.nbytes for name, tensor in load_file(folder / "net.safetensors").items()}
+
+
+def test_places_of_one_layer_take_the_memory_and_the_file_of_one(tmp_path):
+    torch.manual_seed(0)
+    x = images(0), images(1)
+    model, _ = sk.prepare(Siamese(), x)
+    set_stage(randomize_norms(model, torch.Generator().manual_seed(0)), Stage.BINARY).eval()
+    packed = sk.convert(model, verify=x)
+    calls = [str(node.target) for node in packed.graph.nodes if node.op == "call_module"]
+    with_tensors = [name for name in calls if packed.get_submodule(name).state_dict()]
+    assert [name for name in with_tensors if with_tensors.count(name) != 2] == ["head"]
+    sizes = {name: size for name, size in written(packed, tmp_path).items() if name.endswith(".weight")}
+    assert sizes == {**sizes, "encoder.2.conv_fused.weight": 16 * 9 * 4, "encoder.2.last_packed.weight": 16 * 9 * 4}
+    assert len(sizes) == 4, "those, and the first and last layer's"
+    explanation = sk.explain(packed, x, seconds=0.05)
+    assert sum({row.name: row.share for row in explanation.rows}.values()) < 1
+    assert f"{sum({row.name: row.share for row in explanation.rows}.values()):.1%} of the time" in str(explanation)
+
+
+class NormOfItsOwn(nn.Module):
+    """One convolution at two places with a BatchNorm for each."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = sk.nn.BinaryConv2d(16, 16, 3, 1, 1, binarize_input=True)
+        self.norms, self.head = nn.ModuleList([nn.BatchNorm2d(16), nn.BatchNorm2d(16)]), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.norms[1](self.conv(self.norms[0](self.conv(x)))).mean((2, 3)))
+
+
+def test_places_with_constants_of_their_own_share_the_weight_in_memory(tmp_path):
+    torch.manual_seed(0)
+    model = set_stage(randomize_norms(NormOfItsOwn(), torch.Generator().manual_seed(0)), Stage.BINARY).eval()
+    packed = sk.convert(model, verify=torch.randn(2, 16, 8, 8))
+    first, second = [module for module in packed.modules() if isinstance(module, PackedLayer)]
+    assert first.weight.data is second.weight.data
+    explanation = sk.explain(packed)
+    assert explanation.nbytes == sum(row.nbytes for row in explanation.rows) - first.weight.nbytes
+    assert explanation.file_nbytes == sum(written(packed, tmp_path).values())
+    assert first.replaces[0] == second.replaces[0] == "conv"
+
+
+def test_equal_layers_of_the_model_stay_apart():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(8, 32), *(layer for _ in range(3) for layer in (nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 32)))
+    )
+    model[6].load_state_dict(model[3].state_dict())
+    model, _ = sk.prepare(model, torch.randn(2, 8), keep=["9"])
+    packed = sk.convert(set_stage(model, Stage.BINARY).eval(), verify=torch.randn(2, 8))
+    layers = [module for module in packed.modules() if isinstance(module, PackedLayer)]
+    assert [layer.replaces[0] for layer in layers] == ["3", "6"]
 
 
 def test_verification_finds_a_wrong_run():

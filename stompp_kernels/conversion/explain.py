@@ -51,7 +51,7 @@ class LayerExplanation:
         float_nbytes: bytes of the same in fp32.
         reason: why it runs as it does.
         operations: multiplications and additions of a product, for the inputs given; None without inputs.
-        ms: milliseconds in a call of the network, likewise.
+        ms: milliseconds in a call of the network, likewise; of a module that runs several times, all of them together.
         share: of the network's time, likewise; what is missing from 1 is between the modules.
         arithmetic: what the module multiplies, or computes with where it multiplies nothing: "bits", or "bits, then
             float32" where sums are scaled; "float32"; "bfloat16", perhaps with "weights in two parts".
@@ -113,7 +113,7 @@ class Explanation:
         more = len(self.own_tensors) - _SHOWN
         names = (*self.own_tensors[:_SHOWN], *((f"{more} more",) if more > 0 else ()))
         own = f"; with {', '.join(names)}, which the forward reads itself" if names else ""
-        share = sum(row.share for row in self.rows if row.share is not None)
+        share = sum({row.name: row.share or 0.0 for row in self.rows}.values())
         timed = f"; {share:.1%} of the time, the rest is between them" if share else ""
         sizes = f"{self.nbytes:,} bytes, {self.file_nbytes:,} in a file, {self.float_nbytes:,} in fp32"
         return f"in all: {sizes}{smaller}{own}{timed}"

@@ -20,6 +20,7 @@ from stompp_kernels.conversion.packing.layers import pack_layer, pack_weight
 from stompp_kernels.conversion.packing.names import rename_for_python
 from stompp_kernels.conversion.packing.nodes import has_hooks, is_expanded_needlessly, is_max_pool
 from stompp_kernels.conversion.packing.reshaped import to_images
+from stompp_kernels.conversion.packing.sharing import share_equal_modules
 from stompp_kernels.conversion.packing.signs import pack_activation, pool_signs, unpack_for_float_users
 from stompp_kernels.conversion.packing.strided_unpack import move_strides_to_unpacking
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
@@ -58,6 +59,7 @@ def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.Grap
     if fast:
         round_linear_layers(state.module)
     _restore_names(state.module, names)
+    share_equal_modules(state.module)
     state.module.recompile()
     return state.module.eval().requires_grad_(False)
 

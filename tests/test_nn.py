@@ -551,7 +551,7 @@ def test_clip_latent_uses_the_units_of_alpha(g):
 def test_a_partly_frozen_activation_refuses_another_shape(g):
     layer, x = conv_layer(g)
     set_stage(layer, Stage.PARTIAL)
-    with pytest.raises(ValueError, match=r"x must have shape \[B, \*\(4, 7, 6\)\].*\[3, 4, 7, 5\]"):
+    with pytest.raises(ValueError, match=r"ProgressiveActivation, must have shape \[3, 4, 7, 6\].*\[3, 4, 7, 5\]"):
         layer(x[..., :5])
 
 

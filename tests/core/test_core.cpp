@@ -403,7 +403,9 @@ TEST(every_table_of_kernels_is_filled) {
   CHECK(missing_kernels(*implementation.signs) == 0, "signs");
   CHECK(missing_kernels(*implementation.masks) == 0, "masks");
   const SignedSumKernels& sums = *implementation.signed_sums;
-  CHECK(is_filled(sums.sums) && is_filled(sums.small_groups), "signed_sums");
+  const ChannelSumKernel& channels = sums.channels;
+  CHECK(is_filled(sums.sums), "signed_sums");
+  CHECK(channels.lanes > 0 && channels.prepare != nullptr && channels.add_up != nullptr, "signed_sums");
   CHECK(sums.widen != nullptr && sums.scale_sums != nullptr, "signed_sums");
   const FloatConvKernels& float_conv = *implementation.float_conv;
   const FloatTileKernel& tiles = float_conv.tiles;

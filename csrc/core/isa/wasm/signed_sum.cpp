@@ -8,6 +8,7 @@ namespace stompp {
 namespace wasm {
 namespace {
 
+#include "core/binary_weight/channel_sum_body.h"
 #include "core/binary_weight/signed_sum_body.h"
 
 }  // namespace

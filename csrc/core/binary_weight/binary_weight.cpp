@@ -167,9 +167,11 @@ void Worker::run_line(int64_t oh, int64_t first, int64_t end) {
 
 // Points at the prepared pixels that output pixels beside each other read at a tap; the first one reads `column`.
 void Worker::point_at_pixels(int64_t line, int64_t column, int64_t pixels, const float** rows) const {
-  const int64_t step = c_.shape.stride_w, width = c_.shape.width;
-  for (int64_t i = 0; i < pixels; ++i, column += step)
-    rows[i] = column >= 0 && column < width ? pixel_at(line, column) : zeros_;
+  const int64_t step = c_.shape.stride_w, width = c_.shape.width, floats = pixel_step();
+  const float* kept = pixel_at(line, first_column_);  // once: where a kept line lies takes a division
+  int64_t at = (column - first_column_) * floats;
+  for (int64_t i = 0; i < pixels; ++i, column += step, at += step * floats)
+    rows[i] = column >= 0 && column < width ? kept + at : zeros_;
 }
 
 void Worker::run_pixels(int64_t oh, int64_t ow, int64_t pixels) {
@@ -250,8 +252,9 @@ void Worker::write(int64_t oh, int64_t ow, int64_t pixels) const {
   const int64_t first = panel_ * kPanelOutputs, channel = block_ * c_.blocks.outputs + first;
   const int64_t count = std::min(panels_ * kPanelOutputs, c_.blocks.outputs - first);
   const float* bias = c_.product.bias == nullptr ? nullptr : c_.product.bias + channel;
+  const int64_t output = first_output(oh, ow) + channel;
   for (int64_t r = 0; r < pixels; ++r) {
-    const int64_t at = (first_output(oh, ow + r) + channel) * size_of(c_.product.type);
+    const int64_t at = (output + r * c_.weight.shape.out_channels) * size_of(c_.product.type);
     c_.kernels.scale_sums(sums_ + r * sum_stride_, c_.product.scale + channel, bias, count, c_.product.type,
                           static_cast<char*>(c_.product.out) + at);
   }

@@ -420,6 +420,16 @@ def test_the_nearest_peer_is_one_that_is_held_and_has_every_case():
     assert tables._nearest({"rows": rows}, "network") == "-"
 
 
+def test_the_nearest_peer_of_one_network_to_either_of_our_sides():
+    rows = [
+        {"group": "network", "name": "a", "threads": 1, "ratios": {"near": 3.0, "far": 6.0, tables.FAST: 1.5}},
+        {"group": "network", "name": "b", "threads": 1, "ratios": {"near": 1.0, "far": 1.0}},
+    ]
+    assert tables._nearest({"rows": rows}, "network", "a") == "3.0x, near"
+    assert tables._nearest({"rows": rows}, "network", "a", tables.FAST) == "2.0x, near"
+    assert tables._nearest({"rows": rows}, "network", "b", tables.FAST) == "-"
+
+
 def test_the_table_of_networks_with_amx_compares_fast_float_layers(folder, tmp_path):
     assert tables.networks_with_amx(Results(folder)) == ""
     ms = {"fp32": 20.0, "int8": 8.0, "packed": 4.0, "fast": 2.0}

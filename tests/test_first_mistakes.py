@@ -31,6 +31,13 @@ def trained(total_steps, steps):
     return model, progression
 
 
+@pytest.fixture(scope="module")
+def packed_network():
+    model, _ = sk.prepare(network(), X)
+    sk.StoMPP(model, 4, regime="vanilla_ste")
+    return sk.convert(model)
+
+
 def test_preparing_tries_no_module_that_complains():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -102,6 +109,28 @@ def test_inputs_that_are_none_are_named(inputs, error, message):
             sk.convert(model, example_inputs=inputs)
     else:
         assert isinstance(told.value.__cause__, RuntimeError), "torch's own error is kept"
+
+
+@pytest.mark.parametrize(("inputs", "error", "message"), [case for case in WRONG_INPUTS if case[1] is TypeError])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("inputs", sk.explain),
+        ("example_inputs", sk.capture_packed),
+        ("example_inputs", lambda packed, inputs: sk.save_packed(packed, "net.safetensors", inputs)),
+        ("example_inputs", lambda packed, inputs: sk.export_packed(packed, "net.pt2", inputs)),
+        ("example_inputs", lambda packed, inputs: sk.package_packed(packed, "net.pt2", inputs)),
+    ],
+    ids=["explain", "capture", "save", "export", "package"],
+)
+def test_inputs_that_a_packed_network_cannot_take_are_named(
+    name, call, inputs, error, message, tmp_path, monkeypatch, packed_network
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message.format(name)) as told:
+        call(packed_network, inputs)
+    assert name in str(told.value)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,8 @@ import json, sys
 from benchmarks.peers import network, onnx_runtime
 from stompp_kernels.bench.subjects import untrained
 
-row = network.measure(untrained("resnet20", num_classes=10), 1, 0.01, not onnx_runtime.missing(), compile=False)
+subject, there = untrained("resnet20", num_classes=10), not onnx_runtime.missing()
+row = network.measure(subject, 1, 0.01, there, compile=False, batch=2)
 # OpenVINO's own would send messages from a process that it forks in a thread.
 assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
 print(json.dumps(row))
@@ -159,6 +160,7 @@ def test_whole_networks_are_rows_too():
     assert set(row["ratios"]) == found | ({"onnxruntime fp32", "onnxruntime int8"} if there else set())
     assert row["operations"] > 2 * 40e6  # the paper of ResNet-20 has 41 million multiplications and additions
     assert row["bytes"] > 0
+    assert row["name"] == "resnet20, batch 2"
 
 
 FAILS = "#!/bin/sh\necho 'no such distribution' >&2\nexit 1\n"

@@ -17,6 +17,7 @@ then.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ from stompp_kernels import native
 from stompp_kernels.bench.subjects import untrained
 
 GROUPS = ("bgemm", "bconv2d", "networks", "larq")
-NETWORKS = ("resnet18",)
+NETWORKS = ("resnet18", "resnet50")
 SLOWER = 10  # times as many seconds for a network as for a product
 NOT_HELD = (
     "chooses its instructions by the processor: what holds the other sides to an instruction set does not hold it"
@@ -77,12 +78,13 @@ class Peers:
     def networks(self) -> None:
         from benchmarks.peers import network
 
-        for name in NETWORKS:
+        a = self.arguments
+        for name in a.networks:
             subject = untrained(name)
-            for threads in self.arguments.threads:
-                seconds = SLOWER * self.arguments.seconds
+            for threads, batch in itertools.product(a.threads, a.batch):
+                seconds = SLOWER * a.seconds
                 try:
-                    self.add(network.measure(subject, threads, seconds, self.with_onnx_runtime))
+                    self.add(network.measure(subject, threads, seconds, self.with_onnx_runtime, batch=batch))
                 except ValueError as error:
                     self.refuse(name, error)
 
@@ -123,6 +125,10 @@ def main() -> int:
     parser.add_argument(
         "--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups to run (default: all)"
     )
+    parser.add_argument(
+        "--networks", nargs="+", default=list(NETWORKS), help="networks for images, of sk.models.list()"
+    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images per call of a network (default: 1)")
     parser.add_argument("--larq", type=Path, metavar="FOLDER", help="virtual environment for Larq, made if missing")
     parser.add_argument("--larq-python", default=sys.executable, help="Python that makes it (default: this one)")
     parser.add_argument(

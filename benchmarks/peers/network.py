@@ -27,9 +27,9 @@ OURS = {"packed": "ours", "fast": "ours, fast float layers"}
 
 @torch.no_grad()
 def measure(
-    subject: Subject, threads: int, seconds: float, with_onnx_runtime: bool, compile: bool = True
+    subject: Subject, threads: int, seconds: float, with_onnx_runtime: bool, compile: bool = True, batch: int = 1
 ) -> dict[str, Any]:
-    """One image, in turns of two calls of which the second counts.
+    """A batch of images, in turns of two calls of which the second counts.
 
     Args:
         subject: of images, with a packed network.
@@ -41,7 +41,7 @@ def measure(
     Raises:
         ValueError: a result is wrong; nothing was timed.
     """
-    x = subject.inputs(1)
+    x = subject.inputs(batch)
     assert isinstance(x, Tensor)
     assert subject.float_model is not None
     with using_threads(threads), folding():
@@ -64,9 +64,10 @@ def _case(subject: Subject, x: Tensor) -> Case:
     assert subject.float_model is not None
     with FlopCounterMode(display=False) as counter:
         result = subject.float_model(x)
+    name = subject.name if len(x) == 1 else f"{subject.name}, batch {len(x)}"
     nbytes = x.nbytes + result.nbytes + sum(t.nbytes for t in subject.packed.state_dict().values())
     return Case(
-        *("network", "network", subject.name, (), _not_from_a_case),
+        *("network", "network", name, (), _not_from_a_case),
         *(counter.get_total_flops(), nbytes, "float and binary"),
     )
 

@@ -34,12 +34,16 @@ NETWORKS = {
     "BNext-T": "bnext_t",
     "BinaryViT": "binary_vit",
 }
-PEERS = {  # row and group of the comparison with other libraries
-    "`bgemm`, 1 to 4096 rows": "bgemm",
-    "`bconv2d`, ResNet's 3x3 layers, bits to bits": "bconv2d bits",
-    "the same, bits to float": "bconv2d float",
-    "the same, float to float, binarization counted": "bconv2d from float",
-    "ResNet-18, float layers exact": "network",
+FAST = "ours, fast float layers"
+PEERS = {  # row, and group, case (all of the group if none) and our side of the comparison with other libraries
+    "`bgemm`, 1 to 4096 rows": ("bgemm", "", "ours"),
+    "`bconv2d`, ResNet's 3x3 layers, bits to bits": ("bconv2d bits", "", "ours"),
+    "the same, bits to float": ("bconv2d float", "", "ours"),
+    "the same, float to float, binarization counted": ("bconv2d from float", "", "ours"),
+    "ResNet-18, float layers exact": ("network", "resnet18", "ours"),
+    "ResNet-18, float layers fast": ("network", "resnet18", FAST),
+    "ResNet-50, float layers exact": ("network", "resnet50", "ours"),
+    "ResNet-50, float layers fast": ("network", "resnet50", FAST),
 }
 STUDY = {  # row and group of the study
     "StoMPP + STE (clip)": "ste_clip",
@@ -155,18 +159,20 @@ def peers(results: Results) -> str:
     """
     shown = results.implementations("peers")
     files = [results.need(f"peers_{name}") for name in shown]
-    cells = [[_nearest(file, group) for group in PEERS.values()] for file in files]
+    cells = [[_nearest(file, *which) for which in PEERS.values()] for file in files]
     return markdown(("one thread: speedup over the nearest peer", *shown.values()), zip(PEERS, *cells, strict=True))
 
 
-def _nearest(file: Mapping[str, Any], group: str) -> str:
-    """The least geometric mean of the speedups over a peer that has every case of the group."""
+def _nearest(file: Mapping[str, Any], group: str, name: str = "", side: str = "ours") -> str:
+    """The least geometric mean of a side's speedups over a peer that has every case of the group, or the named case."""
     rows = [row for row in file["rows"] if (row["group"], row["threads"]) == (group, 1)]
+    rows = [row for row in rows if not name or row["name"] == name]
+    ours = 1.0 if side == "ours" else mean_ratio(rows, group, side, 1)
     left_out = ("ours", *file.get("notes", ()))
     means = {}
-    for name in dict.fromkeys(peer for row in rows for peer in row["ratios"]):
-        if not name.startswith(left_out) and all(name in row["ratios"] for row in rows):
-            means[name] = mean_ratio(rows, group, name, 1) or math.inf
+    for peer in dict.fromkeys(peer for row in rows for peer in row["ratios"]):
+        if ours and not peer.startswith(left_out) and all(peer in row["ratios"] for row in rows):
+            means[peer] = (mean_ratio(rows, group, peer, 1) or math.inf) / ours
     nearest = min(means, key=means.__getitem__, default=None)
     return "-" if nearest is None else f"{means[nearest]:.1f}x, {nearest}"
 

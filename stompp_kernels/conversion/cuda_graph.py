@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from stompp_kernels.conversion.files.export import check_packed
 from stompp_kernels.progression.example_run import as_arguments
+from stompp_kernels.progression.input_checks import check_inputs
 
 _WARM_UP_CALLS = 3
 
@@ -34,7 +35,7 @@ def capture_packed(packed: nn.Module, example_inputs: Any) -> Callable[..., Any]
         What is called as the network, with inputs like the example. Results are new tensors, without gradients.
 
     Raises:
-        TypeError: ``packed`` is not such a network.
+        TypeError: ``packed`` is not such a network, or ``example_inputs`` are no inputs of it.
         ValueError: it is not on a GPU, or the inputs are not on the same one.
         RuntimeError: the forward does what no graph can hold, as reading a result on the CPU.
 
@@ -46,6 +47,7 @@ def capture_packed(packed: nn.Module, example_inputs: Any) -> Callable[..., Any]
         ValueError: packed must be on an NVIDIA GPU for a CUDA graph, and it is on cpu: move it with packed.to("cuda")
     """
     check_packed(packed)
+    check_inputs("example_inputs", example_inputs, packed)
     device = _device_of(packed)
     args, kwargs = as_arguments(example_inputs)
     for path, value in pytree.tree_leaves_with_path((args, kwargs)):

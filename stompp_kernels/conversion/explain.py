@@ -32,6 +32,7 @@ from stompp_kernels.nn import (
 from stompp_kernels.nn.bfloat16 import MayMultiplyBFloat16
 from stompp_kernels.nn.file_classes import file_classes
 from stompp_kernels.nn.packed import PackedLayer
+from stompp_kernels.progression.input_checks import check_inputs
 from stompp_kernels.table import table
 
 _SHOWN = 4  # names of own tensors
@@ -134,7 +135,7 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
         An :class:`Explanation`.
 
     Raises:
-        TypeError: ``packed`` is no such network.
+        TypeError: ``packed`` is no such network, or ``inputs`` are no inputs of it.
 
     Example:
         >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
@@ -145,6 +146,8 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
         bgemm + threshold: all up to the next signs folded to integer thresholds
         bgemm + affine: what comes next needs floats
     """
+    if inputs is not None:
+        check_inputs("inputs", inputs, packed)
     modules = dict(packed.named_modules())
     if isinstance(packed, fx.GraphModule):
         calls = [str(node.target) for node in packed.graph.nodes if node.op == "call_module"]

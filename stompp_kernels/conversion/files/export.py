@@ -25,6 +25,7 @@ from stompp_kernels.files import replacing
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import BinaryWeight, PackedWeight
 from stompp_kernels.progression.example_run import as_arguments
+from stompp_kernels.progression.input_checks import check_inputs
 from stompp_kernels.torch_release import PACKAGES, torch_is_before, torch_version
 
 
@@ -46,7 +47,7 @@ def export_packed(
         The program.
 
     Raises:
-        TypeError: ``packed`` is not such a network.
+        TypeError: ``packed`` is not such a network, or ``example_inputs`` are no inputs of it.
         ValueError: there is no batch dimension, or the network takes one batch size only.
 
     Example:
@@ -125,6 +126,7 @@ def check_packed(packed: Any) -> None:
 
 def _program(packed: nn.Module, example_inputs: Any, dynamic_batch: bool) -> ExportedProgram:
     check_packed(packed)
+    check_inputs("example_inputs", example_inputs, packed)
     if isinstance(packed, fx.GraphModule):
         packed = with_plain_output(packed)
     args, kwargs = as_arguments(example_inputs)

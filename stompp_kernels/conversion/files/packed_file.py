@@ -25,6 +25,7 @@ from stompp_kernels.conversion.input_notes import noted_inputs
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.gives_floats import GivesFloats, cast_like_parameters, type_of_parameters
 from stompp_kernels.ops.checks import check_module
+from stompp_kernels.progression.input_checks import check_inputs
 
 
 def save_packed(packed: nn.Module, path: str | os.PathLike[str], example_inputs: Any = None) -> int:
@@ -45,7 +46,7 @@ def save_packed(packed: nn.Module, path: str | os.PathLike[str], example_inputs:
         The file's size in bytes.
 
     Raises:
-        TypeError: ``packed`` is not such a network.
+        TypeError: ``packed`` is not such a network, or ``example_inputs`` are no inputs of it.
         ValueError: it holds a module, function or argument that the format does not know; the message names it and
             says what to do. Or it was cast to several types.
 
@@ -63,6 +64,8 @@ def save_packed(packed: nn.Module, path: str | os.PathLike[str], example_inputs:
         raise ValueError(f"packed must have the type of its parameters, {expected}, throughout, got {', '.join(cast)}")
     if not isinstance(packed, fx.GraphModule) and not is_packed_by_layer(packed):
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
+    if example_inputs is not None:
+        check_inputs("example_inputs", example_inputs, packed)
     if isinstance(packed, fx.GraphModule):
         packed = with_plain_output(packed)
     try:

@@ -16,8 +16,6 @@ extern const SignedSumKernels kSignedSumKernels;
 extern const FloatConvKernels kFloatConvKernels;
 extern const Implementation kImplementation;
 
-void multiply_block(const ProductBlock& block, const DotsOut& out);
-
 }  // namespace neon
 }  // namespace stompp
 

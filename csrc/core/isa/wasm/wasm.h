@@ -17,8 +17,6 @@ extern const SignedSumKernels kSignedSumKernels;
 extern const FloatConvKernels kFloatConvKernels;
 extern const Implementation kImplementation;
 
-void multiply_block(const ProductBlock& block, const DotsOut& out);
-
 constexpr int kUnfusedPixels = 1;
 void multiply_unfused(const FloatTile& tile, const FloatTileOut& out);
 void compare_unfused(const FloatTile& tile, const FloatTileBits& out);

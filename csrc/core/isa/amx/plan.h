@@ -20,7 +20,7 @@ struct Limits {
 };
 
 // A first cache of 48 KB holds 32 rows of a part, expanded, beside what is read once; a second one of 2 MB the rest.
-constexpr Limits kProcessorLimits = {16, 1152 << 10, 512 << 10, 448 << 10, 8};
+constexpr Limits kProcessorLimits = {16, 1152 << 10, 1024 << 10, 448 << 10, 8};
 
 struct Plan {
   Plan(const AnyRows& source, int64_t M, const PackedWeight& weight, const Epilogue& epilogue, const Limits& limits,

@@ -97,6 +97,11 @@ class Worker {
   void expand_next_weights();
   void finish_next_rows();
   void work_beside();
+  // Asks for a step's share of the sums that the next panel goes on with: they lie in the second cache.
+  static void fetch_sums(const int32_t* sums, int64_t step) {
+    constexpr int64_t kLines = 4, kLineSums = 16;
+    for (int64_t line = kLines * step; line < kLines * (step + 1); ++line) __builtin_prefetch(sums + line * kLineSums);
+  }
 
   int64_t passes() const { return plan_.parts * pairs_; }
   int64_t pair_of(int64_t pass) const { return pass % pairs_; }
@@ -244,6 +249,7 @@ void Worker<Machine>::multiply_panel(int64_t pass, int64_t panel) {
     const int64_t offset = offsets != nullptr ? offsets[step] : step * kTileStep;
     const TilesOfRows tiles = {rows.tiles.first + offset, rows.tiles.second + offset, rows.tiles.stride};
     half ? Block::half_step(tiles, weights) : Block::step(tiles, weights);
+    if (plan_.parts > 1) fetch_sums(kept + kSums, step);
     work_beside();
   }
   while (weight_share_.take_rest()) expand_next_weights();

@@ -57,7 +57,8 @@ core: setup
 setup:
 	@$(SETUP_ENV)
 
-# No compiler runs where dist has a wheel of this checkout.
+# No compiler runs where dist has a wheel of this checkout, and none for GPUs where there is none: `make build` runs it.
+setup-demo: export STOMPP_CUDA := $(or $(STOMPP_CUDA),$(if $(wildcard /dev/nvidia* /dev/dxg stompp_kernels/_cuda.so),,0))
 setup-demo:
 	@$(SETUP_ENV) --extras demo --wheels dist
 

@@ -1,5 +1,6 @@
 """Fixtures of all tests. Inputs are seeded and hypothesis is derandomized: a run repeats."""
 
+import gc
 import importlib.util
 import os
 import signal
@@ -41,7 +42,16 @@ settings.register_profile(
 settings.load_profile("stompp")
 
 
+# Files of tests that take long start first, so that no process of pytest-xdist waits for another's last one.
+LONG = (
+    *("test_cuda_kernels", "test_core", "test_runtime", "test_cuda_library", "test_gpu_check", "test_cli_errors"),
+    *("test_triton", "test_hf_kernel", "test_docs", "test_suite", "test_bench", "test_training", "test_misuse"),
+    *("test_training_features", "test_compile", "test_torch_integration", "test_demo", "test_examples"),
+)
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -85,7 +95,20 @@ def cuda_home(project):
     return build_project.make_cuda_home(project)
 
 
-def pytest_configure() -> None:
+def pytest_collection_finish() -> None:
+    """Keeps what is alive now, the tests and what they import, out of the many collections of garbage to come."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Lets the interpreter's end collect it."""
+    gc.unfreeze()
+
+
+def pytest_configure(config) -> None:
     """Lets commands that tests start receive the signals that nohup, or a background shell, has this process ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # pytest-xdist would begin with the files that have most tests, not with those that take longest.
+    config.option.loadscopereorder = False

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import OrderedDict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -113,9 +114,10 @@ def test_fast_float_layers_are_left_out_with_the_reason(resnet, monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_and_packaged_sides_give_what_the_eager_ones_do(resnet):
+def test_compiled_and_packaged_sides_give_what_the_eager_ones_do():
+    small = subjects.untrained("small_resnet", 10, {"widths": (8, 16), "strides": (1, 2)})
     with sides.folding(), torch.no_grad():
-        made, missing = sides.make_sides(resnet, resnet.inputs(1), ("fp32", "packed"))
+        made, missing = sides.make_sides(small, small.inputs(1), ("fp32", "packed"))
         results = {side.name: side.run() for side in made}
     assert missing == {}
     assert list(results) == [f"{form} {how}" for form in ("fp32", "packed") for how in WAYS]
@@ -278,6 +280,7 @@ def test_on_a_gpu_the_sides_are_cuda_graphs():
 # Bytes
 
 
+@pytest.mark.slow
 def test_binarized_weights_are_32_times_smaller_in_a_file():
     subject = subjects.untrained("resnet20", 10, {"width": 32})
     found = sizes(subject)
@@ -373,11 +376,19 @@ def test_a_wrong_result_is_an_error_or_a_row_and_the_other_settings_are_measured
 
 # The command
 
+
+@pytest.fixture
+def no_peaks(monkeypatch):
+    """No memory is measured, as on a system without /proc: that takes a fresh process for each form."""
+    monkeypatch.setattr(memory, "_PROCESS", Path("/no/proc"))
+
+
 FLAGS = ["--batch", "2", "--threads", "1", "--no-compile", "--seconds", "0.05", "--forms", "fp32", "packed"]
 
 
 @pytest.mark.slow
-def test_the_command_times_a_registered_model_and_writes_a_results_file(tmp_path, capsys):
+def test_the_command_times_a_registered_model_and_writes_a_results_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "_in_fresh_process", lambda *arguments: 12_345_678)
     output = tmp_path / "result.json"
     assert main(["bench", "small_resnet", "--classes", "10", *FLAGS, "--output", str(output)]) == 0
     shown = capsys.readouterr().out
@@ -390,7 +401,7 @@ def test_the_command_times_a_registered_model_and_writes_a_results_file(tmp_path
 
 
 @pytest.mark.slow
-def test_the_command_times_a_packed_file(resnet, tmp_path, capsys):
+def test_the_command_times_a_packed_file(resnet, no_peaks, tmp_path, capsys):
     path = tmp_path / "net.safetensors"
     sk.save_packed(resnet.packed, path)
     assert main(["bench", str(path), *FLAGS, "--shape", "3", "32", "32"]) == 0
@@ -406,7 +417,7 @@ def test_the_command_times_a_packed_file(resnet, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("own", [True, False])
-def test_the_command_times_a_packed_encoder(own, tmp_path, capsys):
+def test_the_command_times_a_packed_encoder(own, no_peaks, tmp_path, capsys):
     """Tokens, as many as its classifier was made for, or as it has positions."""
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -4,22 +4,19 @@ import base64
 import json
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from report_page import Page
 
 from benchmarks import keep
 from benchmarks.report import readme, tables
-from benchmarks.report.__main__ import write
+from benchmarks.report.__main__ import main, write
 from benchmarks.report.data import FILES, STUDIES, Results, mean_ratio, sides
 from benchmarks.report.figures import PLOTS, outdated
 from benchmarks.roofline import Ceilings
 from stompp_kernels.report import png
 
-ROOT = Path(__file__).parents[1]
 MACHINE = {"commit": "abc123def456", "processor": "Made-up <9000>", "features": "avx2 fma", "torch": "9.9"}
 
 
@@ -365,14 +362,14 @@ def test_what_is_no_folder_is_refused(tmp_path):
         Results(tmp_path / "none")
 
 
-def test_the_command_writes_page_and_figures(folder):
-    command = [sys.executable, "-m", "benchmarks.report", "--results", folder, "--output", folder]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_command_writes_page_and_figures(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["report", "--results", str(folder), "--output", str(folder)])
+    assert main() == 0
     assert {path.name for path in (folder / "figures").iterdir()} == {plot.file for plot in PLOTS}
     assert (folder / "report.html").exists()
     wanted = [*FILES, *(f"{study}/report" for study in STUDIES)]
-    assert re.findall(r"left out: (.*)\.json; ", done.stdout) == [name for name in wanted if name not in MADE_UP]
+    left_out = re.findall(r"left out: (.*)\.json; ", capsys.readouterr().out)
+    assert left_out == [name for name in wanted if name not in MADE_UP]
 
 
 def test_what_is_kept_gives_the_same_tables_and_figures(folder, tmp_path):

@@ -64,7 +64,7 @@ def check(tools, out, steps, **variables):
         env=environment(tools, steps, **variables),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=3600,
     )
 
 
@@ -118,14 +118,14 @@ def test_a_run_that_is_killed_leaves_what_it_found(tools, tmp_path):
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 600
         while not ((out / "summary.txt").exists() and "tiles: ok" in (out / "summary.txt").read_text()):
             assert time.monotonic() < until, "the step before did not end"
             time.sleep(0.05)
         while "a row" not in (out / "running.log").read_text():
             assert time.monotonic() < until, "the step under way printed nothing"
             time.sleep(0.05)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while not (out / "results.tar.gz").exists() or "tiles.log" not in packed(out):
             assert time.monotonic() < until, "the step before was not packed"
             time.sleep(0.05)
@@ -138,7 +138,7 @@ def test_a_run_that_is_killed_leaves_what_it_found(tools, tmp_path):
 
 def test_steps_end_in_time_and_the_rest_is_named(tools, tmp_path):
     out = tmp_path / "out"
-    python = stand_in_for_python(tmp_path, "sleep 60")
+    python = stand_in_for_python(tmp_path, "[[ $1 == -c ]] || sleep 60")  # -c asks for pytest-xdist alone
     done = check(tools, out, "rates tiles bgemm", PYTHON=python, GPU_CHECK_SECONDS="6")
     summary = (out / "summary.txt").read_text()
     assert re.search(r"^rates: FAILED \(124\)", summary, re.MULTILINE)

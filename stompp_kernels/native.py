@@ -102,7 +102,8 @@ def kernels_check(x: Any) -> bool:
 
 def product_kernels_check(x: Any) -> bool:
     """Answers the same for the binary products, which have compiled kernels on GPUs too."""
-    return kernels_check(x) or (cuda is not None and isinstance(x, torch.Tensor) and x.is_cuda)
+    # Repeats the other, which to call would take as long.
+    return isinstance(x, torch.Tensor) and ((library is not None and x.is_cpu) or (cuda is not None and x.is_cuda))
 
 
 def implementations() -> list[Implementation]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from stompp_kernels.nn.bfloat16 import MayMultiplyBFloat16, rounded_panels
 from stompp_kernels.nn.gives_floats import GivesFloats
 from stompp_kernels.nn.state import refused_casts
-from stompp_kernels.ops import Affine, FloatWeight, Limits, conv2d_float, pack_float_weight, pack_outside, unpack_signs
+from stompp_kernels.ops import Affine, FloatWeight, Limits, pack_float_weight, pack_outside, unpack_signs
 from stompp_kernels.ops.checks import check_choice, pair
+from stompp_kernels.ops.conv2d_float import conv2d_float_form
 from stompp_kernels.ops.gradients import multiply_add
 from stompp_kernels.ops.reference import FLOAT_PANEL
 
@@ -116,23 +117,28 @@ class FloatConv2d(GivesFloats, MayMultiplyBFloat16):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves floats of any type, in float32, or words; floats come out in the type that the network has."""
-        if x.is_floating_point() and x.dtype is not torch.float32:
+        if x.dtype is not torch.float32 and x.is_floating_point():
             x = x.to(torch.float32)
-        if x.device.type != "cpu" or self._in_float32:
+        if not x.is_cpu or self._in_float32:
             y = self._by_torch(x)
         else:
-            weight = self.weight if self.rounded is None else FloatWeight(self.rounded, self.weight.shape)
-            y = conv2d_float(x, weight, self.stride, self.padding, self.dilation, self._epilogue())
+            panels = self._buffers["rounded"]
+            if panels is None:
+                panels = self._buffers["panels"]
+            shape = self.out_channels, self.in_channels, *self.kernel_size
+            geometry = self.stride, self.padding, self.dilation
+            y = conv2d_float_form(x, panels, shape, geometry, *self._epilogue())
         return y if self.writes == "bits" else self._cast(y)
 
     def round_weight(self) -> None:
         """Rounds the weights anew, as after they were changed."""
         self.rounded = rounded_panels(self.panels, 2 if self.reads == "bits" else 1) if self.bfloat16 else None
 
-    def _epilogue(self) -> Affine | Limits | None:
-        if self.writes == "bits":
-            return Limits(self.low, self.high)
-        return Affine(self.scale, self.bias, fused=self.fused) if self.writes == "affine" else None
+    def _epilogue(self) -> tuple[tuple[Any, ...], bool | None]:
+        own, writes = self._buffers, self.writes  # nn.Module's own way to a buffer takes longer
+        if writes == "bits":
+            return (own["low"], own["high"]), None
+        return ((own["scale"], own["bias"]), self.fused) if writes == "affine" else ((), False)
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """Computes the same on other devices, where torch's convolution is as good as any."""

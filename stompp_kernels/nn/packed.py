@@ -8,8 +8,9 @@ portable word order; it is packed for the running machine when it is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +27,16 @@ from stompp_kernels.ops import (
     pack_signs,
     unpack_signs,
 )
-from stompp_kernels.ops.bconv2d import bconv2d_form
-from stompp_kernels.ops.bgemm import bgemm_form
+from stompp_kernels.ops.bconv2d import bconv2d_in_parts
+from stompp_kernels.ops.bgemm import bgemm_in_parts
 from stompp_kernels.ops.checks import pair
 from stompp_kernels.ops.epilogue import parts_of
 from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, THRESHOLD, Form
-from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
+from stompp_kernels.ops.geometry import conv2d_out_size
 from stompp_kernels.ops.gradients import multiply_add
 from stompp_kernels.ops.reference import apply_rprelu
+
+_Product: TypeAlias = Callable[[tuple[Any, ...], Form, tuple[Any, ...]], Any]
 
 
 class PackSigns(nn.Module):
@@ -93,8 +96,8 @@ class PackBatchNorm(GivesFloats):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compares each value of ``x`` with its channel's limits and returns words."""
-        x = narrowed(x)
-        return pack_outside(x.permute(0, 2, 3, 1) if self.images else x, self.low, self.high)
+        x, own = narrowed(x), self._buffers  # nn.Module's own way to a buffer takes longer
+        return pack_outside(x.permute(0, 2, 3, 1) if self.images else x, own["low"], own["high"])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         problems = refused_casts(state_dict, prefix, dict.fromkeys(("low", "high"), (torch.float32,)))
@@ -211,34 +214,36 @@ class PackedLayer(GivesFloats):
         """Whether signs are decided on integers."""
         return "thresholds" in self._buffers
 
-    def _product(self, x_words: Tensor, form: Form, operands: tuple[Any, ...]) -> Any:
-        """Runs the op on this layer's weight, with an epilogue's parts."""
-        raise NotImplementedError
-
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
         """Returns the shape of the op's sums."""
         raise NotImplementedError
 
-    def _finish(self, x_words: Tensor, residual: Tensor | None) -> Any:
-        """Runs the op with the layer's epilogue; ``residual`` are words for a threshold, else floats, channels last."""
+    def _finish(self, product: _Product, arguments: tuple[Any, ...], residual: Tensor | None) -> Any:
+        """Runs a product with the layer's epilogue.
+
+        Args:
+            product: of ops/product.py.
+            arguments: its own, of which the words come first.
+            residual: words for a threshold, else floats, channels last.
+        """
         own = self._buffers  # nn.Module's own way to a buffer takes longer, and there are many
         if "thresholds" in own:
-            return self._product(x_words, THRESHOLD, (own["thresholds"], own["flip_words"], residual))
+            return product(arguments, THRESHOLD, (own["thresholds"], own["flip_words"], residual))
         if residual is not None:
-            if tuple(residual.shape) != self._out_shape(x_words):
-                return self._finish_broadcast(x_words, residual)
+            if tuple(residual.shape) != self._out_shape(arguments[0]):
+                return self._finish_broadcast(product, arguments, residual)
             residual = narrowed(residual)
         writes = self.writes
         linear = own["scale"], own["bias"], residual, own["residual_scale"], own["residual_bias"], self.fused
         if writes == "floats":
-            return self._cast(self._product(x_words, AFFINE, (*linear, torch.float32, own["rprelu"])))
-        y = self._product(x_words, AFFINE_SIGNS, (*linear, writes == "both", own["rprelu"], own["limits"]))
+            return self._cast(product(arguments, AFFINE, (*linear, torch.float32, own["rprelu"])))
+        y = product(arguments, AFFINE_SIGNS, (*linear, writes == "both", own["rprelu"], own["limits"]))
         return (self._cast(y[0]), y[1]) if writes == "both" else y
 
-    def _finish_broadcast(self, x_words: Tensor, residual: Tensor) -> Any:
+    def _finish_broadcast(self, product: _Product, arguments: tuple[Any, ...], residual: Tensor) -> Any:
         if self.residual_scale is not None:
             residual = multiply_add(residual, self.residual_scale, self.residual_bias, self.fused)
-        y = self._product(x_words, *parts_of(Affine(self.scale, self.bias, fused=self.fused))) + residual
+        y = product(arguments, *parts_of(Affine(self.scale, self.bias, fused=self.fused))) + residual
         if self.rprelu is not None:
             y = apply_rprelu(y, self.rprelu)
         if self.writes == "floats":
@@ -345,10 +350,8 @@ class PackedLinear(LinearAttributes, PackedLayer):
             x_words: int32 [..., ceil(K/32)].
             residual: a shortcut to add: floats [..., N], or words [..., ceil(N/32)] where the epilogue is a threshold.
         """
-        return self._finish(x_words, residual)
-
-    def _product(self, x_words: Tensor, form: Form, operands: tuple[Any, ...]) -> Any:
-        return bgemm_form(x_words, self.weight, form, operands)
+        weight = self.weight
+        return self._finish(bgemm_in_parts, (x_words, weight.data, *weight.shape), residual)
 
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
         return (*x_words.shape[:-1], self.weight.shape[0])
@@ -396,20 +399,23 @@ class PackedConv2d(Conv2dAttributes, PackedLayer):
                 threshold.
         """
         if residual is not None and not self.has_thresholds:
-            residual = residual[(None,) * (4 - residual.dim())].permute(0, 2, 3, 1)
-        y = self._finish(x_words, residual)
-        if self.writes == "both":
+            if residual.dim() < 4:
+                residual = residual[(None,) * (4 - residual.dim())]
+            residual = residual.permute(0, 2, 3, 1)
+        weight, geometry = self.weight, (self.stride, self.padding, self.dilation)
+        arguments = x_words, weight.data, weight.shape, *geometry, weight.groups, self.padding_value
+        y, writes = self._finish(bconv2d_in_parts, arguments, residual), self.writes
+        if writes == "both":
             return y[0].permute(0, 3, 1, 2), y[1]
-        return y if self.writes == "bits" else y.permute(0, 3, 1, 2)
-
-    def _product(self, x_words: Tensor, form: Form, operands: tuple[Any, ...]) -> Any:
-        geometry = self.stride, self.padding, self.dilation, self.weight.groups, self.padding_value
-        return bconv2d_form(x_words, self.weight, geometry, form, operands)
+        return y if writes == "bits" else y.permute(0, 3, 1, 2)
 
     def _out_shape(self, x_words: Tensor) -> tuple[int, ...]:
-        O, _, *kernel = self.weight.shape
-        geometry = Geometry(self.stride, self.padding, self.dilation)
-        return x_words.shape[0], *conv2d_out_sizes(x_words.shape[1:3], kernel, geometry), O
+        if x_words.dim() != 4:
+            return ()  # no residual fits, and the product says what is wrong
+        B, H, W, _ = x_words.shape
+        O, _, kh, kw = self.weight.shape
+        sizes = zip((H, W), (kh, kw), self.stride, self.padding, self.dilation, strict=True)
+        return B, *[conv2d_out_size(*size) for size in sizes], O
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, stride={self.stride}, padding={self.padding}, dilation={self.dilation}"

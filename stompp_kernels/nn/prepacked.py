@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from stompp_kernels.ops.gradients import transforms_are_active
 
 _CHANNELS_LAST = torch.channels_last
+_mkldnn_is_enabled = torch._C._get_mkldnn_enabled
+# None in builds of torch without oneDNN.
+_convolution = getattr(getattr(torch.ops.mkldnn, "_convolution_pointwise", None), "default", None)
 
 
 class PrepackedConv2d(nn.Conv2d):
@@ -52,22 +55,23 @@ class PrepackedConv2d(nn.Conv2d):
         if torch.compiler.is_compiling() or not self._can_prepack(input):
             return super().forward(input)
         geometry = self.padding, self.stride, self.dilation, self.groups
-        weight = self._weight_for(input)
-        return torch.ops.mkldnn._convolution_pointwise(input, weight, self.bias, *geometry, "none", [], "")
+        assert _convolution is not None
+        return _convolution(input, self._weight_for(input), self.bias, *geometry, "none", [], "")
 
     def _can_prepack(self, x: Tensor) -> bool:
+        weight = self.weight
         return (
-            x.device.type == "cpu"
+            x.is_cpu
             and not transforms_are_active()
-            and x.dtype is self.weight.dtype is torch.float32
+            and x.dtype is weight.dtype is torch.float32
             and x.dim() == 4
             and x.is_contiguous(memory_format=_CHANNELS_LAST)
-            and not isinstance(self.padding, str)
             and self.padding_mode == "zeros"
-            and not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+            and not isinstance(self.padding, str)
+            and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
             and not torch.is_autocast_enabled("cpu")
-            and torch.backends.mkldnn.enabled
-            and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+            and _convolution is not None
+            and _mkldnn_is_enabled()
         )
 
     def _weight_for(self, x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stompp_kernels import native
 from stompp_kernels.ops.checks import check_choice, check_conv2d_input, check_tensor, check_words
 from stompp_kernels.ops.epilogue import Epilogue, check_operands, parts_of
 from stompp_kernels.ops.fake_kernels import register_product_fakes
@@ -18,7 +17,21 @@ from stompp_kernels.ops.gradients import Bconv2dAffine
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.product import binary_product
 
-_product = binary_product("bconv2d", Bconv2dAffine.apply)
+
+def _check(own: tuple[Any, ...], form: Form, operands: tuple[Any, ...]) -> None:
+    x_words, _, shape, *numbers = own
+    geometry = Geometry(*numbers)
+    check_tensor("x_words", x_words, (torch.int32,))
+    if x_words.dim() != 4:
+        raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
+    O, I, *kernel = shape
+    check_words("x_words", x_words, I * geometry.groups)
+    check_choice("padding_value", geometry.padding_value, (0, 1, -1))
+    pixels = check_conv2d_input(x_words.shape[1:3], kernel, geometry)
+    check_operands(form, operands, (x_words.shape[0], *pixels, O))
+
+
+bconv2d_in_parts = binary_product("bconv2d", Bconv2dAffine.apply, _check)
 
 
 def bconv2d(
@@ -60,44 +73,15 @@ def bconv2d(
         >>> bconv2d(x_words, weight, padding=1).flatten()  # 4 of the 9 taps of each pixel lie in the image
         tensor([-256, -256, -256, -256], dtype=torch.int32)
     """
-    geometry = stride, padding, dilation, groups, padding_value
-    return bconv2d_form(x_words, weight, geometry, *parts_of(epilogue))
-
-
-def bconv2d_form(
-    x_words: Tensor, weight: PackedWeight, geometry: tuple[Any, ...], form: Form, operands: tuple[Any, ...]
-) -> Any:
-    """Does what :func:`bconv2d` does with an epilogue's parts.
-
-    Args:
-        x_words, weight: as there.
-        geometry: its arguments from the stride to the padding value.
-        form, operands: of the epilogue.
-    """
-    if not native.product_kernels_check(x_words):
-        _check(x_words, weight, Geometry(*geometry), form, operands)
-    try:
-        return _product((x_words, weight.data, weight.shape, *geometry), form, operands)
-    except Exception:
-        _check(x_words, weight, Geometry(*geometry), form, operands)  # says in our terms what the kernel refused
-        raise
-
-
-def _check(x_words: Tensor, weight: PackedWeight, geometry: Geometry, form: Form, operands: tuple[Any, ...]) -> None:
+    form, operands = parts_of(epilogue)
     if not isinstance(weight, PackedWeight):
         raise TypeError(f"weight must be a PackedWeight made by pack_conv_weight, got {type(weight).__name__}")
     if len(weight.shape) != 4:
         raise ValueError(f"weight must be packed from [O, I/groups, kh, kw], got shape {list(weight.shape)}")
-    if geometry.groups != weight.groups:
-        raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {geometry.groups}")
-    check_tensor("x_words", x_words, (torch.int32,))
-    if x_words.dim() != 4:
-        raise ValueError(f"x_words must be [N, H, W, C_words], got shape {list(x_words.shape)}")
-    O, I, *kernel = weight.shape
-    check_words("x_words", x_words, I * geometry.groups)
-    check_choice("padding_value", geometry.padding_value, (0, 1, -1))
-    pixels = check_conv2d_input(x_words.shape[1:3], kernel, geometry)
-    check_operands(form, operands, (x_words.shape[0], *pixels, O))
+    if groups != weight.groups:
+        raise ValueError(f"groups must be the {weight.groups} that the weight was packed with, got {groups}")
+    own = x_words, weight.data, weight.shape, stride, padding, dilation, groups, padding_value
+    return bconv2d_in_parts(own, form, operands)
 
 
 register_product_fakes("bconv2d")

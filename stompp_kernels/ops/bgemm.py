@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from stompp_kernels import native
 from stompp_kernels.ops.checks import check_words
 from stompp_kernels.ops.epilogue import Epilogue, check_operands, parts_of
 from stompp_kernels.ops.fake_kernels import register_product_fakes
@@ -15,7 +14,14 @@ from stompp_kernels.ops.gradients import BgemmAffine
 from stompp_kernels.ops.pack import PackedWeight
 from stompp_kernels.ops.product import binary_product
 
-_product = binary_product("bgemm", BgemmAffine.apply)
+
+def _check(own: tuple[Any, ...], form: Form, operands: tuple[Any, ...]) -> None:
+    a_words, _, N, K = own
+    check_words("a_words", a_words, K)
+    check_operands(form, operands, (*a_words.shape[:-1], N))
+
+
+bgemm_in_parts = binary_product("bgemm", BgemmAffine.apply, _check)
 
 
 def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> Any:
@@ -41,29 +47,12 @@ def bgemm(a_words: Tensor, weight: PackedWeight, epilogue: Epilogue = None) -> A
         >>> bgemm(pack_signs(a), pack_weight(w))
         tensor([[ 1, -3]], dtype=torch.int32)
     """
-    return bgemm_form(a_words, weight, *parts_of(epilogue))
-
-
-def bgemm_form(a_words: Tensor, weight: PackedWeight, form: Form, operands: tuple[Any, ...]) -> Any:
-    """Does what :func:`bgemm` does with an epilogue's parts: an object made of them costs as much as a small call."""
-    if not native.product_kernels_check(a_words):
-        _check(a_words, weight, form, operands)
-    try:
-        N, K = weight.shape
-        return _product((a_words, weight.data, N, K), form, operands)
-    except Exception:
-        _check(a_words, weight, form, operands)  # says in this function's terms what the kernel refused
-        raise
-
-
-def _check(a_words: Tensor, weight: PackedWeight, form: Form, operands: tuple[Any, ...]) -> None:
+    form, operands = parts_of(epilogue)
     if not isinstance(weight, PackedWeight):
         raise TypeError(f"weight must be a PackedWeight made by pack_weight, got {type(weight).__name__}")
     if len(weight.shape) != 2:
         raise ValueError(f"weight must be packed from [N, K], got shape {list(weight.shape)}")
-    N, K = weight.shape
-    check_words("a_words", a_words, K)
-    check_operands(form, operands, (*a_words.shape[:-1], N))
+    return bgemm_in_parts((a_words, weight.data, *weight.shape), form, operands)
 
 
 register_product_fakes("bgemm")

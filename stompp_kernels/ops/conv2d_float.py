@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, refuse_to_cut
 from stompp_kernels.ops.reference import round_float_panels, unpack_float_weight, words_for
 
-_ops = torch.ops.stompp
+_conv2d_float, _conv2d_float_signs = torch.ops.stompp.conv2d_float.default, torch.ops.stompp.conv2d_float_signs.default
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,26 +157,78 @@ def conv2d_float(
         tensor([[[[-17.]]]])
     """
     geometry = stride, padding, dilation
-    if isinstance(weight, FloatWeight) and weight.data.dtype is torch.bfloat16:
-        _refuse_gradient("weight.data", weight.data)
-    if not native.kernels_check(x) or not isinstance(weight, FloatWeight) or isinstance(epilogue, Affine):
+    if not isinstance(weight, FloatWeight) or not _has_parts(epilogue):
         _check(x, weight, Geometry(*geometry), epilogue)
+    return conv2d_float_form(x, weight.data, weight.shape, geometry, *_parts_of(epilogue))
+
+
+def conv2d_float_form(
+    x: Tensor,
+    panels: Tensor,
+    shape: tuple[int, int, int, int],
+    geometry: tuple[Any, Any, Any],
+    constants: tuple[Tensor, ...],
+    fused: bool | None,
+) -> Tensor:
+    """Does what :func:`conv2d_float` does with the parts of its weight and epilogue, of which no object is made.
+
+    Args:
+        x: as there.
+        panels, shape: of a :class:`FloatWeight`.
+        geometry: stride, padding and dilation.
+        constants, fused: scale and bias of an Affine, and whether it is fused; low and high of Limits, and None;
+            or nothing, and False.
+    """
+    if not native.kernels_check(x):
+        _check_parts(x, panels, shape, geometry, constants, fused)
     try:
-        if isinstance(epilogue, Limits):
-            limits = epilogue.low, epilogue.high
-            if gradient_wanted(x, weight.data, *limits):
-                refuse_to_cut("conv2d_float with Limits", x=x, weight=weight.data, low=limits[0], high=limits[1])
-            return _ops.conv2d_float_signs.default(x, weight.data, weight.shape, *geometry, *limits)
-        scale, bias, fused = (
-            (None, None, False) if epilogue is None else (epilogue.scale, epilogue.bias, epilogue.fused)
-        )
-        if gradient_wanted(x, weight.data, scale, bias):
+        if panels.dtype is torch.bfloat16:
+            _refuse_gradient("weight.data", panels)
+        wanted = gradient_wanted(x, panels, *constants)
+        if fused is None:
+            low, high = constants
+            if wanted:
+                refuse_to_cut("conv2d_float with Limits", x=x, weight=panels, low=low, high=high)
+            return _conv2d_float_signs(x, panels, shape, *geometry, low, high)
+        scale, bias = constants or (None, None)
+        if wanted:
             pairs = [[value, value] if isinstance(value, int) else value for value in geometry]
-            return Conv2dFloat.apply(x, weight.data, weight.shape, *pairs, scale, bias, fused)
-        return _ops.conv2d_float.default(x, weight.data, weight.shape, *geometry, scale, bias, fused)
+            return Conv2dFloat.apply(x, panels, shape, *pairs, scale, bias, fused)
+        return _conv2d_float(x, panels, shape, *geometry, scale, bias, fused)
     except Exception:
-        _check(x, weight, Geometry(*geometry), epilogue)  # says in this function's terms what the kernel refused
+        _check_parts(x, panels, shape, geometry, constants, fused)  # says in our terms what the kernel refused
         raise
+
+
+def _parts_of(epilogue: Affine | Limits | None) -> tuple[tuple[Tensor, ...], bool | None]:
+    if epilogue is None:
+        return (), False
+    if isinstance(epilogue, Limits):
+        return (epilogue.low, epilogue.high), None
+    return (epilogue.scale, epilogue.bias), epilogue.fused
+
+
+def _check_parts(
+    x: Tensor,
+    panels: Tensor,
+    shape: tuple[int, int, int, int],
+    geometry: tuple[Any, Any, Any],
+    constants: tuple[Tensor, ...],
+    fused: bool | None,
+) -> None:
+    epilogue: Affine | Limits | None = None
+    if constants:
+        first, second = constants
+        epilogue = Limits(first, second) if fused is None else Affine(first, second, fused=fused)
+    _check(x, FloatWeight(panels, shape), Geometry(*geometry), epilogue)
+
+
+def _has_parts(epilogue: Any) -> bool:
+    """Whether an epilogue is None, Limits, or an Affine of nothing but scale and bias."""
+    if isinstance(epilogue, Affine):
+        others = epilogue.residual, epilogue.residual_scale, epilogue.residual_bias, epilogue.rprelu
+        return epilogue.dtype is torch.float32 and all(other is None for other in others)
+    return epilogue is None or isinstance(epilogue, Limits)
 
 
 def _refuse_gradient(name: str, weights: Tensor) -> None:

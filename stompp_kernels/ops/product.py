@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stompp_kernels import native
 from stompp_kernels.ops import reference
 from stompp_kernels.ops.epilogue import Affine, AffineSigns, epilogue_of
 from stompp_kernels.ops.forms import AFFINE, AFFINE_SIGNS, FORMS, LINEAR_OPERANDS, SUMS, THRESHOLD, Form
@@ -18,29 +19,39 @@ _LINEAR = len(LINEAR_OPERANDS)
 
 
 def binary_product(
-    name: str, affine_with_gradient: Callable[..., Any]
+    name: str, affine_with_gradient: Callable[..., Any], check: Callable[..., None]
 ) -> Callable[[tuple[Any, ...], Form, tuple[Any, ...]], Any]:
     """Returns what runs a product of PRODUCTS: a function of its own arguments, a form, and the form's operands.
+
+    It takes an epilogue in parts: an object made of them costs as much as a small call, and so do a few calls in
+    Python, so that there are none that can be spared.
 
     Args:
         name: the product's name in ``torch.ops.stompp``.
         affine_with_gradient: the op with an affine epilogue, as an autograd function.
+        check: raises in the product's terms what its kernel refuses; takes what the function takes.
     """
     # Looked up once: small products take microseconds.
     sums, affine, affine_signs, threshold = (getattr(torch.ops.stompp, name + form.suffix).default for form in FORMS)
 
     def run(own: tuple[Any, ...], form: Form, operands: tuple[Any, ...]) -> Any:
-        if form is THRESHOLD:
-            return threshold(*own, *operands)
-        if form is AFFINE:
-            *linear, _, _, rprelu = operands
-            return with_gradient(own, operands) if gradient_wanted(*linear, rprelu) else affine(*own, *operands)
-        if form is SUMS:
-            return sums(*own)
-        *linear, _, gives_floats, rprelu, limits = operands
-        wanted = gradient_wanted(*linear, rprelu, limits)
-        floats, words = constant_signs(own, operands) if wanted else affine_signs(*own, *operands)
-        return (floats, words) if gives_floats else words
+        if not native.product_kernels_check(own[0]):
+            check(own, form, operands)
+        try:
+            if form is THRESHOLD:
+                return threshold(*own, *operands)
+            if form is AFFINE:
+                wanted = gradient_wanted(*operands[:_LINEAR], operands[-1])
+                return with_gradient(own, operands) if wanted else affine(*own, *operands)
+            if form is SUMS:
+                return sums(*own)
+            *linear, _, gives_floats, rprelu, limits = operands
+            wanted = gradient_wanted(*linear, rprelu, limits)
+            floats, words = constant_signs(own, operands) if wanted else affine_signs(*own, *operands)
+            return (floats, words) if gives_floats else words
+        except Exception:
+            check(own, form, operands)
+            raise
 
     def with_gradient(own: tuple[Any, ...], operands: tuple[Any, ...]) -> Any:
         epilogue = epilogue_of(AFFINE, operands)

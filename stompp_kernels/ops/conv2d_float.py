@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stompp_kernels import native
@@ -13,7 +15,8 @@ from stompp_kernels.ops.checks import check_choice, check_float_conv2d, check_pe
 from stompp_kernels.ops.epilogue import Affine
 from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
-from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, refuse_to_cut
+from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, multiply_add, refuse_to_cut
+from stompp_kernels.ops.pack import pack_outside, unpack_signs
 from stompp_kernels.ops.reference import round_float_panels, unpack_float_weight, words_for
 
 _ops = torch.ops.stompp
@@ -119,7 +122,8 @@ def conv2d_float(
 
     On the CPU a sum is one chain of fused multiply-adds over the kernel's rows, its columns and channels, in that
     order: the same bits on every processor and with any number of threads. oneDNN adds in that order too for most
-    channels_last images, so these are mostly the bits of torch's convolution. Elsewhere it is torch's convolution.
+    channels_last images, so these are mostly the bits of torch's convolution. Elsewhere it is torch's convolution, on
+    GPUs with one kernel behind it for the epilogue, which may round a multiplication and an addition once or each.
 
     With Limits the sums themselves are not needed: those of large images are found by Winograd's minimal filtering
     (Lavin & Gray, CVPR 2016), and added up as chains where its error bound holds a limit. The words are the same.
@@ -165,6 +169,10 @@ def conv2d_float(
             limits = epilogue.low, epilogue.high
             if gradient_wanted(x, weight.data, *limits):
                 refuse_to_cut("conv2d_float with Limits", x=x, weight=weight.data, low=limits[0], high=limits[1])
+        if x.is_cuda:
+            y = conv2d_by_torch(x, weight.unpacked(), geometry, epilogue)
+            return y if isinstance(epilogue, Limits) else y.contiguous(memory_format=torch.channels_last)
+        if isinstance(epilogue, Limits):
             return _ops.conv2d_float_signs.default(x, weight.data, weight.shape, *geometry, *limits)
         scale, bias, fused = (
             (None, None, False) if epilogue is None else (epilogue.scale, epilogue.bias, epilogue.fused)
@@ -176,6 +184,28 @@ def conv2d_float(
     except Exception:
         _check(x, weight, Geometry(*geometry), epilogue)  # says in this function's terms what the kernel refused
         raise
+
+
+def conv2d_by_torch(x: Tensor, w: Tensor, geometry: Any, epilogue: Affine | Limits | None) -> Tensor:
+    """Computes the same by torch's convolution: on GPUs that, and one kernel behind it.
+
+    Args:
+        x: as for :func:`conv2d_float`.
+        w: float32 [O, C, kh, kw].
+        geometry: stride, padding and dilation.
+        epilogue: as for :func:`conv2d_float`.
+    """
+    if x.dtype is torch.int32:
+        x = unpack_signs(x, w.shape[1]).permute(0, 3, 1, 2)
+    y = F.conv2d(x, w, None, *geometry).permute(0, 2, 3, 1)
+    if isinstance(epilogue, Limits):
+        return pack_outside(y, epilogue.low, epilogue.high)
+    if epilogue is not None and y.is_cpu:
+        y = multiply_add(y, epilogue.scale, epilogue.bias, epilogue.fused)
+    elif epilogue is not None:
+        # To round once as the reference does takes a dozen kernels on float64; sums have an order of their own here.
+        y = torch.addcmul(epilogue.bias, y, epilogue.scale)
+    return y.permute(0, 3, 1, 2)
 
 
 def _refuse_gradient(name: str, weights: Tensor) -> None:

@@ -125,7 +125,7 @@ def _gpu_implementations() -> list[Implementation]:
         Implementation(name, description, not reason, not reason, reason, "cuda")
         for name, description, reason in (
             ("cuda", "bgemm and bconv2d on binary tensor cores", cuda_missing_reason),
-            ("triton", "elementwise ops, the packing of signs, floats with binary weights", no_triton),
+            ("triton", "elementwise ops, packing and pooling of signs, floats with binary weights", no_triton),
         )
     ]
 
@@ -158,6 +158,8 @@ def implementation_of(op: str, device: torch.device) -> str:
     """Returns the name of the implementation that runs an op, "bgemm" for example, on a device."""
     if device.type == "cpu":
         return active_implementation()
+    if op.startswith("conv2d_float"):
+        return "torch"
     active = {item.name for item in _gpu_implementations() if item.active} if device.type == "cuda" else set()
     wanted = "cuda" if op in cuda_library.OPS else "triton"
     return wanted if wanted in active else "reference"

@@ -241,7 +241,8 @@ def test_the_module_is_the_op(implementation, epilogue, g):
     module.float()
     words = FloatConv2d.of(conv, "bits", epilogue)
     assert_same_bits(words(pack_signs(x.permute(0, 2, 3, 1))), module(torch.where(x < 0, -1.0, 1.0)))
-    torch.testing.assert_close(module._by_torch(x), expected, rtol=1e-4, atol=1e-5)
+    module._in_float32 = True
+    torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_module_refuses_unknown_forms():

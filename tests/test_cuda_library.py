@@ -216,6 +216,7 @@ def test_gpu_implementations_are_listed_after_the_cpus(monkeypatch):
     assert native.implementation_of("bconv2d", torch.device("cuda")) == "cuda"
     assert native.implementation_of("bgemm", torch.device("cpu")) == native.active_implementation()
     assert native.implementation_of("bgemm", torch.device("xpu")) == "reference"
+    assert native.implementation_of("conv2d_float_signs", torch.device("cuda")) == "torch"
     with pytest.raises(ValueError, match="'cuda' cannot run here"), native.use_implementation("cuda"):
         pass
 

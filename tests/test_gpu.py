@@ -5,7 +5,19 @@ import torch
 from helpers import SHORT_FLOATS, assert_same_bits, random_floats, random_words
 
 import stompp_kernels as sk
-from stompp_kernels.ops import draw_state, pack_outside, pack_signs, progressive, progressive_drawn, refresh_mask_
+from stompp_kernels.ops import (
+    Affine,
+    Limits,
+    conv2d_float,
+    draw_state,
+    max_pool2d_signs,
+    pack_float_weight,
+    pack_outside,
+    pack_signs,
+    progressive,
+    progressive_drawn,
+    refresh_mask_,
+)
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:training ended at step:RuntimeWarning")]
 ops = torch.ops.stompp_triton
@@ -69,9 +81,30 @@ def test_opcheck_passes_for_the_ops_without_gradient(g):
         ("refresh_mask_", (words, 40, 0.3, 2.0, 1, 2, 3)),
         ("pack_signs", (u,)),
         ("pack_outside", (u, -limit, limit)),
+        ("max_pool2d_signs", (gate.view(1, 3, 2, 1), [2, 2], [1, 1], [1, 1], [1, 1], False)),
     ]:
         results = torch.library.opcheck(getattr(ops, name).default, arguments)
         assert set(results.values()) == {"SUCCESS"}, name
+
+
+def test_float_convolutions_and_pooling_of_signs_give_the_words_of_the_cpu(g):
+    """The inputs are integers, whose sums every order of additions has exactly, and TF32 too."""
+    x, w = (torch.randint(-4, 5, shape, generator=g).float() for shape in ((2, 40, 9, 8), (70, 40, 3, 3)))
+    low, high = torch.randint(-20, 0, (70,), generator=g).float(), torch.randint(0, 20, (70,), generator=g).float()
+    for inputs in (x, x.contiguous(memory_format=torch.channels_last), pack_signs(x.permute(0, 2, 3, 1))):
+        found = []
+        for device in ("cpu", "cuda"):
+            weight = pack_float_weight(w.to(device))
+            limits, affine = (
+                Limits(low.to(device), high.to(device)),
+                Affine(low.to(device), high.to(device), fused=True),
+            )
+            words = conv2d_float(inputs.to(device), weight, 2, 1, epilogue=limits)
+            floats = [conv2d_float(inputs.to(device), weight, 2, 1, epilogue=epilogue) for epilogue in (None, affine)]
+            assert all(y.is_contiguous(memory_format=torch.channels_last) for y in floats)
+            found.append([y.cpu() for y in (words, *floats, max_pool2d_signs(words, 3, 2, 1))])
+        for on_cpu, on_gpu in zip(*found, strict=True):
+            assert_same_bits(on_gpu, on_cpu)
 
 
 def prepared(device):

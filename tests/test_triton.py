@@ -152,6 +152,26 @@ def test_the_packing_kernels_equal_the_oracle(device, dtype, shape, g):
         same(unpacked, reference.unpack_signs(words, shape[-1], out_dtype))
 
 
+@pytest.mark.parametrize("words", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("size", "window"),
+    [
+        ((9, 8), ([2, 2], [2, 2], [0, 0], [1, 1], False)),
+        ((7, 10), ([3, 3], [2, 2], [1, 1], [1, 1], True)),
+        ((8, 9), ([4, 1], [1, 3], [2, 0], [1, 1], False)),
+        ((6, 7), ([2, 3], [1, 2], [0, 0], [3, 2], True)),
+        ((4, 4), ([5, 5], [3, 3], [0, 0], [1, 1], True)),
+        ((1, 1), ([1, 1], [1, 1], [0, 0], [1, 1], False)),
+    ],
+)
+def test_the_pooling_kernel_equals_the_oracle(device, words, size, window, g):
+    x = torch.randint(-(2**31), 2**31, (3, *size, words), generator=g).to(torch.int32) | 0x0F0F0F0F  # AND leaves some
+    expected = reference.max_pool2d_signs(x, *window)
+    for name, view in forms(x, 2 if device == "cpu" else 6, g):
+        on_device = torch.empty_strided(view.shape, view.stride(), dtype=view.dtype, device=device).copy_(view)
+        same(ops.max_pool2d_signs(on_device, *window), expected, name)
+
+
 def integers(shape, g, dtype=torch.float32):
     """Small ones, whose sums and scaled sums every type's products are exact for, in any order."""
     return torch.randint(-4, 5, tuple(shape), generator=g).to(dtype)
@@ -237,13 +257,15 @@ def test_empty_tensors_stay_empty(device):
     ops.refresh_mask_(words[:0], 0, 0.5, 1.0, 0, 0, 0)
     weight, ones = torch.zeros(12, dtype=torch.uint8, device=device), torch.ones(3, device=device)
     assert ops.linear_binary_weight(empty, weight, 3, 5, ones, None).shape == (0, 3)
+    images = torch.zeros(0, 4, 6, 2, dtype=torch.int32, device=device)
+    assert ops.max_pool2d_signs(images, [2, 2], [2, 2], [0, 0], [1, 1], False).shape == (0, 2, 3, 2)
 
 
 def test_bad_arguments_are_refused_before_a_kernel_runs(device, g):
     u, words = torch.ones(3, 40, device=device), random_words((), 120, g).to(device)
     gate = random_words((1,), 120, g).to(device)
     bytes_, image = torch.zeros(24, dtype=torch.uint8, device=device), torch.ones(1, 40, 2, 2, device=device)
-    conv = [3, 40, 1, 1], [1, 1], [0, 0], [1, 1]
+    conv, pairs = ([3, 40, 1, 1], [1, 1], [0, 0], [1, 1]), ([1, 1], [1, 1], [0, 0], [1, 1])
     for call, message in [
         (lambda: ops.progressive(u.int(), None, "none", False), "u must be"),
         (lambda: ops.progressive(u, words[:3], "none", False), "mask_words must have shape"),
@@ -260,6 +282,8 @@ def test_bad_arguments_are_refused_before_a_kernel_runs(device, g):
         (lambda: ops.unpack_signs(words, 33, torch.float32), "words must have a last dimension"),
         (lambda: ops.unpack_signs(words, 120, torch.int32), "dtype must be one of"),
         (lambda: ops.pack_outside(u, u[0, :39], u[0]), "low must have shape"),
+        (lambda: ops.max_pool2d_signs(u, *pairs, False), r"x_words must be torch\.int32"),
+        (lambda: ops.max_pool2d_signs(words, *pairs, False), r"x_words must be \[N, H, W, C_words\]"),
         (lambda: ops.linear_binary_weight(u, bytes_[:-4], 3, 40, u[0, :3], None), r"weight must have shape \[24\]"),
         (lambda: ops.linear_binary_weight(u, bytes_, 3, 40, u[0, :4], None), "scale must have shape"),
         (lambda: ops.linear_binary_weight(u.double(), bytes_, 3, 40, u[0, :3], None), "x must be"),
@@ -327,6 +351,20 @@ def test_block_sizes_fit_the_tensor():
         assert tile.rows == 16 or rows > 16
 
 
+def test_block_sizes_of_any_batch_are_those_of_a_large_one():
+    """A graph's symbol is not compared with a number: that would fix the batch."""
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    environment = ShapeEnv()
+    batch = environment.create_unbacked_symint()
+    assert launch.elementwise(batch, 4) == launch.elementwise(10**9, 4)
+    assert launch.product(batch, 64) == launch.product(10**9, 64)
+    _, rows, more = launch.grid(3, batch)
+    assert isinstance(rows, torch.SymInt)
+    assert isinstance(more, torch.SymInt)
+    assert environment.guards == []
+
+
 @pytest.fixture(scope="module")
 def compiled_ahead_of_time(tmp_path_factory):
     """What PTX and SASS each kernel becomes for each architecture, with no GPU needed."""
@@ -350,6 +388,7 @@ def test_every_kernel_compiles_for_every_architecture(compiled_ahead_of_time):
         "permute",
         "pack_rows",
         "pack_planes",
+        "max_pool",
     }
     assert names == kernels | {"unpack_rows", "binary_weight"}
     for name in names:

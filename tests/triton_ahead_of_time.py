@@ -43,6 +43,8 @@ def variants():
         tile = launch.product(BIG, BIG)
         constants = {"BIAS": True, "ROWS": tile.rows, "OUTPUTS": tile.outputs}
         yield f"binary_weight-{dtype}", kernels.binary_weight, dtype, constants, tile.warps
+    pooled, window = launch.pooled_words(), {"KERNEL_H": 3, "KERNEL_W": 3}
+    yield "max_pool", kernels.max_pool, "bf16", {**window, "WORDS": pooled.tile}, pooled.warps
     yield "refresh", kernels.refresh, "bf16", {"WORDS": launch.random_words().tile}, launch.random_words().warps
     yield "permute", kernels.permute, "bf16", {"BYTES": launch.bit_gather().tile}, launch.bit_gather().warps
 
@@ -54,6 +56,9 @@ def signature(name, kernel, dtype, constants):
         types["mask"] = "i32"
     if name == "permute":
         types["out"] = "u8"
+    if name == "max_pool":
+        types.update({"x": "i32", "out": "i32"})
+        types.pop("words")
     if name.startswith("pack_planes"):
         types["words"] = "i32"
     if name.startswith("binary_weight"):

@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stompp_kernels.nn.bfloat16 import MayMultiplyBFloat16, rounded_panels
 from stompp_kernels.nn.gives_floats import GivesFloats
 from stompp_kernels.nn.state import refused_casts
-from stompp_kernels.ops import Affine, FloatWeight, Limits, pack_float_weight, pack_outside, unpack_signs
+from stompp_kernels.ops import Affine, FloatWeight, Limits, pack_float_weight
 from stompp_kernels.ops.checks import check_choice, pair
-from stompp_kernels.ops.conv2d_float import conv2d_float_form
-from stompp_kernels.ops.gradients import multiply_add
+from stompp_kernels.ops.conv2d_float import conv2d_by_torch, conv2d_float_form
 from stompp_kernels.ops.reference import FLOAT_PANEL
 
 
@@ -119,14 +117,14 @@ class FloatConv2d(GivesFloats, MayMultiplyBFloat16):
         """Convolves floats of any type, in float32, or words; floats come out in the type that the network has."""
         if x.dtype is not torch.float32 and x.is_floating_point():
             x = x.to(torch.float32)
+        geometry = self.stride, self.padding, self.dilation
         if not x.is_cpu or self._in_float32:
-            y = self._by_torch(x)
+            y = conv2d_by_torch(x, self._dense_weight(), geometry, *self._epilogue())
         else:
             panels = self._buffers["rounded"]
             if panels is None:
                 panels = self._buffers["panels"]
             shape = self.out_channels, self.in_channels, *self.kernel_size
-            geometry = self.stride, self.padding, self.dilation
             y = conv2d_float_form(x, panels, shape, geometry, *self._epilogue())
         return y if self.writes == "bits" else self._cast(y)
 
@@ -140,20 +138,11 @@ class FloatConv2d(GivesFloats, MayMultiplyBFloat16):
             return (own["low"], own["high"]), None
         return ((own["scale"], own["bias"]), self.fused) if writes == "affine" else ((), False)
 
-    def _by_torch(self, x: Tensor) -> Tensor:
-        """Computes the same on other devices, where torch's convolution is as good as any."""
-        if self.reads == "bits":
-            x = unpack_signs(x, self.in_channels).permute(0, 3, 1, 2)
-        y = F.conv2d(x, self._dense_weight(), None, self.stride, self.padding, self.dilation).permute(0, 2, 3, 1)
-        if self.writes == "bits":
-            return pack_outside(y, self.low, self.high)
-        if self.writes == "affine":
-            y = multiply_add(y, self.scale, self.bias, self.fused)
-        return y.permute(0, 3, 1, 2)
-
     _dense: tuple[Tensor, Tensor] | None = None  # (panels, the weights that they hold)
 
     def _dense_weight(self) -> Tensor:
+        if torch.compiler.is_compiling():  # which keeps no tensor that a module comes by
+            return self.weight.unpacked().contiguous(memory_format=torch.channels_last)
         if self._dense is None or self._dense[0] is not self.panels:
             self._dense = self.panels, self.weight.unpacked().contiguous(memory_format=torch.channels_last)
         return self._dense[1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stompp_kernels import native
@@ -14,7 +15,8 @@ from stompp_kernels.ops.checks import check_choice, check_float_conv2d, check_pe
 from stompp_kernels.ops.epilogue import Affine
 from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
-from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, refuse_to_cut
+from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, multiply_add, refuse_to_cut
+from stompp_kernels.ops.pack import pack_outside, unpack_signs
 from stompp_kernels.ops.reference import round_float_panels, unpack_float_weight, words_for
 
 _conv2d_float, _conv2d_float_signs = torch.ops.stompp.conv2d_float.default, torch.ops.stompp.conv2d_float_signs.default
@@ -120,7 +122,8 @@ def conv2d_float(
 
     On the CPU a sum is one chain of fused multiply-adds over the kernel's rows, its columns and channels, in that
     order: the same bits on every processor and with any number of threads. oneDNN adds in that order too for most
-    channels_last images, so these are mostly the bits of torch's convolution. Elsewhere it is torch's convolution.
+    channels_last images, so these are mostly the bits of torch's convolution. Elsewhere it is torch's convolution, on
+    GPUs with one kernel behind it for the epilogue, which may round a multiplication and an addition once or each.
 
     With Limits the sums themselves are not needed: those of large images are found by Winograd's minimal filtering
     (Lavin & Gray, CVPR 2016), and added up as chains where its error bound holds a limit. The words are the same.
@@ -189,6 +192,10 @@ def conv2d_float_form(
             low, high = constants
             if wanted:
                 refuse_to_cut("conv2d_float with Limits", x=x, weight=panels, low=low, high=high)
+        if x.is_cuda:
+            y = conv2d_by_torch(x, FloatWeight(panels, shape).unpacked(), geometry, constants, fused)
+            return y if fused is None else y.contiguous(memory_format=torch.channels_last)
+        if fused is None:
             return _conv2d_float_signs(x, panels, shape, *geometry, low, high)
         scale, bias = constants or (None, None)
         if wanted:
@@ -229,6 +236,28 @@ def _has_parts(epilogue: Any) -> bool:
         others = epilogue.residual, epilogue.residual_scale, epilogue.residual_bias, epilogue.rprelu
         return epilogue.dtype is torch.float32 and all(other is None for other in others)
     return epilogue is None or isinstance(epilogue, Limits)
+
+
+def conv2d_by_torch(
+    x: Tensor, w: Tensor, geometry: tuple[Any, Any, Any], constants: tuple[Tensor, ...], fused: bool | None
+) -> Tensor:
+    """Computes the same by torch's convolution: on GPUs that, and one kernel behind it.
+
+    Args:
+        x: as for :func:`conv2d_float`.
+        w: float32 [O, C, kh, kw].
+        geometry, constants, fused: as for :func:`conv2d_float_form`.
+    """
+    if x.dtype is torch.int32:
+        x = unpack_signs(x, w.shape[1]).permute(0, 3, 1, 2)
+    y = F.conv2d(x, w, None, *geometry).permute(0, 2, 3, 1)
+    if fused is None:
+        return pack_outside(y, *constants)
+    if constants:
+        scale, bias = constants
+        # On GPUs rounding once, as the reference does, takes a dozen kernels on float64, and sums have their own order.
+        y = multiply_add(y, scale, bias, fused) if y.is_cpu else torch.addcmul(bias, y, scale)
+    return y.permute(0, 3, 1, 2)
 
 
 def _refuse_gradient(name: str, weights: Tensor) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from stompp_kernels import native
 from stompp_kernels.ops.checks import check_max_pool2d
 from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.reference import max_pool2d_out_size
-
-_ops = torch.ops.stompp
+from stompp_kernels.ops.schemas import kernels_for
 
 
 def max_pool2d_signs(
@@ -40,13 +38,14 @@ def max_pool2d_signs(
         >>> unpack_signs(max_pool2d_signs(pack_signs(x), (1, 2)), 1).flatten()
         tensor([ 1., -1.])
     """
-    window = kernel_size, kernel_size if stride is None else stride, padding, dilation, ceil_mode
+    window = kernel_size, kernel_size if stride is None else stride, padding, dilation
     if not native.kernels_check(x_words):
-        check_max_pool2d(x_words, *window)
+        check_max_pool2d(x_words, *window, ceil_mode)
+    pairs = [[value, value] if isinstance(value, int) else value for value in window]
     try:
-        return _ops.max_pool2d_signs.default(x_words, *window)
+        return kernels_for(x_words).max_pool2d_signs.default(x_words, *pairs, ceil_mode)
     except Exception:
-        check_max_pool2d(x_words, *window)  # says in this function's terms what the kernel refused
+        check_max_pool2d(x_words, *window, ceil_mode)  # says in this function's terms what the kernel refused
         raise
 
 

@@ -4,7 +4,7 @@ The ops have the names, schemas and results of those of ``torch.ops.stompp``. ke
 their block sizes, the other files a launcher for each op. Importing this folder needs Triton.
 """
 
-from stompp_kernels.ops.triton import binary_weight, pack, progressive  # noqa: F401  (they define the ops)
+from stompp_kernels.ops.triton import binary_weight, pack, pool, progressive  # noqa: F401  (they define the ops)
 
 OPS = (
     "progressive",
@@ -16,6 +16,7 @@ OPS = (
     "pack_signs",
     "pack_outside",
     "unpack_signs",
+    "max_pool2d_signs",
     "linear_binary_weight",
     "conv2d_binary_weight",
 )

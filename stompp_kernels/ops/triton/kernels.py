@@ -267,6 +267,52 @@ def _pixel_tap(pixel, valid, tap, kernel_w, H, W, OH, OW, stride, padding, dilat
 
 
 @triton.jit
+def max_pool(
+    x,
+    out,
+    words,
+    C,
+    H,
+    W,
+    OH,
+    OW,
+    stride_h,
+    stride_w,
+    padding_h,
+    padding_w,
+    dilation_h,
+    dilation_w,
+    KERNEL_H: tl.constexpr,
+    KERNEL_W: tl.constexpr,
+    WORDS: tl.constexpr,
+):
+    """ANDs the words of each window: int32 [batch, H, W, C] become `words` words of [batch, OH, OW, C].
+
+    The largest of some signs is -1, whose bit is 1, where all are; so padding is ones.
+    """
+    to = tl.program_id(0).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    valid = to < words
+    pixel, word = to // C, to % C
+    pooled = tl.full((WORDS,), -1, tl.int32)
+    for tap in range(KERNEL_H * KERNEL_W):
+        source, inside = _pixel_tap(
+            pixel,
+            valid,
+            tap,
+            KERNEL_W,
+            H,
+            W,
+            OH,
+            OW,
+            (stride_h, stride_w),
+            (padding_h, padding_w),
+            (dilation_h, dilation_w),
+        )
+        pooled &= tl.load(x + source * C + word, mask=inside, other=-1)
+    tl.store(out + to, pooled, mask=valid)
+
+
+@triton.jit
 def binary_weight(
     x,
     words,

@@ -20,6 +20,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,19 @@ from stompp_kernels.bench import printout
 from stompp_kernels.bench.command import Options, measured
 from stompp_kernels.bench.network import sizes
 from stompp_kernels.bench.sides import FORMS
-from stompp_kernels.bench.subjects import untrained
+from stompp_kernels.bench.subjects import Subject, untrained
 from stompp_kernels.files import write_json
 
-NETWORKS = ("resnet18", "resnet50", "bireal18", "bert", "mobilenet_v2", "reactnet_a", "bnext_t", "binary_vit")
+NETWORKS = (
+    *("resnet18", "resnet50", "bireal18", "bert", "mobilenet_v2", "reactnet_a", "bnext_t", "binary_vit"),
+    "binary_vit+binary_attention",  # float products of the same clipped values stand beside its products of bits
+)
+
+
+def subject_of(name: str) -> Subject:
+    """Makes the network of a name of ``sk.models.list()``, with the model's options of the names behind each "+"."""
+    model, *options = name.split("+")
+    return replace(untrained(model, options=dict.fromkeys(options, True)), name=name)
 
 
 def key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -64,7 +74,7 @@ def replace_in(path: Path, name: str, rows: list[dict[str, Any]]) -> list[dict[s
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=__doc__)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names of sk.models.list()")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names of sk.models.list(), and +option")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to measure, in turn")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="samples per call (default: 1)")
     parser.add_argument("--forms", nargs="+", choices=FORMS, help="forms to measure (default: those that differ here)")
@@ -86,7 +96,7 @@ def main() -> int:
     options = Options(a.batch, a.threads, a.forms, not a.no_compile, a.seconds, a.device)
     rows, bytes_rows = [], []
     for name in arguments.networks:
-        subject = untrained(name).to(arguments.device)
+        subject = subject_of(name).to(arguments.device)
         rounds = (measured(subject, options, a.profile, keep_wrong=True) for _ in range(a.rounds))
         rows += quietest(itertools.chain.from_iterable(rounds))
         if not arguments.no_memory and not on_gpu:

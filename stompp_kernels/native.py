@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -161,7 +162,11 @@ def implementation_of(op: str, device: torch.device) -> str:
     if op.startswith("conv2d_float"):
         return "torch"
     active = {item.name for item in _gpu_implementations() if item.active} if device.type == "cuda" else set()
-    wanted = "cuda" if op in cuda_library.OPS else "triton"
+    triton = sys.modules.get("stompp_kernels.ops.triton")  # imported where it may run
+    if triton is not None and op in triton.OPS:
+        wanted = "triton"
+    else:
+        wanted = "cuda" if op in cuda_library.OPS else "reference"
     return wanted if wanted in active else "reference"
 
 

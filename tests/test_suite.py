@@ -44,7 +44,7 @@ def test_every_op_has_a_case_and_no_two_cases_share_a_name():
     kernels = {
         *("bgemm", "bconv2d", "pack_signs", "pack_outside", "unpack_signs", "max_pool2d_signs", "refresh_mask_"),
         *("progressive", "progressive_drawn", "linear_binary_weight", "conv2d_binary_weight"),
-        "conv2d_float",
+        *("conv2d_float", "batched_bgemm"),
     }
     assert {case.op for case in found} == kernels <= set(ops.__all__)
     assert len({case.key for case in found}) == len(found)

@@ -140,6 +140,10 @@ def sample_arguments(g):
         "bconv2d_affine": [(*conv, *extra) for extra in affine(conv_out)],
         "bconv2d_affine_signs": [(*conv, *extra) for extra in affine_signs(conv_out)],
         "bconv2d_threshold": [(*conv, *extra) for extra in threshold(conv_out)],
+        "batched_bgemm": [
+            (random_words((2, 3, 5), 40, g), random_words((2, 3, 4), 40, g), 40),
+            (random_words((6, 2), 70, g).transpose(0, 1), random_words((2, 1), 70, g), 70),
+        ],
         "max_pool2d_signs": [
             (random_words((2, 7, 6), 70, g), [3, 2], [2, 1], [1, 0], [1, 1], False),
             (random_words((1, 9, 8), 40, g).transpose(1, 2), [2, 3], [2, 2], [0, 0], [2, 1], True),

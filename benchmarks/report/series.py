@@ -22,6 +22,7 @@ NETWORKS = {
     "reactnet_a": "ReActNet-A",
     "bnext_t": "BNext-T",
     "binary_vit": "BinaryViT",
+    "binary_vit+binary_attention": "BinaryViT, attention on bits",
 }
 REGIMES = {"ste": "StoMPP + STE", "ste_free": "StoMPP, STE-free", "vanilla_ste": "vanilla STE"}
 

@@ -40,9 +40,6 @@ void run(const F& f) {
   check(unlocked());
 }
 
-const Parallel kThisThread = {
-    [](int64_t count, int64_t, Parallel::Body body, void* context) { body(0, count, context); }, 1};
-
 Shape shape_of(const py::array& array) { return Shape(array.shape(), array.shape() + array.ndim()); }
 
 std::string text(const Shape& shape) { return py::str(py::cast(shape)); }

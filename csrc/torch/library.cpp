@@ -11,6 +11,7 @@ STABLE_TORCH_LIBRARY(stompp, m) {
   m.def("pack_weight_words(Tensor words, int[] shape, int groups) -> Tensor");
   m.def("unpack_weight_words(Tensor weight, int[] shape, int groups) -> Tensor");
   stompp::binding::define_product(m, stompp::binding::Bgemm::kOp);
+  m.def("batched_bgemm(Tensor a_words, Tensor b_words, SymInt K) -> Tensor");
   stompp::binding::define_product(m, stompp::binding::Bconv2d::kOp);
   m.def(
       "max_pool2d_signs(Tensor x_words, int[2] kernel, int[2] stride, int[2] padding, int[2] dilation, "

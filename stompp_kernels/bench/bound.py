@@ -24,7 +24,7 @@ from stompp_kernels.bench.turns import sample_on
 from stompp_kernels.conversion.packing.float_convs import TO_SIGNS, has_kernel
 from stompp_kernels.conversion.profile import is_leaf, operations_of
 from stompp_kernels.models.registry import Inputs
-from stompp_kernels.nn import BinaryLayer, FloatConv2d, ProgressiveActivation, float_simulation
+from stompp_kernels.nn import BinaryLayer, BinaryMatmul, FloatConv2d, ProgressiveActivation, float_simulation
 from stompp_kernels.ops import bgemm, pack_signs, pack_weight
 
 # Folded into a product before or after them, or nothing at all in eval mode.
@@ -189,8 +189,8 @@ def _noting(model: nn.Module, found: _Leftovers, functions: _FloatFunctions) -> 
 
     def leaving(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, name: str) -> None:
         functions.inside -= 1
-        if isinstance(module, BinaryLayer):
-            found.binary_operations += operations_of(module, output)
+        if isinstance(module, (BinaryLayer, BinaryMatmul)):
+            found.binary_operations += operations_of(module, args, output)
         elif not isinstance(module, (*_FREE, ProgressiveActivation)):
             found.names.append(name)
             found.layer_names.append(name)

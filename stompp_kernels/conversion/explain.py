@@ -16,6 +16,7 @@ from stompp_kernels.native import active_implementation, implementation_of
 from stompp_kernels.nn import (
     BFloat16Linear,
     BinaryLayer,
+    BinaryMatmul,
     BinaryWeightConv2d,
     BinaryWeightLayer,
     FloatConv2d,
@@ -23,6 +24,7 @@ from stompp_kernels.nn import (
     PackBatchNorm,
     PackedConv2d,
     PackedLinear,
+    PackedMatmul,
     PackedOnFloats,
     PackSigns,
     PrepackedConv2d,
@@ -151,7 +153,7 @@ def explain(packed: nn.Module, inputs: Any = None, seconds: float = 1.0) -> Expl
     modules = dict(packed.named_modules())
     if isinstance(packed, fx.GraphModule):
         calls = [str(node.target) for node in packed.graph.nodes if node.op == "call_module"]
-    elif any(isinstance(module, (PackedOnFloats, BinaryWeightLayer)) for module in modules.values()):
+    elif any(isinstance(module, (PackedOnFloats, BinaryWeightLayer, PackedMatmul)) for module in modules.values()):
         calls = [name for name, module in modules.items() if _does_something(module)]
     else:
         raise TypeError(f"packed must be a network made by sk.convert, got {type(packed).__name__}")
@@ -210,7 +212,7 @@ def _tensors_of(packed: nn.Module) -> dict[str, Tensor]:
 
 def _does_something(module: nn.Module) -> bool:
     """Returns whether a module computes rather than holds others."""
-    if isinstance(module, BinaryLayer):
+    if isinstance(module, (BinaryLayer, BinaryMatmul)):
         return True
     return not list(module.children()) and not isinstance(module, (nn.Identity, nn.Dropout))
 
@@ -250,6 +252,10 @@ def _kernel_of(module: nn.Module) -> _Kernel | None:
         return _product(module)
     if isinstance(module, FloatConv2d):
         return _float_conv(module)
+    if isinstance(module, PackedMatmul):
+        left = "one of +1 and -1, the other of 1 and 0" if module.zero_one else "both of +1 and -1"
+        reason = f"a product of two activations, {left}, that are packed at each call"
+        return _Kernel("batched_bgemm", "", 0, 0, reason)
     if isinstance(module, MaxPoolSigns):
         return _Kernel("max_pool2d_signs", "", 0, 0, "the largest of signs is their AND")
     if isinstance(module, PackSigns):
@@ -306,6 +312,8 @@ def _float_module(name: str, module: nn.Module) -> LayerExplanation:
             "its input is not committed yet" if module.activation else "its input is float, its padding is not 0"
         )
         reason = float_input if module.committed else "not committed yet"
+    elif isinstance(module, BinaryMatmul):
+        reason = "a product of two activations, not committed yet"
     elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
         reason = "kept in float by prepare"
     elif isinstance(module, SignActivation):

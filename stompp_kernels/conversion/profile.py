@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stompp_kernels.nn import BinaryLayer, FloatConv2d
+from stompp_kernels.nn import BinaryLayer, BinaryMatmul, FloatConv2d, PackedMatmul
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import FloatWeight, PackedWeight
 from stompp_kernels.ops.reference import words_for
@@ -51,11 +51,13 @@ class LayerTime:
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is timed as one piece."""
-    return isinstance(module, (PackedLayer, BinaryLayer)) or not any(True for _ in module.children())
+    return isinstance(module, (PackedLayer, BinaryLayer, BinaryMatmul)) or not any(True for _ in module.children())
 
 
-def operations_of(module: nn.Module, output: Any) -> int:
-    """Multiplications and additions of a product that gave this output; 0 for any other module."""
+def operations_of(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> int:
+    """Multiplications and additions of a product that gave this output of these inputs; 0 for any other module."""
+    if isinstance(module, (BinaryMatmul, PackedMatmul)):
+        return 2 * inputs[0].shape[-1] * output.numel()
     weight = getattr(module, "weight", None)
     if isinstance(weight, PackedWeight):
         N, K = weight.shape[0], weight.unpacked_row_numel
@@ -103,9 +105,10 @@ class _Clock:
             output = forward(*args, **kwargs)
             self.add(name, 1e3 * (time.perf_counter() - start))
             if name not in self.kinds:
-                binary = isinstance(getattr(module, "weight", None), PackedWeight) or isinstance(module, BinaryLayer)
+                packed = isinstance(getattr(module, "weight", None), PackedWeight)
+                binary = packed or isinstance(module, (BinaryLayer, BinaryMatmul, PackedMatmul))
                 kind = module.kind if isinstance(module, _Function) else type(module).__name__
-                self.kinds[name] = kind, operations_of(module, output), binary
+                self.kinds[name] = kind, operations_of(module, args, output), binary
             return output
 
         return timed

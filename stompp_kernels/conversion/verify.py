@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from stompp_kernels.conversion.sign_notes import SignsOf, noted_signs
-from stompp_kernels.nn import ProgressiveActivation, float_simulation
+from stompp_kernels.nn import BinaryMatmul, PackedMatmul, ProgressiveActivation, float_simulation
 from stompp_kernels.nn.bfloat16 import in_float32
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.nn.reshaped_convs import ReshapedLayer
@@ -32,8 +32,8 @@ _COMPARED = (bool, int, float, str)
 def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
     """Runs both on the inputs and compares, layer by layer, then what they return.
 
-    Of a graph the signs after each committed activation are compared, of a model converted layer by layer the outputs
-    of each, or the signs that it hands to the next.
+    Of a graph the signs after each committed activation and the outputs of products of activations are compared, of a
+    model converted layer by layer the outputs of each layer or product, or the signs that a layer hands to the next.
 
     Args:
         model: the model that ``packed`` was made from, by ``sk.convert``.
@@ -47,7 +47,8 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
     by_graph = isinstance(packed, fx.GraphModule)
     kept: dict[str, list[Tensor]] = {}
     if by_graph:
-        names = {name for name, module in model.named_modules() if isinstance(module, ProgressiveActivation)}
+        kinds = ProgressiveActivation, BinaryMatmul
+        names = {name for name, module in model.named_modules() if isinstance(module, kinds)}
     else:
         names = {name for layer in _packed_layers(packed).values() for name in layer.replaces}
     with (
@@ -65,8 +66,9 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
         raise ValueError(f"the packed network's output differs from the model's {difference}")
 
 
-def _packed_layers(packed: nn.Module) -> dict[str, PackedLayer]:
-    return {name: module for name, module in packed.named_modules() if isinstance(module, PackedLayer)}
+def _packed_layers(packed: nn.Module) -> dict[str, PackedLayer | PackedMatmul]:
+    kinds = PackedLayer, PackedMatmul
+    return {name: module for name, module in packed.named_modules() if isinstance(module, kinds)}
 
 
 @contextmanager
@@ -133,7 +135,9 @@ def _run_modules(
         replaces = layers[name].replaces
         if replaces[-1] not in kept:
             raise ValueError(f"the model does not call {replaces[-1]}, which the packed network runs")
-        compared = _different_signs if layers[name].has_thresholds else _difference
+        layer = layers[name]
+        has_thresholds = isinstance(layer, PackedLayer) and layer.has_thresholds
+        compared = _different_signs if has_thresholds else _difference
         difference = _least(compared(output, one) for one in kept[replaces[-1]])
         if difference:
             raise ValueError(f"the packed network differs at {replaces[0]} {difference}")
@@ -194,7 +198,12 @@ class _SignComparison(fx.Interpreter):
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
         signs = noted_signs(node)
-        if signs is not None and not self.difference:
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, PackedMatmul) and not self.difference:
+            (name,) = module.replaces
+            difference = _least(_difference(result, kept) for kept in self.kept[name])
+            self.difference = f"{name} {difference}" if difference else ""
+        elif signs is not None and not self.difference:
             difference = _least(_difference_of_words(result, kept, signs) for kept in self.kept[signs.activation])
             if difference:
                 self.difference = f"{signs.activation} {difference}"

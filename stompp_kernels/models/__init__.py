@@ -2,6 +2,7 @@
 
 from stompp_kernels.models.bert import EncoderClassifier
 from stompp_kernels.models.binary_vit import (
+    BinaryAttention,
     BinaryViT,
     BinaryViTAttention,
     BinaryViTBlock,
@@ -27,6 +28,7 @@ __all__ = [
     "BNextUnit",
     "BasicBlock",
     "BiRealBlock",
+    "BinaryAttention",
     "BinaryViT",
     "BinaryViTAttention",
     "BinaryViTBlock",

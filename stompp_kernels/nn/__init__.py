@@ -4,6 +4,7 @@ from stompp_kernels.nn.activation import ProgressiveActivation
 from stompp_kernels.nn.average import AveragedModel
 from stompp_kernels.nn.bfloat16 import BFloat16Linear
 from stompp_kernels.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear
+from stompp_kernels.nn.binary_matmul import BinaryMatmul, PackedMatmul
 from stompp_kernels.nn.binary_weight import BinaryWeightConv2d, BinaryWeightLayer, BinaryWeightLinear
 from stompp_kernels.nn.conv2d_float import FloatConv2d
 from stompp_kernels.nn.functional import float_simulation
@@ -22,6 +23,7 @@ __all__ = [
     "BinaryConvTranspose2d",
     "BinaryLayer",
     "BinaryLinear",
+    "BinaryMatmul",
     "BinaryWeightConv2d",
     "BinaryWeightLayer",
     "BinaryWeightLinear",
@@ -31,6 +33,7 @@ __all__ = [
     "PackSigns",
     "PackedConv2d",
     "PackedLinear",
+    "PackedMatmul",
     "PackedOnFloats",
     "PrepackedConv2d",
     "ProgressiveActivation",

@@ -4,6 +4,7 @@ The examples in the docstrings follow ``import torch`` and ``from stompp_kernels
 """
 
 from stompp_kernels.ops import schemas  # noqa: F401  (defines torch.ops.stompp, which the rest of the folder uses)
+from stompp_kernels.ops.batched_bgemm import batched_bgemm
 from stompp_kernels.ops.bconv2d import bconv2d
 from stompp_kernels.ops.bgemm import bgemm
 from stompp_kernels.ops.binary_weight import (
@@ -28,6 +29,7 @@ __all__ = [
     "Limits",
     "PackedWeight",
     "Threshold",
+    "batched_bgemm",
     "bconv2d",
     "bgemm",
     "conv2d_binary_weight",

@@ -81,6 +81,23 @@ def check_words(name: str, words: Tensor, K: int) -> None:
         )
 
 
+def check_batched_words(a_words: Any, b_words: Any, K: int) -> None:
+    """Checks that a_words and b_words are rows of K bits, in batches of the same sizes."""
+    for name, words in (("a_words", a_words), ("b_words", b_words)):
+        check_words(name, words, K)
+        if words.dim() < 2:
+            raise ValueError(f"{name} must be [..., rows, ceil(K/32)], got shape {list(words.shape)}")
+    if a_words.dim() != b_words.dim() or any(map(_differ, a_words.shape[:-2], b_words.shape[:-2])):
+        raise ValueError(
+            f"b_words must have the sizes of a_words before their rows, {list(a_words.shape[:-2])}, got shape "
+            f"{list(b_words.shape)}"
+        )
+    if _below(b_words.shape[-2], 1):
+        raise ValueError(f"b_words must have at least one row, got shape {list(b_words.shape)}")
+    if isinstance(K, int) and K >= 1 << 30:
+        raise ValueError(f"K must be below 2^30, got {K}")
+
+
 def check_limits(x: Any, low: Any, high: Any) -> None:
     """Checks that low and high are limits of x's channels."""
     check_short_floats(x)

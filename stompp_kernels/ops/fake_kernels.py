@@ -18,6 +18,7 @@ from torch import Tensor
 from stompp_kernels.ops.checks import (
     FLOATS,
     SURROGATES,
+    check_batched_words,
     check_binary_weight_conv2d,
     check_binary_weight_linear,
     check_choice,
@@ -276,6 +277,7 @@ _CHECKS: dict[str, Callable[..., Any]] = {
     "pack_conv_weight": _pack_conv_weight,
     "pack_weight_words": _pack_weight_words,
     "unpack_weight_words": _unpack_weight_words,
+    "batched_bgemm": check_batched_words,
     "max_pool2d_signs": _max_pool2d_signs,
     "pack_binary_weight_words": _pack_weight_words,
     "unpack_binary_weight_words": _unpack_weight_words,

@@ -28,6 +28,7 @@ SCHEMAS = {
     "pack_weight_words": "(Tensor words, int[] shape, int groups) -> Tensor",
     "unpack_weight_words": "(Tensor weight, int[] shape, int groups) -> Tensor",
     **{product + form.suffix: form.schema(own) for product, own in PRODUCTS.items() for form in FORMS},
+    "batched_bgemm": "(Tensor a_words, Tensor b_words, SymInt K) -> Tensor",
     "max_pool2d_signs": (
         "(Tensor x_words, int[2] kernel, int[2] stride, int[2] padding, int[2] dilation, bool ceil_mode) -> Tensor"
     ),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+from stompp_kernels.nn import BinaryLayer, BinaryMatmul, ProgressiveActivation
 from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 from stompp_kernels.progression.fast_paths import turn_off_fast_paths
 from stompp_kernels.progression.gradient_paths import Gate, find_gates, set_gates
@@ -297,15 +297,15 @@ def trace_calls(
     return calls, runs
 
 
-def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]:
+def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer | BinaryMatmul]]:
     """Runs a model of progressive layers, and sets what they must know of each other.
 
-    Sets every activation's mask shape, every binary layer's source activation and its ``execution_index``. A layer that
-    runs several times has a source only if it is the same each time. Also keeps which parameters lie behind which
-    progressive tensors (see :mod:`stompp_kernels.progression.gradient_paths`), for which the model runs with gradient,
-    in eval and in training mode; where that fails it warns, and no parameter is ever taken for cut off. Modules of
-    torch.nn that hold binary layers lose their fused kernels, which would read latent weights (see
-    :mod:`stompp_kernels.progression.fast_paths`).
+    Sets every activation's mask shape, every binary layer's source activation, and the ``execution_index`` of layers
+    and products of activations. A layer that runs several times has a source only if it is the same each time. Also
+    keeps which parameters lie behind which progressive tensors (see :mod:`stompp_kernels.progression.gradient_paths`),
+    for which the model runs with gradient, in eval and in training mode; where that fails it warns, and no parameter is
+    ever taken for cut off. Modules of torch.nn that hold binary layers lose their fused kernels, which would read
+    latent weights (see :mod:`stompp_kernels.progression.fast_paths`).
     ``sk.prepare`` calls it; call it yourself for a model built from progressive layers by hand, and again when the
     structure of the model changed.
 
@@ -313,7 +313,8 @@ def link(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]
         example_inputs: as in :func:`trace_calls`; one sample is enough.
 
     Returns:
-        The binary layers in order of execution; one that did not run keeps an ``execution_index`` of None.
+        The binary layers and products of activations in order of execution; one that did not run keeps an
+        ``execution_index`` of None.
 
     Raises:
         ValueError: an activation runs at more than one place, or the weights of a layer are read by another module's
@@ -364,7 +365,7 @@ class SeveralShapesError(ValueError):
         self.activation = activation
 
 
-def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer]]:
+def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLayer | BinaryMatmul]]:
     """Does what :func:`link` does after its checks."""
     # First, so that what the model keeps of its last run holds no graph: such a tensor cannot be copied or pickled.
     gates, failure = _gates_or_failure(model, example_inputs)
@@ -394,20 +395,23 @@ def connect(model: nn.Module, example_inputs: Any) -> list[tuple[str, BinaryLaye
         activation.name, activation.other_shape = name, None
 
     for module in modules.values():
-        if isinstance(module, BinaryLayer):
+        if isinstance(module, (BinaryLayer, BinaryMatmul)):
             module.execution_index = None
+        if isinstance(module, BinaryLayer):
             module.set_source(None)
-    ordered: list[tuple[str, BinaryLayer]] = []
+    ordered: list[tuple[str, BinaryLayer | BinaryMatmul]] = []
     for index, name in enumerate(dict.fromkeys(call.name for call in calls)):
         layer = modules[name]
-        assert isinstance(layer, BinaryLayer)
+        assert isinstance(layer, (BinaryLayer, BinaryMatmul))
         layer.execution_index = index
+        ordered.append((name, layer))
+        if isinstance(layer, BinaryMatmul):
+            continue
         own = [call for call in calls if call.name == name]
         producers = {call.producer for call in own}
         source = modules[own[0].producer] if len(producers) == 1 and own[0].producer else None
         if layer.input_activation is None and isinstance(source, ProgressiveActivation):
             layer.set_source(source, any(call.dropout for call in own))
-        ordered.append((name, layer))
     return ordered
 
 
@@ -442,7 +446,7 @@ def _trace_progressive(
         calls, runs = trace_calls(
             model,
             example_inputs,
-            lambda module: isinstance(module, BinaryLayer),
+            lambda module: isinstance(module, (BinaryLayer, BinaryMatmul)),
             lambda module: isinstance(module, ProgressiveActivation),
         )
     return calls, runs, shapes

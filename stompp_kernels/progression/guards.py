@@ -10,14 +10,14 @@ import gc
 import sys
 import warnings
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, Stage
+from stompp_kernels.nn import BinaryLayer, BinaryMatmul, ProgressiveActivation, Stage
 from stompp_kernels.nn.activation import OTHER_SIZES
 from stompp_kernels.nn.masked import Masked
 from stompp_kernels.progression.progress import Run
@@ -39,12 +39,13 @@ class Guard:
 
     Args:
         model: the progression's.
-        layers: its binary layers by qualified name.
+        operations: its binary layers and products of activations by qualified name.
         run: the progression's; it learns of the optimizers' steps, and of a second progression on the model.
     """
 
-    def __init__(self, model: nn.Module, layers: dict[str, BinaryLayer], run: Run) -> None:
-        self._model, self._layers, self._run = model, layers, run
+    def __init__(self, model: nn.Module, operations: Mapping[str, BinaryLayer | BinaryMatmul], run: Run) -> None:
+        self._model, self._operations, self._run = model, operations, run
+        self._layers = {name: layer for name, layer in operations.items() if isinstance(layer, BinaryLayer)}
         self._warned: set[str] = set()
         # Those that hold a parameter of the model, each with its steps since the progression's last.
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
@@ -77,8 +78,8 @@ class Guard:
 
     def _others(self) -> list[Guard]:
         """Returns the guards of other progressions on the model."""
-        mine = set(self._layers.values())
-        return [g for g in list(_guards) if g is not self and not mine.isdisjoint(g._layers.values())]
+        mine = set(self._operations.values())
+        return [g for g in list(_guards) if g is not self and not mine.isdisjoint(g._operations.values())]
 
     # --- calls of StoMPP ---
 
@@ -213,7 +214,7 @@ class Guard:
 
     def _check_calls(self, optimizer: Optimizer) -> None:
         steps = self._optimizers[optimizer]
-        if steps < _STEPS_WITHOUT_CALL or all(layer.committed for layer in self._layers.values()):
+        if steps < _STEPS_WITHOUT_CALL or all(o.committed for o in self._operations.values()):
             return
         how = "again " if self._calls else ""
         self._warn(

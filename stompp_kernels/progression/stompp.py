@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from stompp_kernels.nn import Stage
+from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, Stage
 from stompp_kernels.ops.checks import check_choice
 from stompp_kernels.progression.gradient_paths import set_frozen, without_gradient
 from stompp_kernels.progression.guards import Guard
@@ -28,14 +28,14 @@ from stompp_kernels.progression.schedule import (
     windows,
 )
 from stompp_kernels.progression.settings import BINARIZE, check_settings, difference, former_defaults
-from stompp_kernels.progression.units import Unit, check_binarize, linked_layers, make_units
+from stompp_kernels.progression.units import Unit, check_binarize, kinds_of, linked_operations, make_units
 
 # A run may be resumed with another freeze_prefix: no value changes by it.
 _NOT_SAVED = ("self", "model", "freeze_prefix")
 
 
 class StoMPP:
-    """Commits a model's binary layers step by step.
+    """Commits a model's binary layers, and its products of activations, step by step.
 
     Call :meth:`step` after each ``optimizer.step()``, never before it, as with a learning-rate scheduler::
 
@@ -149,15 +149,15 @@ class StoMPP:
         self.seed, self.clip_latent = seed, clip_latent
         self.freeze_prefix = freeze_prefix and regime == "ste_free"
         self._model = model
-        layers = linked_layers(model)
-        check_binarize(layers, binarize)
-        names = [name for name, _ in layers]
+        operations = linked_operations(model)
+        check_binarize(operations, binarize)
+        names = [name for name, _ in operations]
         places = order_units(names, order)
         if regime == "vanilla_ste":
-            steps = [range(0)] * len(layers)  # all are committed from step 0
+            steps = [range(0)] * len(operations)  # all are committed from step 0
         else:
             steps = windows(places, total_steps, warmup, cooldown, overlap)
-        self.units = make_units(layers, steps)
+        self.units = make_units(operations, steps)
         self.refresh = refresh_of(refresh, min(map(len, steps)))
         self._config = {
             **{name: value for name, value in arguments.items() if name not in _NOT_SAVED},
@@ -174,13 +174,12 @@ class StoMPP:
         self._recompile_limit: int | None = None
         self._run = Run(total_steps)
         weakref.finalize(self, self._run.warn)
-        for unit in self.units:
-            if unit.activation is not None:
-                unit.activation.draw_per_element(activation_masks == "per_element")
+        for activation in self._activations():
+            activation.draw_per_element(activation_masks == "per_element")
         problem = "" if regime == "vanilla_ste" else short_windows(shape, min(map(len, steps)), self.refresh)
         if problem:
             warnings.warn(problem, RuntimeWarning, stacklevel=2)
-        self._guard = Guard(model, dict(layers), self._run)
+        self._guard = Guard(model, dict(operations), self._run)
         if regime != "vanilla_ste":
             self._guard.expect([u.name for u in self.units if any(m.stage > Stage.SOFT for m, _ in u.masked())])
         if self.frontier:
@@ -194,10 +193,16 @@ class StoMPP:
             chosen = ["none"] * 3
         self.surrogate, weights, activations = chosen
         self._config.update(surrogate=self.surrogate, surrogate_weights=weights, surrogate_activations=activations)
-        for unit in self.units:
-            unit.layer.set_surrogate(weights)
-            if unit.activation is not None:
-                unit.activation.set_surrogate(activations)
+        for layer in self._layers():
+            layer.set_surrogate(weights)
+        for activation in self._activations():
+            activation.set_surrogate(activations)
+
+    def _layers(self) -> list[BinaryLayer]:
+        return [unit.weights for unit in self.units if unit.weights is not None]
+
+    def _activations(self) -> list[ProgressiveActivation]:
+        return [activation for unit in self.units for activation in unit.activations]
 
     def step(self) -> None:
         """Advances by one optimizer step: refreshes the masks of units in their windows, commits those past theirs.
@@ -211,9 +216,9 @@ class StoMPP:
         self._guard.before_step(self._step, loaded)
         self._step += 1
         if self.clip_latent:
-            for unit in self.units:
-                if unit.layer.stage is not Stage.BINARY or self.regime != "ste_free":
-                    unit.layer.clip_latent_()
+            for layer in self._layers():
+                if layer.stage is not Stage.BINARY or self.regime != "ste_free":
+                    layer.clip_latent_()
         self._advance()
 
     def _advance(self) -> None:
@@ -295,7 +300,7 @@ class StoMPP:
     @property
     def frontier(self) -> int:
         """The number of units committed so far."""
-        return sum(unit.layer.stage is Stage.BINARY for unit in self.units)
+        return sum(unit.committed for unit in self.units)
 
     @property
     def fully_committed(self) -> bool:
@@ -317,8 +322,8 @@ class StoMPP:
 
     def __repr__(self) -> str:
         steps = f"step {self._step} of {self.total_steps}"
-        layers = f"{self.frontier} of {len(self.units)} layers committed"
-        return f"StoMPP(regime={self.regime!r}, order={self._config['order']!r}, {steps}, {layers})"
+        committed = f"{self.frontier} of {len(self.units)} {kinds_of(unit.layer for unit in self.units)} committed"
+        return f"StoMPP(regime={self.regime!r}, order={self._config['order']!r}, {steps}, {committed})"
 
     def frozen_fraction(self) -> float:
         """Returns the share of frozen entries in all masks, weights and activations, in [0, 1]."""

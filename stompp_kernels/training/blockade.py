@@ -8,7 +8,7 @@ from torch import nn
 
 from stompp_kernels.nn import ProgressiveActivation
 from stompp_kernels.progression import Unit
-from stompp_kernels.progression.units import linked_layers, make_units
+from stompp_kernels.progression.units import linked_operations, make_units
 from stompp_kernels.training.no_progression import NoProgression
 from stompp_kernels.training.recipe import BlockadeRecipe
 
@@ -29,8 +29,8 @@ class Blockade(NoProgression):
 
     def __init__(self, model: nn.Module, recipe: BlockadeRecipe, total_steps: int) -> None:
         super().__init__()
-        layers = linked_layers(model)
-        self.units = tuple(make_units(layers, [range(total_steps, total_steps)] * len(layers)))  # no window
+        operations = linked_operations(model)
+        self.units = tuple(make_units(operations, [range(total_steps, total_steps)] * len(operations)))  # no window
         self.start = round(recipe.start * total_steps)
         self._activation = set_apart(self.units, recipe)
         self._advance()
@@ -39,7 +39,8 @@ class Blockade(NoProgression):
         """Counts a step, and commits the activation when it is time."""
         super().step()
         for unit in self.units:
-            unit.layer.clip_latent_()
+            if unit.weights is not None:
+                unit.weights.clip_latent_()
         self._advance()
 
     def _advance(self) -> None:
@@ -51,7 +52,7 @@ def set_apart(units: Sequence[Unit], recipe: BlockadeRecipe) -> ProgressiveActiv
     """Gives the activation of the recipe's unit its surrogate, and returns it; None for unit 0.
 
     Raises:
-        ValueError: there is no such unit, or its activation belongs to an earlier one.
+        ValueError: there is no such unit, its activation belongs to an earlier one, or it is a product of two.
     """
     if recipe.unit == 0:
         return None
@@ -59,6 +60,6 @@ def set_apart(units: Sequence[Unit], recipe: BlockadeRecipe) -> ProgressiveActiv
         raise ValueError(f"blockade.unit must be at most {len(units)} for this model, got {recipe.unit}")
     activation = units[recipe.unit - 1].activation
     if activation is None:
-        raise ValueError(f"blockade.unit must have an activation of its own, which unit {recipe.unit} has not")
+        raise ValueError(f"blockade.unit must have one activation of its own, which unit {recipe.unit} has not")
     activation.set_surrogate(recipe.surrogate)
     return activation

@@ -37,8 +37,11 @@ class Diagnostics:
         self._signs = [self._pack(unit) for unit in units]
 
     def gradient_norms(self) -> list[float | None]:
-        """Returns the norms of the gradients of each unit's latent weights; None where no gradient arrives."""
-        gradients = [unit.layer.weight.grad for unit in self._units]
+        """Returns the norms of the gradients of each unit's latent weights.
+
+        None where no gradient arrives, and for products of activations, which have no weights.
+        """
+        gradients = [None if unit.weights is None else unit.weights.weight.grad for unit in self._units]
         norms = iter(
             torch.stack(
                 [g.float().norm() for g in gradients if g is not None] or [torch.zeros((), dtype=torch.float32)]
@@ -54,8 +57,8 @@ class Diagnostics:
 
         Returns:
             ``frozen``: the frozen fraction of its masks' entries. ``flip_ratio``: the fraction of its latent weights
-            whose sign changed since the last record. ``saturation``: the fraction of the entries of its activation's
-            input that lie outside [-1, 1], in eval mode; None where it owns no activation.
+            whose sign changed since the last record; None where it has none. ``saturation``: the fraction of the
+            entries of its activations' inputs that lie outside [-1, 1], in eval mode; None where it owns no activation.
         """
         saturation = self._saturation(probe)
         return {
@@ -73,25 +76,31 @@ class Diagnostics:
 
     @staticmethod
     def _pack(unit: Unit) -> Tensor:
-        return pack_signs(unit.layer.weight.detach().flatten())
+        if unit.weights is None:
+            return torch.empty(0, dtype=torch.int32)
+        return pack_signs(unit.weights.weight.detach().flatten())
 
-    def _flip_ratio(self, index: int) -> float:
+    def _flip_ratio(self, index: int) -> float | None:
+        layer = self._units[index].weights
+        if layer is None:
+            return None
         before, now = self._signs[index], self._pack(self._units[index])
         self._signs[index] = now
-        return count_frozen(before ^ now) / self._units[index].layer.weight.numel()
+        return count_frozen(before ^ now) / layer.weight.numel()
 
     def _saturation(self, probe: Any) -> dict[str, float]:
         args, kwargs = as_arguments(probe)
-        found: dict[str, Tensor] = {}
+        found: dict[str, list[Tensor]] = {}
         with ExitStack() as stack:
             stack.enter_context(undisturbed(self._model))
             for unit in self._units:
-                if unit.activation is not None:
+                for activation in unit.activations:
 
                     def note(module: nn.Module, inputs: tuple[Tensor, ...], name: str = unit.name) -> None:
-                        found[name] = (inputs[0].abs() > 1).float().mean()
+                        found.setdefault(name, []).append((inputs[0].abs() > 1).flatten())
 
-                    stack.callback(unit.activation.register_forward_pre_hook(note).remove)
+                    stack.callback(activation.register_forward_pre_hook(note).remove)
             self._model(*args, **kwargs)
-        values = torch.stack(list(found.values())).tolist() if found else []
+        means = [torch.cat(outside).float().mean() for outside in found.values()]
+        values = torch.stack(means).tolist() if means else []
         return dict(zip(found, values, strict=True))

@@ -22,6 +22,7 @@ from stompp_kernels.bench.machine import machine
 from stompp_kernels.default_dtype import default_dtype
 from stompp_kernels.files import remove_unfinished, write_json
 from stompp_kernels.nn import AveragedModel
+from stompp_kernels.progression.units import kinds_of
 from stompp_kernels.signals import Stopped, noting_signals
 from stompp_kernels.terminal import terminal
 from stompp_kernels.training.build import (
@@ -153,7 +154,7 @@ class Run:
         if self.processes.is_first:
             self._open_records(tensorboard)
         self.model.train()
-        self._committed = {unit.name for unit in self.progression.units if unit.layer.committed}
+        self._committed = {unit.name for unit in self.progression.units if unit.committed}
         self._probe = example_of(self.data, self.processes.device)
         evaluate_every = max(1, round(self.recipe.evaluate_every * self.epoch_steps))
         checkpoint_every = max(1, round(self.recipe.checkpoint_every * self.epoch_steps))
@@ -171,8 +172,9 @@ class Run:
                         self._checkpoint()
                     self._stop_if_asked(signals)
         result = self._end()
+        what = kinds_of(unit.layer for unit in self.progression.units)
         self._bar.say(
-            f"{self.recipe.name}: test {result['accuracy']:.1f} %, {result['frontier']} of {result['units']} layers "
+            f"{self.recipe.name}: test {result['accuracy']:.1f} %, {result['frontier']} of {result['units']} {what} "
             f"binary, after {timedelta(seconds=round(self.seconds))} of training"
         )
         if self._bar.error is not None:
@@ -182,17 +184,16 @@ class Run:
     def _introduction(self) -> str:
         """Says on what, with what and where the run trains."""
         recipe, units, blockade = self.recipe, self.progression.units, self.recipe.blockade
+        count = f"{len(units)} {kinds_of(unit.layer for unit in units)}"
         if not units:
             what = "the network stays in float"
         elif blockade is not None and blockade.rest == SOFT:
-            what = f"{len(units)} layers stay soft, with a blockade at unit {blockade.unit} (0: none)"
+            what = f"{count} stay soft, with a blockade at unit {blockade.unit} (0: none)"
         elif recipe.progression.regime == "vanilla_ste":
-            what = f"{len(units)} layers are binary from the start"
+            what = f"{count} are binary from the start"
         else:
             window = len(units[0].window)
-            what = (
-                f"{len(units)} layers become binary in windows of {window} steps, refresh {self.progression.refresh:g}"
-            )
+            what = f"{count} become binary in windows of {window} steps, refresh {self.progression.refresh:g}"
         where = f"at step {self.step} of {self.total_steps}" if self.step else f"{self.total_steps} steps"
         return (
             f"{recipe.name}: {recipe.model.name} on {self.data.name}, {self.data.train_size:,} training and "
@@ -249,7 +250,7 @@ class Run:
 
     def _log_commitments(self, reached: Mapping[str, float]) -> None:
         for index, unit in enumerate(self.progression.units):
-            if unit.layer.committed and unit.name not in self._committed:
+            if unit.committed and unit.name not in self._committed:
                 self._committed.add(unit.name)
                 self._write("commit", unit=unit.name, index=index, frozen=reached.get(unit.name))
                 if self.processes.world_size > 1 and self.recipe.progression.regime == "ste_free" and not self._unused:

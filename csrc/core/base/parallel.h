@@ -13,6 +13,9 @@ struct Parallel {
   int threads;
 };
 
+constexpr Parallel kThisThread = {
+    [](int64_t count, int64_t, Parallel::Body body, void* context) { body(0, count, context); }, 1};
+
 template <class F>
 void parallel_for(const Parallel& pool, int64_t count, int64_t grain, const F& f) {
   if (count <= 0) return;

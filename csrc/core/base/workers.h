@@ -16,8 +16,8 @@ Status run_tasks(const Job& job, const Parallel& pool, int64_t grain = 1) {
   std::atomic<bool> out_of_memory{false};
   parallel_for(pool, job.tasks(), grain, [&](int64_t begin, int64_t end) {
     Worker worker(job);
-    if (worker.failed()) out_of_memory = true;
     for (int64_t task = begin; task < end && !worker.failed(); ++task) worker.run(task);
+    if (worker.failed()) out_of_memory = true;
   });
   return out_of_memory ? Status::error("out of memory") : Status::ok();
 }

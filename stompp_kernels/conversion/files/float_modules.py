@@ -33,9 +33,11 @@ from stompp_kernels.conversion.files.layers import check_tensors
 from stompp_kernels.nn import (
     BFloat16Linear,
     BinaryLayer,
+    BinaryMatmul,
     FloatConv2d,
     MaxPoolSigns,
     PackBatchNorm,
+    PackedMatmul,
     PackSigns,
     PrepackedConv2d,
     ProgressiveActivation,
@@ -169,6 +171,7 @@ _ARGUMENTS: dict[type[nn.Module], str] = {
     MaxPoolSigns: "kernel_size:kernel stride:stride|none padding:padding dilation:stride ceil_mode:bool",
     PackBatchNorm: "channels:count images:bool",
     PackSigns: "images:bool",
+    PackedMatmul: "zero_one:bool",
     SignActivation: "",
     UnpackSigns: "channels:count images:bool stride=stride",
 }
@@ -188,6 +191,7 @@ _CALLS: dict[type[nn.Module], str] = {
     **dict.fromkeys((nn.RNN, nn.GRU, nn.LSTM), "input:tensor hx=tensors|none"),
     nn.Bilinear: "input1:tensor input2:tensor",
     nn.CosineSimilarity: "x1:tensor x2:tensor",
+    PackedMatmul: "a:tensor b:tensor",
     **dict.fromkeys(
         (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
         "input:tensor output_size=interpolated|tensor|none",
@@ -208,7 +212,7 @@ def float_module_to_json(name: str, module: nn.Module) -> dict[str, Any]:
         ValueError: it is not, or it does more than its type says.
     """
     kind = type(module)
-    if isinstance(module, (BinaryLayer, ProgressiveActivation)):
+    if isinstance(module, (BinaryLayer, BinaryMatmul, ProgressiveActivation)):
         raise ValueError(
             f"module {name!r} of type {kind.__name__} is not committed, and a packed file holds no such: train until "
             "progression.fully_committed, and convert again"

@@ -35,7 +35,9 @@ from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE
 from stompp_kernels.nn import (
     BFloat16Linear,
     BinaryLayer,
+    BinaryMatmul,
     BinaryWeightLayer,
+    PackedMatmul,
     PackedOnFloats,
     ProgressiveActivation,
     SignActivation,
@@ -53,7 +55,7 @@ _MAY_BE_MISSING = ("keeps_signs", "bfloat16")  # lists of names
 
 def is_packed_by_layer(model: nn.Module) -> bool:
     """Whether a model's layers were packed one by one."""
-    return any(isinstance(module, (PackedOnFloats, BinaryWeightLayer)) for module in model.modules())
+    return any(isinstance(module, (PackedOnFloats, BinaryWeightLayer, PackedMatmul)) for module in model.modules())
 
 
 def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -66,7 +68,7 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
     structure.update({key: [] for key in _MAY_BE_MISSING})
     wrapped = {module.layer for module in packed.modules() if isinstance(module, (PackedOnFloats, ReshapedLayer))}
     for name, module in packed.named_modules():
-        if isinstance(module, (BinaryLayer, ProgressiveActivation)):
+        if isinstance(module, (BinaryLayer, BinaryMatmul, ProgressiveActivation)):
             raise ValueError(f"module {name!r} of type {type(module).__name__} cannot be saved in a packed network")
         layer = _packed_layer_in(module)
         if layer is not None and module not in wrapped:

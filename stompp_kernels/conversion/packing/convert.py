@@ -27,13 +27,15 @@ from stompp_kernels.conversion.packing.trace import (
 from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
 from stompp_kernels.conversion.verify import verify_packed
 from stompp_kernels.conversion.verify_fast import verify_fast
-from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+from stompp_kernels.nn import BinaryLayer, BinaryMatmul, PackedMatmul, ProgressiveActivation
 from stompp_kernels.nn.decoder_layers import keep_activations
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops.checks import check_choice, check_module
 from stompp_kernels.progression.copies import copy_module
 from stompp_kernels.progression.input_checks import check_inputs
+from stompp_kernels.progression.units import kinds_of
 
+_REPLACED = (BinaryLayer, BinaryMatmul, ProgressiveActivation)
 _SECONDS = 0.05  # what a comparison of speeds that nobody asked for may take, where a fourth of verify's is less
 
 
@@ -159,23 +161,29 @@ def _check_layers(model: nn.Module) -> None:
     Raises:
         ValueError: none is.
     """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, (BinaryLayer, BinaryMatmul))}
     if not layers:
-        packed = any(isinstance(module, PackedLayer) for module in model.modules())
+        packed = any(isinstance(module, (PackedLayer, PackedMatmul)) for module in model.modules())
         why = "it is packed already" if packed else "pass it through sk.prepare, and train it"
         raise ValueError(f"model has no binary layer to convert: {why}")
-    left = {name: layer for name, layer in layers.items() if not (is_packable(layer) or has_binary_weight(layer))}
+    left = {name: layer for name, layer in layers.items() if not _becomes_packed(layer)}
     stages = ", ".join(f"{name} ({layer.stage.name.lower()})" for name, layer in left.items())
     how = "call progression.step() after each optimizer.step() until progression.fully_committed"
     if len(left) == len(layers):
         raise ValueError(f"model must have a layer whose weights are committed, got {stages}: {how}")
     if left:
         warnings.warn(
-            f"{len(left)} of {len(layers)} binary layers are not committed and stay in float, so that the network "
-            f"cannot be saved: {stages}; {how}",
+            f"{len(left)} of {len(layers)} binary {kinds_of(layers.values())} are not committed and stay in float, so "
+            f"that the network cannot be saved: {stages}; {how}",
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _becomes_packed(layer: BinaryLayer | BinaryMatmul) -> bool:
+    if isinstance(layer, BinaryMatmul):
+        return layer.committed
+    return is_packable(layer) or has_binary_weight(layer)
 
 
 def _graph_of(model: nn.Module, by_layer: bool | None, example_inputs: Any, verified: bool) -> fx.Graph | None:
@@ -208,7 +216,7 @@ def _warn_of_hooks(model: nn.Module, graph: fx.Graph | None) -> None:
     replaced = [
         name
         for name, module in model.named_modules()
-        if has_hooks(module) and (isinstance(module, (BinaryLayer, ProgressiveActivation)) or (graph and not name))
+        if has_hooks(module) and (isinstance(module, _REPLACED) or (graph and not name))
     ]
     if replaced:
         names = ", ".join(repr(name) if name else "the model itself" for name in replaced)

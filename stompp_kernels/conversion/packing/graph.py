@@ -1,9 +1,9 @@
 """A traced network's committed layers, rewritten to run on bits.
 
-Two passes over the graph. The first, in order of execution, gives each committed layer a packed twin (layers.py), keeps
-signs as words (signs.py: activations, max-pooling), and folds a chain that ends in signs decided on integers into
-thresholds. The second folds what follows a layer that still writes floats (floats.py): BatchNorm, a float shortcut, and
-the packing of the sum.
+Two passes over the graph. The first, in order of execution, gives each committed layer (layers.py) or product of
+activations a packed twin, keeps signs as words (signs.py: activations, max-pooling), and folds a chain that ends in
+signs decided on integers into thresholds. The second folds what follows a layer that still writes floats (floats.py):
+BatchNorm, a float shortcut, and the packing of the sum.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from stompp_kernels.conversion.packing.reshaped import to_images
 from stompp_kernels.conversion.packing.sharing import share_equal_modules
 from stompp_kernels.conversion.packing.signs import pack_activation, pool_signs, unpack_for_float_users
 from stompp_kernels.conversion.packing.strided_unpack import move_strides_to_unpacking
-from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable
+from stompp_kernels.conversion.packing.twins import has_binary_weight, is_packable, matmul_twin
 from stompp_kernels.conversion.sign_notes import note_signs, noted_signs
-from stompp_kernels.nn import BinaryLayer, PrepackedConv2d, ProgressiveActivation
+from stompp_kernels.nn import BinaryLayer, BinaryMatmul, PackedMatmul, PrepackedConv2d, ProgressiveActivation
 from stompp_kernels.nn.packed import PackedLayer
 
 _NOTHING_IN_EVAL = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -84,6 +84,8 @@ def _pack_node(state: GraphState, node: fx.Node) -> None:
         pack_layer(state, node, module)
     elif isinstance(module, BinaryLayer) and has_binary_weight(module):
         pack_weight(state, node, module)
+    elif isinstance(module, BinaryMatmul) and module.committed:
+        state.put(str(node.target), matmul_twin(module, str(node.target)))
     elif isinstance(module, ProgressiveActivation) and module.committed:
         pack_activation(state, node, module)
     elif is_max_pool(node, module) and node.args[0] in state.signs:
@@ -101,7 +103,7 @@ def _prepack_float_convs(packed: fx.GraphModule) -> None:
 def _restore_names(packed: fx.GraphModule, names: dict[str, str]) -> None:
     """What the packed network says of the model's modules names them as the model does, not as Python must."""
     for layer in packed.modules():
-        if isinstance(layer, PackedLayer):
+        if isinstance(layer, (PackedLayer, PackedMatmul)):
             layer.replaces = tuple(names.get(name, name) for name in layer.replaces)
     for node in packed.graph.nodes:
         signs = noted_signs(node)

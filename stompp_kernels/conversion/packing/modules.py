@@ -15,11 +15,13 @@ from stompp_kernels.conversion.packing.twins import (
     binary_weight_twin,
     has_binary_weight,
     is_packable,
+    matmul_twin,
     own_affine,
     packed_twin,
 )
 from stompp_kernels.nn import (
     BinaryLayer,
+    BinaryMatmul,
     BinaryWeightLayer,
     PackedConv2d,
     PackedLinear,
@@ -47,13 +49,23 @@ def pack_modules(model: nn.Module, fast: bool = False) -> nn.Module:
     linear = [name for name, twin in packed.items() if isinstance(twin, PackedLinear)]
     folded = [chain for chain in sign_chains(model, linear) if _fold(model, chain, packed)]
     swap_layers(model, packed, folded)
+    _swap_products(model)
     owned = {module.input_activation for module in model.modules() if isinstance(module, BinaryLayer)}
+    owned |= {a for module in model.modules() if isinstance(module, BinaryMatmul) for a in module.activations}
     for name, module in list(model.named_modules()):
         if isinstance(module, ProgressiveActivation) and module.committed and module not in owned:
             model.set_submodule(name, SignActivation())
     if fast:
         round_linear_layers(model)
     return model.eval().requires_grad_(False)
+
+
+def _swap_products(model: nn.Module) -> None:
+    """Puts packed products in the places of the model's committed ones, which may have several names."""
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, BinaryMatmul) and module.committed:
+            model.set_submodule(name, made.setdefault(module, matmul_twin(module, name)))
 
 
 @torch.no_grad()

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from stompp_kernels.nn import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLayer, ProgressiveActivation
+from stompp_kernels.nn import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose2d,
+    BinaryLayer,
+    BinaryMatmul,
+    ProgressiveActivation,
+)
 from stompp_kernels.progression.copies import copy_module
 from stompp_kernels.progression.example_run import as_arguments, undisturbed
 
@@ -76,7 +83,7 @@ def float_twin(model: nn.Module) -> nn.Module:
             if isinstance(module, BinaryLayer):
                 made.setdefault(module, _float_layer(module))
             elif isinstance(module, ProgressiveActivation) and module not in own:
-                made.setdefault(module, nn.ReLU())
+                made.setdefault(module, nn.Identity() if isinstance(parent, BinaryMatmul) else nn.ReLU())
             if module in made:
                 setattr(parent, name, made[module])
     return twin.eval()

@@ -9,10 +9,10 @@ from torch import fx, nn
 
 from stompp_kernels.conversion.packing.arguments import TracedArguments
 from stompp_kernels.conversion.tracing import Tracer
-from stompp_kernels.nn import BinaryLayer, ProgressiveActivation
+from stompp_kernels.nn import BinaryLayer, BinaryMatmul, ProgressiveActivation
 from stompp_kernels.nn.sign_keeping import SIGN_KEEPING
 
-_WHOLE = (BinaryLayer, ProgressiveActivation)
+_WHOLE = (BinaryLayer, BinaryMatmul, ProgressiveActivation)
 _LEAVES = (*_WHOLE, *SIGN_KEEPING.values())
 
 
@@ -69,8 +69,9 @@ def trace_model(model: nn.Module, example_inputs: Any = None) -> fx.Graph:
         graph = _trace(model, example_inputs, proxy_buffers=True)
     _placeholders_first(graph)
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    layers = {name for name, module in model.named_modules() if isinstance(module, BinaryLayer) and module.committed}
-    missing = sorted(layers - called)
+    kinds = BinaryLayer, BinaryMatmul
+    committed = {name for name, module in model.named_modules() if isinstance(module, kinds) and module.committed}
+    missing = sorted(committed - called)
     if missing:
         raise LayersNotCalledError(
             f"the forward does not call the committed layers {missing}: it reads their weights itself, or leaves them "

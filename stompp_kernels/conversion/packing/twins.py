@@ -1,4 +1,4 @@
-"""The packed twins of one committed layer: on bits, or with binary weights on floats."""
+"""The packed twins of one committed layer, on bits or with binary weights on floats, or of one committed product."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import torch
 from stompp_kernels.nn import (
     BinaryConv2d,
     BinaryLayer,
+    BinaryMatmul,
     BinaryWeightConv2d,
     BinaryWeightLayer,
     BinaryWeightLinear,
     PackedConv2d,
     PackedLinear,
+    PackedMatmul,
 )
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import Affine, AffineSigns, Threshold, pack_binary_weight
@@ -55,3 +57,8 @@ def binary_weight_twin(layer: BinaryLayer, affine: Affine, replaces: tuple[str, 
         weight = pack_binary_weight(layer.latent().detach(), layer.groups)
         return BinaryWeightConv2d(weight, affine.scale, affine.bias, *layer.geometry[:3], replaces)
     return BinaryWeightLinear(pack_binary_weight(layer.latent().detach()), affine.scale, affine.bias, replaces)
+
+
+def matmul_twin(product: BinaryMatmul, name: str) -> PackedMatmul:
+    """The product of the signs of two activations."""
+    return PackedMatmul(product.zero_one, (name,))

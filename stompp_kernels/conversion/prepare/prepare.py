@@ -41,7 +41,7 @@ from stompp_kernels.conversion.prepare.report import LayerReport, PreparationRep
 from stompp_kernels.conversion.prepare.roles import find_roles
 from stompp_kernels.conversion.prepare.split_activations import name_functions, split_activations, unshare_activations
 from stompp_kernels.conversion.prepare.split_forward import RELU_LIKE
-from stompp_kernels.nn import BinaryLayer
+from stompp_kernels.nn import BinaryLayer, BinaryMatmul
 from stompp_kernels.nn.binary import LATENT_STD, tie_weights
 from stompp_kernels.nn.decoder_layers import keep_activations
 from stompp_kernels.ops.checks import check_choice, check_module
@@ -81,7 +81,8 @@ def prepare(
     downsample layers stay in float, and so do activations that feed no binarized layer, subclasses of Conv2d and Linear
     (parametrized ones too), layers with forward hooks, and layers whose weights another module shares or reads; but
     layers that are binarized and share a weight go on sharing it, with one mask. Attributes, buffers and hooks that
-    were set on a layer or an activation go over to what replaces it.
+    were set on a layer or an activation go over to what replaces it. A :class:`stompp_kernels.nn.BinaryMatmul`, a
+    product of two activations, stays what it is and becomes a unit of the progression.
 
     The fused kernel of ``nn.TransformerEncoderLayer`` for eval mode, which reads the weights of its layers, is turned
     off where they are binary.
@@ -151,6 +152,12 @@ def prepare(
         raise ValueError(f"latent_std must be positive or None, got {latent_std}")
     if any(isinstance(module, BinaryLayer) for module in model.modules()):
         raise ValueError("model is prepared already: it holds binary layers")
+    products = [name for name, module in model.named_modules() if isinstance(module, BinaryMatmul)]
+    if products and binarize == "weights":
+        raise ValueError(
+            f"binarize must be 'both' for this model, got 'weights': the products of activations {products} would stay "
+            "clipped; make the model without them"
+        )
     if isinstance(model, (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         raise ValueError("model is a single layer: wrap it in an nn.Sequential with what comes before and after")
     check_inputs("example_inputs", example_inputs, model)
@@ -269,7 +276,10 @@ def _attempt(
     try:
         connect(model, example_inputs)
     except SeveralShapesError as error:
-        raise RefusedLayers(_fed_by(model, error, binarized)) from error
+        reasons = _fed_by(model, error, binarized)
+        if not reasons:  # an activation of a product's, which no layer that could stay in float reads
+            raise
+        raise RefusedLayers(reasons) from error
     keeping = keep_signs(model, example_inputs)
     if both:
         for name, without_sign in check_signs(model, example_inputs, binarized).items():
@@ -286,7 +296,11 @@ def _attempt(
     why = "a layer binarizes it: where it rounds to zero it keeps the sign of its input"
     signed = [LayerReport(name, kind, "keeps signs", why) for name, kind in keeping.kinds.items()]
     signed += [LayerReport(name, kind_of(modules[name]), "loses signs", why) for name, why in keeping.left.items()]
-    return model, PreparationReport((*rows.values(), *plan.others, *activations, *signed, *slowed))
+    why = "a product of two activations, whose masks advance together"
+    products = [
+        LayerReport(name, kind_of(m), "progressive", why) for name, m in modules.items() if isinstance(m, BinaryMatmul)
+    ]
+    return model, PreparationReport((*rows.values(), *plan.others, *products, *activations, *signed, *slowed))
 
 
 def _fed_by(model: nn.Module, error: SeveralShapesError, calls: list[Call]) -> dict[str, str]:

@@ -31,7 +31,7 @@ class PreparationReport:
     """Tells what prepare did, in a row for each module; ``print`` shows a table.
 
     The layers come first, in order of execution; then what multiplies by a weight of its own too but is no such layer;
-    then the activations; then modules whose fused kernels were turned off.
+    then products of activations; then the activations; then modules whose fused kernels were turned off.
 
     Attributes:
         rows: one for each module: its name, its type before, the action and the reason.

@@ -46,6 +46,7 @@ from stompp_kernels.ops.reference.pool import (
     max_pool2d_signs,
 )
 from stompp_kernels.ops.reference.products import (
+    batched_bgemm,
     bconv2d,
     bconv2d_affine,
     bconv2d_affine_signs,
@@ -77,6 +78,7 @@ __all__ = [
     "affine",
     "affine_signs",
     "apply_rprelu",
+    "batched_bgemm",
     "bconv2d",
     "bconv2d_affine",
     "bconv2d_affine_signs",

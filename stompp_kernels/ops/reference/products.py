@@ -20,6 +20,11 @@ def bgemm(a_words: Tensor, weight: Tensor, N: int, K: int) -> Tensor:
     return (a @ w.T).to(torch.int32)
 
 
+def batched_bgemm(a_words: Tensor, b_words: Tensor, K: int) -> Tensor:
+    a, b = (unpack_signs(words, K, torch.float64) for words in (a_words, b_words))
+    return (a @ b.mT).to(torch.int32)
+
+
 def bconv2d(
     x_words: Tensor,
     weight: Tensor,

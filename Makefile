@@ -1,6 +1,7 @@
 # make demo     set everything up, then train, convert and time a binary network (DEMO_ARGS=...)
 # make test     set everything up, then run the tests but for the slow ones (PYTEST_ARGS=...)
 # make test-all  the same with the slow ones: long sweeps, sanitizers, emulations, builds for every GPU
+# make test-faults  try every fault of a CUDA kernel that its emulation must notice; test-all tries one of each kind
 # make bench    set everything up, then time every op against PyTorch and make a page of it (BENCH_OUT=folder)
 # make wheels   build the wheels for this machine, and for 64-bit Arm where its compiler is, in dist, and check them
 # make try-wheel  install a wheel of dist as a user does, with no compiler in reach, and run its kernels
@@ -45,8 +46,8 @@ CXX_FILES = find csrc examples tests benchmarks -type f \
 
 .NOTPARALLEL:
 .PHONY: build core wheels try-wheel setup setup-demo setup-tools setup-dev setup-arm setup-wheels setup-wasm
-.PHONY: setup-chromium test test-all test-arm corpus headers libstompp wasm web test-wasm bench-wasm fuzz-runtime
-.PHONY: demo bench docs lint format clean distclean
+.PHONY: setup-chromium test test-all test-faults test-arm corpus headers libstompp wasm web test-wasm bench-wasm
+.PHONY: fuzz-runtime demo bench docs lint format clean distclean
 
 build: setup
 
@@ -92,6 +93,9 @@ test: setup
 
 test-all: setup
 	$(RUN) pytest $(PYTEST_ARGS)
+
+test-faults: setup
+	STOMPP_FAULTS=1 $(RUN) pytest tests/test_cuda_kernels.py -k notices
 
 # On macOS they are compiled against the torch that is installed.
 wheels: $(if $(filter Darwin,$(shell uname -s)),setup-dev,setup-tools)

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,8 +67,11 @@ def check_can_be_written(path: str | os.PathLike[str]) -> None:
             folder = folder.parent
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(folder))
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(folder))
+        try:
+            with tempfile.TemporaryFile(dir=folder):  # what the mode of a folder promises, its file system may refuse
+                pass
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(target)) from error
 
 
 @contextmanager

@@ -3,15 +3,9 @@
 import ctypes
 import itertools
 import math
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 
-import stompp_kernels
 from stompp_kernels import native
 from stompp_kernels.ops import reference
 
@@ -108,38 +102,3 @@ def assert_same_bits(actual, expected, what=""):
 def grid(**choices):
     """Every combination of the choices, as dicts."""
     return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-
-
-def run_python(code, *arguments, **environment):
-    """Runs code in a fresh interpreter that finds this package; what the tests' own was forced to is not inherited."""
-    variables = {name: value for name, value in os.environ.items() if name not in ("STOMPP_CPU", "TRITON_INTERPRET")}
-    package_parent = str(Path(stompp_kernels.__file__).resolve().parent.parent)
-    paths = [package_parent, str(Path(__file__).resolve().parent), variables.get("PYTHONPATH", "")]
-    variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**variables, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-
-
-def compile_program(compiler, flags, sources, target, link=()):
-    """Compiles C++ sources, kernels among them, as many at once as there are cores, and links them to ``target``.
-
-    Args:
-        link: further arguments of the link alone.
-    """
-
-    def compile_one(numbered):
-        index, source = numbered
-        language = ["-x", "c++"] if source.suffix == ".cu" else []
-        output = target.with_name(f"{target.name}_{index}.o")
-        subprocess.run([*compiler, *flags, *language, "-c", source, "-o", output], check=True)
-        return output
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, enumerate(sources)))
-    subprocess.run([*compiler, *flags, *objects, *link, "-o", target], check=True)

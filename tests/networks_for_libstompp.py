@@ -16,6 +16,8 @@ def model_of(name, binarize):
     options = {key: value for key, value in SMALL.items() if key in sk.models.entry(name).options()}
     if name == "small_resnet":
         options = {"image_size": 8, "widths": (8, 8, 16, 16)}
+    if name.startswith("mobilenet"):
+        options["width"] = 0.25  # a factor, not a number of channels
     g = seeded(3)
     model = set_stage(sk.models.create(name, 10, binarize=binarize, **options), sk.nn.Stage.BINARY)
     x = sk.models.example_inputs(name, **options)

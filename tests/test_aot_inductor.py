@@ -66,7 +66,11 @@ def package(tmp_path_factory):
 
 def run(program, *arguments, data=b"", **environment):
     return subprocess.run(
-        [program, *map(str, arguments)], input=data, capture_output=True, env={**os.environ, **environment}, timeout=300
+        [program, *map(str, arguments)],
+        input=data,
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=3600,
     )
 
 

@@ -1,45 +1,41 @@
 """The torch-free core's own test program (tests/core): plain, sanitized, and emulated on 64-bit Arm."""
 
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import compile_program
+from compiling import compile_program, compiler, core_object
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow  # compiles the core, one to three times
-FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-ffp-contract=off"]
+FLAGS = ["-std=c++17", "-Wall", "-Wextra", "-ffp-contract=off", f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'core'}"]
+TESTS = sorted(ROOT.glob("tests/core/*.cpp"))
 # Sanitized code takes the compiler more than twice as long at -O2.
 SANITIZED = ["-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-def build(compiler, flags, folder):
-    sources = sorted([*ROOT.glob("csrc/core/**/*.cpp"), *ROOT.glob("tests/core/*.cpp")])
+def build(command, flags, folder):
     program = folder / "core_tests"
-    includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'core'}"]
-    compile_program(compiler, [*FLAGS, *flags, *includes], sources, program)
+    compile_program(command, [*FLAGS, *flags], [*sorted(ROOT.glob("csrc/core/**/*.cpp")), *TESTS], program)
     return program
 
 
 def passed(command, environment=None):
     """How many cases passed, by implementation; fails where one did not."""
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert re.search(r"^[1-9]\d* passed, 0 failed$", done.stdout, re.MULTILINE), done.stdout
     found = re.findall(r"^(\w+) \w+: ok$", done.stdout, re.MULTILINE)
     return {name: found.count(name) for name in set(found)}
 
 
-def compiler():
-    return os.environ.get("CXX", "c++").split()
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    return build(compiler(), ["-O2"], tmp_path_factory.mktemp("core"))
+    target = tmp_path_factory.mktemp("core") / "core_tests"
+    compile_program(compiler(), [*FLAGS, "-O1"], TESTS, target, link=[core_object()])
+    return target
 
 
 def assert_every_implementation_ran_every_case(counts):

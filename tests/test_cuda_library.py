@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run_python
 
 from stompp_kernels import cuda_library, native
 from stompp_kernels.ops.schemas import SCHEMAS
@@ -81,17 +82,8 @@ def library(project):
     return cuda_library.CudaLibrary(project / "stompp_kernels" / "_cuda.so")
 
 
-def run(project, code, *arguments, **environment):
-    variables = {key: value for key, value in os.environ.items() if key not in ("STOMPP_CPU", "TRITON_INTERPRET")}
-    variables["PYTHONPATH"] = os.pathsep.join([str(project), str(ROOT / "tests")])
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**variables, **environment},
-        cwd=project,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def run(project, code, *arguments):
+    done = run_python(code, *arguments, folder=project, PYTHONPATH=os.pathsep.join([str(project), str(ROOT / "tests")]))
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

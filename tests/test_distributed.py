@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from distributed_worker import RANKS, SCENARIOS, train_alone
-from helpers import assert_same_bits, run_python
+from helpers import assert_same_bits
 from models_for_tests import assert_same_masks, make_without_norm
+from processes import run_python
 
 pytestmark = [
     pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch without gloo"),

@@ -77,7 +77,12 @@ def test_every_public_method_has_a_docstring(name):
             assert (documented.__doc__ or "").partition("\n")[0].endswith("."), f"{name}.{key}"
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+SLOW = {"stompp_kernels.package_packed"}  # which compiles C++
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PUBLIC]
+)
 def test_the_examples_run(name, tmp_path, monkeypatch):
     if name == "stompp_kernels.package_packed" and torch_release.torch_is_before(torch_release.PACKAGES):
         pytest.skip("AOTInductor before torch 2.12 changes types")

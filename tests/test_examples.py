@@ -1,12 +1,10 @@
 """examples/: each program runs as its reader would run it, on fewer steps, and leaves a packed network that loads."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 import stompp_kernels as sk
 from stompp_kernels.nn.packed import PackedLayer
@@ -21,6 +19,10 @@ RUNS = {
 }
 
 
+# As `python PROGRAM ...`.
+RUN = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
 def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(RUNS)
 
@@ -30,10 +32,7 @@ def test_every_example_is_run():
 )
 def test_an_example_trains_converts_and_saves(name, tmp_path):
     arguments, network, percent = RUNS[name]
-    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = run_python(RUN, EXAMPLES / name, *arguments, folder=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"([\d.]+)% of [a-z ]+ right", done.stdout)[1]) >= percent
     packed = sk.load_packed(tmp_path / network)

@@ -228,7 +228,7 @@ def test_autocast_changes_no_gradient(implementation, g):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_functions_have_the_same_gradients(implementation, dynamic, g):
+def test_compiled_functions_have_the_same_gradients(dynamic, g):
     w = ops.pack_binary_weight(random_signs((37, 70), g))
     kernel = ops.pack_binary_weight(random_signs((10, 20, 3, 2), g), 2)
     (product, sums), (convolution, pixels) = products(g)

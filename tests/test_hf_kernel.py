@@ -12,7 +12,7 @@ from pathlib import Path
 import export_hf_kernel
 import pytest
 import torch
-from helpers import run_python
+from processes import run_python
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 

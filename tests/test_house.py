@@ -3,11 +3,11 @@
 import ast
 import importlib
 import pkgutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 import stompp_kernels
 
@@ -156,5 +156,5 @@ def test_any_module_can_be_imported_first(first):
         "assert callable(sk.conversion.prepare) and callable(sk.conversion.convert)\n"
         "print(type(sk.models.create('mlp', 3, binarize='both')).__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = run_python(script)
     assert (done.returncode, done.stdout) == (0, "MLP\n"), done.stderr

@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from helpers import run_python
+from processes import run_fresh_python, run_python
 
 import stompp_kernels as sk
 from stompp_kernels import installation, missing_library, native
@@ -83,11 +83,11 @@ def test_other_releases_of_torch_are_taken(version, monkeypatch):
 
 @pytest.mark.parametrize("code", ["from stompp_kernels import prepare", "from stompp_kernels.ops import bgemm"])
 def test_nothing_is_imported_beside_an_old_torch(code):
-    done = run_python(WITH_AN_OLD_TORCH + code)
+    done = run_fresh_python(WITH_AN_OLD_TORCH + code)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"ImportError: {TOO_OLD}"
 
 
 def test_the_command_says_so_in_one_line():
-    done = run_python(WITH_AN_OLD_TORCH + RUN_AS_A_MODULE)
+    done = run_fresh_python(WITH_AN_OLD_TORCH + RUN_AS_A_MODULE)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"stompp: {TOO_OLD}\n")

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from helpers import run_python
+from processes import run_python
 
 from stompp_kernels import native
 

@@ -6,12 +6,11 @@ STOMPP_KILLS=20 kills more often than a test's time allows.
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from processes import start_stompp
 
 from stompp_kernels.training.checkpoint import LAST, load_checkpoint
 from stompp_kernels.training.run_log import NAME
@@ -25,9 +24,8 @@ CHANGES = ("model.options.widths=[8, 8, 8, 8]", "checkpoint_every=0.15", "evalua
 
 def start(folder):
     changes = [flag for change in CHANGES for flag in ("--set", change)]
-    command = [sys.executable, "-m", "stompp_kernels.cli", "train", *FLAGS, *changes, "--device", "cpu"]
-    command += ["--set", "diagnostics_every=5", "--resume", "--output", str(folder)]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    command = ["train", *FLAGS, *changes, "--device", "cpu", "--set", "diagnostics_every=5", "--resume", "--output"]
+    return start_stompp(*command, folder, output=os.devnull)
 
 
 def lines(folder):
@@ -39,11 +37,16 @@ def kill_at_random(folder, g):
     """Starts or resumes the run and kills it some moments after it has begun to write; whether it was still running."""
     before = lines(folder)
     run = start(folder)
-    while run.poll() is None and lines(folder) <= before:
+    while run.exitcode is None and lines(folder) <= before:
         time.sleep(0.005)
     time.sleep(g.uniform(0, 0.6))
-    run.send_signal(signal.SIGKILL)
-    return run.wait() == -signal.SIGKILL
+    run.kill()
+    return status_of(run) == -signal.SIGKILL
+
+
+def status_of(run):
+    run.join()
+    return run.exitcode
 
 
 def same(a, b):
@@ -64,8 +67,8 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(tmp_path):
     kills = 0
     for _ in range(KILLS):
         kills += kill_at_random(tmp_path / "broken", g)
-    assert start(tmp_path / "broken").wait() == 0
-    assert whole.wait() == 0
+    assert status_of(start(tmp_path / "broken")) == 0
+    assert status_of(whole) == 0
     assert kills >= KILLS / 2, "most kills must meet a run that has not ended"
     unbroken, broken = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "broken"))
     for part in ("step", "model", "optimizer", "progression", "diagnostics", "best", "accuracy"):

@@ -2,13 +2,12 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 import transformers
 from models_for_tests import assert_same_state, masked_modules, seeded, snapshot
+from processes import run_python
 from safetensors.torch import load_file, save_file
 
 import stompp_kernels as sk
@@ -108,7 +107,7 @@ def test_from_pretrained_refuses(part, loader, trained):
 
 def test_from_pretrained_refuses_in_a_process_that_does_not_know_this_package(trained):
     code = "import sys, transformers; transformers.AutoModel.from_pretrained(sys.argv[1])"
-    result = subprocess.run([sys.executable, "-c", code, str(trained[0])], capture_output=True, text=True, check=False)
+    result = run_python(code, trained[0])
     assert result.returncode != 0
     assert "stompp_kernels.load_prepared(folder)" in result.stderr
 

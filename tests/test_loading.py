@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import run_python
 from models_for_tests import committed, set_stage
+from processes import run_fresh_python
 from torch import nn
 
 import stompp_kernels as sk
@@ -77,5 +77,5 @@ def test_the_peak_memory_of_loading(mmap, at_most, saved, tmp_path):
     model, _ = sk.prepare(net, torch.randn(1, 1024))
     size = sk.save_packed(sk.convert(set_stage(model, Stage.BINARY).eval()), tmp_path / "net.safetensors")
     assert size > 32 << 20
-    result = run_python(LOADS, tmp_path / "net.safetensors", saved[1], mmap)
+    result = run_fresh_python(LOADS, tmp_path / "net.safetensors", saved[1], mmap)
     assert size / 2 < int(result.stdout) < at_most * size, result.stdout + result.stderr

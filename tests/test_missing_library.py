@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import run_python
+from processes import run_python
 
 from stompp_kernels import missing_library, native
 

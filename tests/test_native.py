@@ -2,15 +2,8 @@
 
 import pytest
 import torch
-from helpers import (
-    IMPLEMENTATIONS,
-    assert_same_bits,
-    generator,
-    random_floats,
-    random_signs,
-    random_words,
-    run_python,
-)
+from helpers import IMPLEMENTATIONS, assert_same_bits, generator, random_floats, random_signs, random_words
+from processes import run_python
 
 from stompp_kernels import native
 from stompp_kernels.ops import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import run_python
+from processes import run_fresh_python, run_python
 
 import stompp_kernels as sk
 from stompp_kernels import ops
@@ -129,14 +129,14 @@ def test_bad_arguments_are_named(core):
 @needs_core
 def test_it_works_where_there_is_no_torch():
     example = (ROOT / "examples" / "numpy" / "packed_layer.py").read_text()
-    result = run_python(WITHOUT_TORCH + example)
+    result = run_fresh_python(WITHOUT_TORCH + example)
     assert result.returncode == 0, result.stderr
     assert re.search(r"classes \[\d, \d\], torch imported: False", result.stdout)
 
 
 @pytest.mark.parametrize("code", ["import stompp_kernels as sk; sk.prepare", "from stompp_kernels import convert"])
 def test_without_torch_the_package_says_what_to_install(code):
-    result = run_python(WITHOUT_TORCH + code)
+    result = run_fresh_python(WITHOUT_TORCH + code)
     assert result.returncode == 1
     message = "ImportError: stompp_kernels needs torch >= 2.10, and there is none: run `pip install torch`"
     assert message in result.stderr

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from helpers import run_python
+from processes import run_python
 
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import fastest, larq, onnx_runtime, openvino, products, torch_sides

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import run_python
+from processes import run_python
 from report_page import Page
 
 from stompp_kernels.training.report import Group, group_runs, read_run, summary, write_report

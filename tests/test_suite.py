@@ -3,12 +3,11 @@
 import importlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_python
 
 from benchmarks.case import Case, Sides
 from benchmarks.timing import measure
@@ -23,20 +22,22 @@ def cases():
     return [case for name in MODULES for case in importlib.import_module(f"benchmarks.{name}").cases()]
 
 
-def run_suite(folder, *arguments, plugin=""):
+# As `python -m pytest`, outside of the processes of pytest-xdist.
+PYTEST = """
+import os, sys, pytest
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+    del os.environ[name]
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def run_suite(folder, *arguments, case=CASE, plugin=""):
     """pytest on one case of the suite, with a plugin that may change the package before."""
     (folder / "changes.py").write_text(plugin)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "changes", "benchmarks"]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "changes", "benchmarks", "-k", case]
     path = os.pathsep.join(filter(None, [str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
-    return subprocess.run(
-        [*command, "-k", CASE, "--threads", "1", "--seconds", "0.01", *arguments],
-        cwd=ROOT,
-        env={**environment, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options += ["--threads", "1", "--seconds", "0.01"]
+    return run_python(PYTEST, *options, *arguments, folder=ROOT, PYTHONPATH=path)
 
 
 def test_every_op_has_a_case_and_no_two_cases_share_a_name():
@@ -90,7 +91,7 @@ def test_a_wrong_kernel_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_wrong_kernel_is_refused_without_timing_too(tmp_path):
-    assert run_suite(tmp_path, "--benchmark-disable").returncode == 0
+    assert run_suite(tmp_path, "--benchmark-disable", case=f"{CASE} and eager").returncode == 0
     done = run_suite(tmp_path, "--benchmark-disable", plugin=WRONG)
     assert done.returncode == 1
     assert "wrong result: not timed" in done.stdout

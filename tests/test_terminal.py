@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from helpers import run_python
+from processes import run_python
 
 from stompp_kernels.cli import main
 

@@ -328,11 +328,12 @@ def compare_compiled(function, arguments, **options):
 
 @pytest.mark.parametrize("index", range(7))
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled_functions_are_one_graph_with_the_same_bits(implementation, index, dynamic, g):
+def test_compiled_functions_are_one_graph_with_the_same_bits(index, dynamic, g):
+    """What is compiled calls the ops, whichever implementation they have."""
     compare_compiled(*every_op(g)[index], backend="aot_eager", dynamic=dynamic)
 
 
-def test_inductor_runs_the_ops_as_they_are(implementation, g):
+def test_inductor_runs_the_ops_as_they_are(g):
     """No code of its own to generate between them, so no C++ compiler is needed."""
     matrix = pack_weight(random_signs((37, 120), g))
     t = torch.randint(-9, 9, (1, 37), generator=g, dtype=torch.int32)

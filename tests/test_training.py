@@ -8,20 +8,20 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_python, start_stompp
 from rich.console import Console
 
 import stompp_kernels as sk
+from stompp_kernels.bench import memory
 from stompp_kernels.cli import main
 from stompp_kernels.progression.schedule import reached_fraction
-from stompp_kernels.training import trainer
+from stompp_kernels.training import ablate, trainer
 from stompp_kernels.training.ablate import read_study
 from stompp_kernels.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
 from stompp_kernels.training.diagnostics import Diagnostics
@@ -405,12 +405,11 @@ def test_a_checkpoint_is_whole_or_refused(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_processes_share_the_batches_of_a_run(tmp_path):
     (tmp_path / "small.json").write_text(json.dumps({**SMALL, "epochs": 2}))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = ["-m", "stompp_kernels.cli", "train", str(tmp_path / "small.json"), "--output", str(tmp_path / "run")]
+    torchrun = "import runpy; runpy.run_module('torch.distributed.run', run_name='__main__', alter_sys=True)"
+    command = ["--standalone", "--nproc-per-node", "2", "-m", "stompp_kernels.cli", "train", tmp_path / "small.json"]
     for _ in range(2):  # the second time it is resumed, and has ended
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command_line = [*torchrun, *command, "--device", "cpu", "--resume"]
-        done = subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        options = ["--output", tmp_path / "run", "--device", "cpu", "--resume"]
+        done = run_python(torchrun, *command, *options, OMP_NUM_THREADS="1")
         assert done.returncode == 0, done.stderr
         assert "find_unused_parameters" not in done.stderr, "until the first commitment DDP would find none"
     assert [e["event"] for e in records(tmp_path / "run")][-2:] == ["resume", "end"]
@@ -422,7 +421,8 @@ def test_processes_share_the_batches_of_a_run(tmp_path):
 # The command
 
 
-def test_eval_convert_and_bench_of_a_run(finished, tmp_path, capsys):
+def test_eval_convert_and_bench_of_a_run(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "_PROCESS", Path("/no/proc"))  # test_bench.py measures memory
     folder, result = finished
     for flags in ([], ["--packed"]):
         assert main(["eval", str(folder), *flags]) == 0
@@ -587,8 +587,21 @@ def test_values_of_a_study_are_checked_before_its_first_run(variant, message, tm
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
-def test_ablate_runs_what_is_not_finished_and_reports(tmp_path, capsys):
+class ForkedRun:
+    """A run of a study, with what ``ablate`` asks of a process. test_cli_errors.py has those that it starts itself."""
+
+    def __init__(self, recipe, folder, jobs, device):
+        words = ablate._arguments(recipe, folder, device)
+        self.process = start_stompp(*words, output=folder / ablate.OUTPUT)
+
+    def poll(self):
+        return self.process.exitcode
+
+    returncode = property(poll)
+
+
+def test_ablate_runs_what_is_not_finished_and_reports(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablate, "_start", ForkedRun)
     study = {**SMALL, "epochs": 1, "seeds": [0], "variants": {"good": {}, "bad": {"optimizer.lr": -1.0}}}
     (tmp_path / "study.json").write_text(json.dumps(study))
     with pytest.raises(ValueError, match=r"optimizer\.lr must be positive"):

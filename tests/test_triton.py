@@ -7,17 +7,8 @@ import zlib
 import numpy
 import pytest
 import torch
-from helpers import (
-    FLOATS,
-    SHORT_FLOATS,
-    assert_same_bits,
-    generator,
-    grid,
-    random_floats,
-    random_words,
-    run_python,
-    strided_forms,
-)
+from helpers import FLOATS, SHORT_FLOATS, assert_same_bits, generator, grid, random_floats, random_words, strided_forms
+from processes import run_python
 
 from stompp_kernels.ops import draw_state, reference
 
@@ -95,7 +86,7 @@ def same(actual, expected, what=""):
 def test_the_progressive_kernels_equal_the_oracle(device, case):
     kind, dtype, surrogate = case.values()
     g = generator(zlib.crc32(case_id(case).encode()))
-    for index in torch.randperm(len(SHAPES), generator=g)[: 3 if device == "cpu" else None].tolist():
+    for index in torch.randperm(len(SHAPES), generator=g)[: 2 if device == "cpu" else None].tolist():
         shape = torch.Size(SHAPES[index])
         shared = kind == "shared mask"
         words = random_words((), (shape[1:] if shared else shape).numel(), g) if "drawn" not in kind else None

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from stompp_kernels.conversion.packing.folding import fold_affine
 from stompp_kernels.conversion.packing.graph_state import GraphState
 from stompp_kernels.conversion.packing.nodes import is_addition, with_the_same_signs
-from stompp_kernels.conversion.packing.steps import Step, step_of
+from stompp_kernels.conversion.packing.steps import Step, relu_of, step_of
 from stompp_kernels.conversion.packing.twins import is_packable, own_affine
 from stompp_kernels.nn import BinaryConv2d, BinaryLayer, ProgressiveActivation
 from stompp_kernels.ops import Affine
@@ -127,7 +127,14 @@ def chain_of_floats(state: GraphState, node: fx.Node, layer: BinaryLayer, activa
 
     def take(kind: str, steps: list[Step]) -> bool:
         nonlocal end
-        step = step_of(state, next(iter(end.users)), channels, images) if len(end.users) == 1 else None
+        if len(end.users) != 1:
+            return False
+        (user,) = end.users
+        step = step_of(state, user, channels, images)
+        if kind == "prelu" and (step is None or step.kind != kind):
+            step = relu_of(state, user, channels)
+            if step is not None and not _is_finite(chain, layer):
+                return False
         if step is None or step.source is not end or step.kind != kind:
             return False
         if step.channels_second and not _has_channels_second(layer):
@@ -205,6 +212,18 @@ def _is_per_output(state: GraphState, chain: Chain, shape: tuple[int, ...], imag
         return False
     # BatchNorm's channels are dimension 1, a linear layer's outputs the last.
     return images or len(shape) == 1 or not any(step.channels_second for step in chain.steps)
+
+
+def _is_finite(chain: Chain, layer: BinaryLayer) -> bool:
+    """Whether a chain's values are finite for all sums of its layer: an RPReLU makes NaN of -inf, a ReLU 0."""
+    if chain.residual is not None:
+        return False
+    affine, K = affine_of(chain, layer), layer.weight[0].numel()
+    reach = affine.scale.abs() * K + affine.bias.abs()
+    for step in chain.after:
+        assert step.constant is not None
+        reach = reach + step.constant.abs()
+    return bool(reach.isfinite().all())
 
 
 def _has_channels_second(layer: BinaryLayer) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from stompp_kernels.conversion.packing.channel_shuffle import shuffle_by_function
 from stompp_kernels.conversion.packing.concatenation import move_before_concatenations
 from stompp_kernels.conversion.packing.fast_layers import round_linear_layers
 from stompp_kernels.conversion.packing.float_convs import pack_float_convs
@@ -41,6 +42,7 @@ def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.Grap
     state = GraphState(model, graph)
     keep_changes(state)
     _simplify(state)
+    shuffle_by_function(state)
     to_images(state, names)
     move_before_concatenations(state)
     for node in list(state.graph.nodes):

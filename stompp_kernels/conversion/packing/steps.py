@@ -68,6 +68,19 @@ def step_of(state: GraphState, node: fx.Node, channels: int, images: bool) -> St
     return _of_arithmetic(state, node, channels, images) if arithmetic else None
 
 
+def relu_of(state: GraphState, node: fx.Node, channels: int) -> Step | None:
+    """The step that a ReLU is, as a PReLU whose slopes are 0: the same for all values but -inf.
+
+    It may change its input, which must be no part of another tensor.
+    """
+    source, module = node.args[0] if node.args else None, state.module_of(node)
+    by_function = node.target in (F.relu, torch.relu, "relu") and len(node.args) == 1 and not any(node.kwargs.values())
+    is_relu = by_function if module is None else type(module) is nn.ReLU and not has_hooks(module)
+    if not is_relu or not isinstance(source, fx.Node):
+        return None
+    return Step(node, source, "prelu", F.relu, constant=torch.zeros(channels, dtype=torch.float32))
+
+
 def constant_of(state: GraphState, value: Any) -> Tensor | None:
     """The tensor that an argument is at every call, before it is expanded; None where it depends on the input."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):

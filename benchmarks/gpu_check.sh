@@ -20,7 +20,7 @@ mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 python=${PYTHON:-python3}
 steps=${GPU_CHECK_STEPS:-machine programs rates products tiles build product_tests bgemm triton_tests memcheck synccheck
-  progressive profile networks gpu_tests blocks report}
+  progressive profile networks gpu_tests package blocks report}
 steps=" ${steps//[[:space:]]/ } "
 deadline=$((SECONDS + ${GPU_CHECK_SECONDS:-420}))
 export PYTHONPATH="$PWD:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -110,6 +110,8 @@ step networks 60 "$python" -m benchmarks.networks --device cuda --networks resne
   --forms fp32 bf16 packed --no-compile --seconds 8 --output "$results"
 # shellcheck disable=SC2086
 step gpu_tests 60 "$python" -m pytest -q -m gpu $parallel tests/test_gpu.py
+# A network compiled for this GPU, and a C++ program that runs it.
+step package 60 "$python" -m pytest -q -m gpu tests/test_aot_inductor.py
 step blocks 45 "$python" -m benchmarks.gpu_blocks
 step report 30 "$python" -m benchmarks.report --results "$results" --output "$results"
 step study 300 "$python" -m stompp_kernels.cli ablate recipes/studies/depth_digits.toml --device cuda \

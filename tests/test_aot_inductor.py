@@ -12,9 +12,10 @@ import pytest
 import torch
 from helpers import IMPLEMENTATIONS
 from models_for_tests import committed
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import stompp_kernels as sk
-from stompp_kernels import native, torch_release
+from stompp_kernels import cuda_library, native, torch_release
 from stompp_kernels.torch_release import PACKAGES, torch_is_before
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
@@ -97,6 +98,57 @@ def test_a_package_runs_in_python_too(package):
     for batch in (1, 5, 16):
         with torch.no_grad():
             torch.testing.assert_close(loaded(x[:batch]), packed(x[:batch]), rtol=1e-4, atol=1e-5)
+
+
+def exact(model, x):
+    """The model and its input with floats whose sums a GPU has exactly, in any order and with TF32."""
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for conv in (model.conv1, model.blocks[1].downsample[0]):
+            conv.weight.copy_(torch.randint(-4, 5, conv.weight.shape, generator=g) / 8)
+    return model, torch.randint(-4, 5, x.shape, generator=g).to(x.dtype)
+
+
+@needs_packages
+@pytest.mark.gpu
+def test_a_package_for_the_gpu_gives_the_same_results_without_python(program, tmp_path):
+    model, x = exact(*committed("residual", 3))
+    packed, path = sk.convert(model).cuda(), tmp_path / "package.pt2"
+    loaded = sk.package_packed(packed, path, x[:1].cuda())
+    for batch in (1, 5, 16):
+        inputs = x[:batch].contiguous()
+        with torch.no_grad():
+            expected, found = packed(inputs.cuda()).cpu(), loaded(inputs.cuda()).cpu()
+        libraries = "--cuda", cuda_library.PATH, native.CPP_LIBRARY
+        result = run(program, *libraries, path, *inputs.shape, data=inputs.numpy().tobytes())
+        assert result.returncode == 0, result.stderr.decode()
+        output = torch.frombuffer(bytearray(result.stdout), dtype=torch.float32).view(batch, 4)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output, found)
+
+
+def test_networks_elsewhere_are_refused_before_anything_is_compiled(tmp_path):
+    path = tmp_path / "package.pt2"
+    model, x = committed("mlp")
+    packed = sk.convert(model)
+    with pytest.raises(ValueError, match="must be on cpu as the network is, and input 0 is on meta"):
+        sk.package_packed(packed, path, x.to("meta"))
+    packed.register_buffer("elsewhere", torch.empty(1, device="meta"))
+    with pytest.raises(ValueError, match="on the CPU or an NVIDIA GPU for a package, and it is on cpu and meta"):
+        sk.package_packed(packed, path, x)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(native.cuda is not None, reason="the kernels are there")
+def test_a_network_on_a_gpu_without_kernels_for_programs_is_refused(tmp_path):
+    model, x = committed("mlp")
+    packed, reason = sk.convert(model), re.escape(native.cuda_missing_reason)
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        pytest.raises(RuntimeError, match=f"needs the implementation 'cuda' .* on cuda:0, .* here: {reason}"),
+    ):
+        sk.package_packed(packed.to("cuda:0"), tmp_path / "package.pt2", x.to("cuda:0"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_packages
@@ -190,6 +242,8 @@ def test_the_programs_errors(program, package):
         (("/nonexistent/lib.so", path, 1), b"", "error: /nonexistent/lib.so: cannot open shared object file"),
         ((native.CPP_LIBRARY, path, *x.shape), b"1234", "error: the input has fewer values than its shape"),
         ((native.CPP_LIBRARY, "/nonexistent.pt2", 1), b"1234", "error: "),
+        (("--cuda", native.CPP_LIBRARY, path), b"", "usage: "),
+        (("--cuda", native.CPP_LIBRARY, native.CPP_LIBRARY, path, 1), b"", "undefined symbol: stompp_cuda_finds_torch"),
     ]:
         result = run(program, *arguments, data=data)
         assert result.returncode in (1, 2)

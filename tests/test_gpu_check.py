@@ -89,7 +89,7 @@ def test_a_rehearsal_goes_as_far_as_there_is_no_gpu(tools, tmp_path):
     on_programs = ("machine", "programs", "rates", "products", "tiles", "memcheck", "synccheck", "profile")
     on_torch = ("bgemm", "progressive", "networks", "blocks")
     out = tmp_path / "out"
-    done = check(tools, out, " ".join((*on_programs, *on_torch, "report")))
+    done = check(tools, out, " ".join((*on_programs, *on_torch, "package", "report")))
     summary = (out / "summary.txt").read_text()
     ended = dict(re.findall(r"^(\w+): (ok|FAILED)", summary, re.MULTILINE))
     assert [name for name in ended if name in on_programs[:5]] == list(on_programs[:5])
@@ -99,7 +99,8 @@ def test_a_rehearsal_goes_as_far_as_there_is_no_gpu(tools, tmp_path):
     for name in on_torch:
         assert ended[name] == "FAILED"
         assert "needs an NVIDIA GPU" in files[f"{name}.log"], files[f"{name}.log"]
-    assert ended["report"] == "ok", files["report.log"]
+    assert ended["report"] == ended["package"] == "ok", files["report.log"] + files["package.log"]
+    assert "needs an NVIDIA GPU" in files["package.log"]
     assert done.returncode == len(on_torch), summary
     assert '"operations_per_s": 2000000000000000.0' in files["gpu_rates.json"]
     assert '"kernel": "wide wgmma"' in files["gpu_tiles.json"]

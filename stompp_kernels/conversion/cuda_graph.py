@@ -6,13 +6,13 @@ A GPU runs the small layers of a packed network in less time than Python takes t
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from stompp_kernels.conversion.files.devices import check_inputs, devices_of, in_words, input_name
 from stompp_kernels.conversion.files.export import check_packed
 from stompp_kernels.progression.example_run import as_arguments
 from stompp_kernels.progression.input_checks import check_inputs
@@ -50,11 +50,7 @@ def capture_packed(packed: nn.Module, example_inputs: Any) -> Callable[..., Any]
     check_inputs("example_inputs", example_inputs, packed)
     device = _device_of(packed)
     args, kwargs = as_arguments(example_inputs)
-    for path, value in pytree.tree_leaves_with_path((args, kwargs)):
-        if isinstance(value, Tensor) and value.device != device:
-            raise ValueError(
-                f"example_inputs must be on {device} as the network is, and {_name(path)} is on {value.device}"
-            )
+    check_inputs(device, args, kwargs)
     return CapturedNetwork(packed, args, kwargs)
 
 
@@ -115,7 +111,7 @@ class CapturedNetwork:
                 f"inputs must be those that were captured, {_names(own)}; got {_names(leaves) or 'no inputs'}"
             )
         for (path, value), (_, ours) in zip(leaves, own, strict=True):
-            _check_alike(_name(path), value, ours)
+            _check_alike(input_name(path), value, ours)
         with torch.no_grad():
             for (_, value), (_, ours) in zip(leaves, own, strict=True):
                 if isinstance(ours, Tensor):
@@ -124,12 +120,12 @@ class CapturedNetwork:
 
 
 def _device_of(packed: nn.Module) -> torch.device:
-    devices = {tensor.device for tensor in chain(packed.parameters(), packed.buffers())}
-    if len(devices) == 1 and next(iter(devices)).type == "cuda":
-        return devices.pop()
-    found = " and ".join(sorted(map(str, devices))) or "no device, as it has no tensors"
+    devices = devices_of(packed)
+    if len(devices) == 1 and devices[0].type == "cuda":
+        return devices[0]
     raise ValueError(
-        f'packed must be on an NVIDIA GPU for a CUDA graph, and it is on {found}: move it with packed.to("cuda")'
+        f"packed must be on an NVIDIA GPU for a CUDA graph, and it is on {in_words(devices)}: move it with "
+        'packed.to("cuda")'
     )
 
 
@@ -152,15 +148,5 @@ def _check_alike(name: str, value: Any, captured_value: Any) -> None:
         )
 
 
-def _name(path: Any) -> str:
-    """Names a leaf of (args, kwargs) by its path."""
-    kind, *rest = path
-    if not rest:
-        return "an input"
-    first, *within = rest
-    name = f"input {first.idx}" if kind.idx == 0 else f"input {first.key!r}"
-    return name + "".join(map(str, within))
-
-
 def _names(leaves: Any) -> str:
-    return ", ".join(_name(path) for path, _ in leaves)
+    return ", ".join(input_name(path) for path, _ in leaves)

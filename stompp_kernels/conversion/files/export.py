@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
+from stompp_kernels import native
 from stompp_kernels.conversion.files.decisions import decided
+from stompp_kernels.conversion.files.devices import check_inputs, devices_of, in_words
 from stompp_kernels.conversion.files.outputs import plain_results, with_plain_output
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.packed import PackedLayer
@@ -71,7 +73,8 @@ def package_packed(
     No call takes a step in Python: the fastest form of a network, the more so the smaller its layers are. A C++ program
     can load it (examples/cpp), and so does ``torch._inductor.aoti_load_package`` after ``import stompp_kernels``. It is
     for machines like this one, for it holds machine code, and weights in the order of the active implementation's
-    kernels. Load only files that you trust.
+    kernels. A network on an NVIDIA GPU becomes a package for that: Triton's kernels are compiled into it, and the
+    products are those of ``stompp_kernels/_cuda.so``. Load only files that you trust.
 
     Args:
         packed, example_inputs, dynamic_batch: as for :func:`export_packed`.
@@ -81,9 +84,11 @@ def package_packed(
         The loaded package, to be called as ``packed``. Layers that stayed in float may round differently.
 
     Raises:
-        TypeError, ValueError: as :func:`export_packed`, or ``path`` does not end in .pt2.
+        TypeError, ValueError: as :func:`export_packed`, or ``path`` does not end in .pt2, or the network and the
+            inputs are not on one device, the CPU or an NVIDIA GPU.
         OSError: the file cannot be written; said before anything is compiled if it cannot be made.
-        RuntimeError: torch is older than 2.12, there is no C++ compiler, or what else torch raises as it compiles.
+        RuntimeError: torch is older than 2.12, there is no C++ compiler, kernels for the GPU are missing, or what else
+            torch raises as it compiles.
 
     Example:
         >>> model, _ = sk.prepare(sk.models.MLP(widths=(32, 32, 32)), torch.randn(2, 1, 8, 8))
@@ -94,6 +99,8 @@ def package_packed(
     """
     if Path(path).suffix != ".pt2":
         raise ValueError(f"path must end in .pt2, got {os.fspath(path)!r}")
+    check_packed(packed)
+    _check_device(packed, example_inputs)
     program = _program(packed, example_inputs, dynamic_batch)
     if torch_is_before(PACKAGES):
         needed = ".".join(map(str, PACKAGES))
@@ -112,6 +119,20 @@ def package_packed(
         with open(package, "rb") as compiled:
             shutil.copyfileobj(compiled, file)
     return torch._inductor.aoti_load_package(os.fspath(path))
+
+
+def _check_device(packed: nn.Module, example_inputs: Any) -> None:
+    """Checks that a program without Python has kernels where the network and its inputs are."""
+    devices = devices_of(packed)
+    if len(devices) != 1 or devices[0].type not in ("cpu", "cuda"):
+        raise ValueError(f"packed must be on the CPU or an NVIDIA GPU for a package, and it is on {in_words(devices)}")
+    check_inputs(devices[0], *as_arguments(example_inputs))
+    for item in native.implementations() if devices[0].type == "cuda" else ():
+        if item.device == "cuda" and not item.available:
+            raise RuntimeError(
+                f"package_packed needs the implementation {item.name!r} for a network on {devices[0]}, and it cannot "
+                f"run here: {item.reason}. For the CPU, move the network with packed.cpu()"
+            )
 
 
 def check_packed(packed: Any) -> None:

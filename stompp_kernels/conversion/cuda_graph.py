@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stompp_kernels.conversion.files.devices import check_inputs, devices_of, in_words, input_name
+from stompp_kernels.conversion.files.devices import check_input_devices, devices_of, in_words, input_name
 from stompp_kernels.conversion.files.export import check_packed
 from stompp_kernels.progression.example_run import as_arguments
 from stompp_kernels.progression.input_checks import check_inputs
@@ -50,7 +50,7 @@ def capture_packed(packed: nn.Module, example_inputs: Any) -> Callable[..., Any]
     check_inputs("example_inputs", example_inputs, packed)
     device = _device_of(packed)
     args, kwargs = as_arguments(example_inputs)
-    check_inputs(device, args, kwargs)
+    check_input_devices(device, args, kwargs)
     return CapturedNetwork(packed, args, kwargs)
 
 

@@ -20,7 +20,7 @@ def in_words(devices: list[torch.device]) -> str:
     return " and ".join(map(str, devices)) or "no device, as it has no tensors"
 
 
-def check_inputs(device: torch.device, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_input_devices(device: torch.device, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Checks that example inputs lie where the network does.
 
     Raises:

@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from stompp_kernels import native
 from stompp_kernels.conversion.files.decisions import decided
-from stompp_kernels.conversion.files.devices import check_inputs, devices_of, in_words
+from stompp_kernels.conversion.files.devices import check_input_devices, devices_of, in_words
 from stompp_kernels.conversion.files.outputs import plain_results, with_plain_output
 from stompp_kernels.files import replacing
 from stompp_kernels.nn.packed import PackedLayer
@@ -100,6 +100,7 @@ def package_packed(
     if Path(path).suffix != ".pt2":
         raise ValueError(f"path must end in .pt2, got {os.fspath(path)!r}")
     check_packed(packed)
+    check_inputs("example_inputs", example_inputs, packed)
     _check_device(packed, example_inputs)
     program = _program(packed, example_inputs, dynamic_batch)
     if torch_is_before(PACKAGES):
@@ -126,7 +127,7 @@ def _check_device(packed: nn.Module, example_inputs: Any) -> None:
     devices = devices_of(packed)
     if len(devices) != 1 or devices[0].type not in ("cpu", "cuda"):
         raise ValueError(f"packed must be on the CPU or an NVIDIA GPU for a package, and it is on {in_words(devices)}")
-    check_inputs(devices[0], *as_arguments(example_inputs))
+    check_input_devices(devices[0], *as_arguments(example_inputs))
     for item in native.implementations() if devices[0].type == "cuda" else ():
         if item.device == "cuda" and not item.available:
             raise RuntimeError(

@@ -80,7 +80,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "case"), [("residual", "ste_free"), ("residual", "ste"), *(("mlp", case) for case in CASES)]
+    ("name", "case"), [("residual", "ste_free"), ("bireal", "ste"), *(("mlp", case) for case in CASES)]
 )
 def test_a_moving_p_compiles_nothing_and_a_commitment_once(name, case):
     model, x = make(name)

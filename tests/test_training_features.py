@@ -201,7 +201,7 @@ def test_backward_inside_the_autocast_block_works_too(regime):
 def test_a_progression_compiles_under_autocast(regime):
     def run(compiled):
         torch._dynamo.reset()
-        model, _ = make("residual")
+        model, _ = make("bireal")
         forward = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
         optimizer, progression = start(model, regime, 10)
         losses = []

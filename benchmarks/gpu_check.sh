@@ -104,8 +104,9 @@ step triton_tests 60 "$python" -m pytest -q -m gpu $parallel tests/test_triton.p
 step memcheck 60 compute-sanitizer --tool memcheck --error-exitcode 1 "$programs/products"
 step synccheck 60 compute-sanitizer --tool synccheck --error-exitcode 1 "$programs/products"
 step progressive 45 "$python" -m benchmarks.gpu_progressive --output "$results" --dtypes bf16 --rounds 15
-# The first products that tiles runs are the largest; the clock stays as it is.
-step profile 60 ncu --clock-control none --set full --kernel-name regex:product_kernel --launch-count 4 "$programs/tiles"
+# The wide tile of wgmma, in the first product that tiles runs, which is the largest; the clock stays as it is.
+step profile 60 ncu --clock-control none --set full --kernel-name-base demangled --kernel-name regex:WarpGroupMma \
+  --launch-count 1 "$programs/tiles"
 step networks 60 "$python" -m benchmarks.networks --device cuda --networks resnet18 --batch 64 \
   --forms fp32 bf16 packed --no-compile --seconds 8 --output "$results"
 # shellcheck disable=SC2086

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE_FLAGS = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
+CORE_FLAGS = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
 
 
 def compiler():

@@ -34,7 +34,7 @@ def passed(command, environment=None):
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     target = tmp_path_factory.mktemp("core") / "core_tests"
-    compile_program(compiler(), [*FLAGS, "-O1"], TESTS, target, link=[core_object()])
+    compile_program(compiler(), [*FLAGS, "-O2"], TESTS, target, link=[core_object()])
     return target
 
 

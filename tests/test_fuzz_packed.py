@@ -26,7 +26,7 @@ def test_mutated_files_are_refused_or_give_the_network_that_they_describe(tmp_pa
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
 def test_hostile_structures_run_no_code_and_take_neither_memory_nor_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    count = int(os.environ.get("STOMPP_FUZZ", "200"))
+    count = int(os.environ.get("STOMPP_FUZZ", "400"))
     result = run_fresh_python(RUN, count, "--structure")
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
     assert f"{count} files" in result.stdout

@@ -26,7 +26,8 @@ def speedups(panels: Any) -> Figure:
     made, axes = figure(len(panels), max(0.135 * bars + 1.2, 2.5), sharey=True, sharex=True)
     for axis, panel in zip(axes, panels, strict=True):
         counts = " / ".join(map(counted, panel["threads"]))
-        axis.set_title(f"{panel['title']}: times as fast, with {counts}")
+        axis.set_title(panel["title"])
+        axis.set_xlabel(f"times as fast,\nwith {counts}")
         axis.set_xscale("log")
         ratios = {group["group"]: group["ratios"] for group in panel["groups"]}
         at, middles = 0.0, []
@@ -187,7 +188,7 @@ def threads(panels: Any) -> Figure:
     groups = list(dict.fromkeys(group["group"] for panel in panels for group in panel["groups"]))
     made, axes = figure(len(panels), max(0.25 * len(groups) + 1.2, 2.5), sharey=True, sharex=True)
     for axis, panel in zip(axes, panels, strict=True):
-        axis.set_title(f"{panel['title']}: {counted(panel['many'])}, times as fast as {panel['few']}")
+        axis.set_title(f"{panel['title']}: {counted(panel['many'])},\ntimes as fast as {panel['few']}")
         for at, group in enumerate(groups):
             faster: dict[str, float] = next((g["faster"] for g in panel["groups"] if g["group"] == group), {})
             for offset, (side, value) in zip((-0.2, 0.2), faster.items(), strict=False):

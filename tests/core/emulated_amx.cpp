@@ -22,7 +22,7 @@ ProductKernels on_top_of_scalar() {
   ProductKernels kernels = scalar::kProductKernels;
   kernels.layout = {LayoutId::kLongs, 8};
   kernels.blocks = {};  // reads another layout
-  kernels.tiles.bounds = {1, 1, 1, 1};
+  kernels.tiles.bounds = {1, 1, 1, 1, 1};
   kernels.tiles.multiply = amx::multiply_on<Machine>;
   return kernels;
 }
@@ -52,7 +52,7 @@ Implementation on_top_of_scalar(const char* name) {
 Implementation amx_everywhere() {
   static const ProductKernels kernels = [] {
     ProductKernels table = *amx::kImplementation.product;
-    table.tiles.bounds = {1, 1, 1, 1};
+    table.tiles.bounds = {1, 1, 1, 1, 1};
     return table;
   }();
   Implementation result = amx::kImplementation;

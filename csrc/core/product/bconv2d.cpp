@@ -151,7 +151,7 @@ Status bconv2d(const uint32_t* x, const Conv2dShape& shape, const PackedWeight& 
   if (kernels == nullptr) return no_implementation();
   Status status = check_conv2d(shape, weight.shape);
   if (!status.is_ok()) return status;
-  if (choose_kernel(weight.shape, 0, {}) == KernelChoice::kSmallGroups)
+  if (choose_kernel(weight.shape, 0, false, {}) == KernelChoice::kSmallGroups)
     return small_groups_conv2d(*kernels, x, shape, weight, epilogue, pool);
   std::unique_ptr<uint8_t[]> storage;
   PackedWeight readable;

@@ -8,6 +8,7 @@
 #include "core/base/scratch.h"
 #include "core/base/status.h"
 #include "core/base/workers.h"
+#include "core/product/affine_out.h"
 #include "core/product/choose.h"
 #include "core/product/epilogue.h"
 #include "core/product/kernels.h"
@@ -80,31 +81,6 @@ class RowStarts {
   RowStart* entries_;
   int64_t used_ = 0, n_ = 0, count_ = 0;
 };
-
-// Says whether a kernel's AffineOut can say what the epilogue is.
-inline bool is_affine_of_floats(const Epilogue& e) {
-  return e.kind == Epilogue::Kind::kAffine && e.out_type == FloatType::kFloat32 &&
-         (e.residual == nullptr || e.residual_type == FloatType::kFloat32);
-}
-
-// Returns the outputs from n on of the rows from first_row on, and the words that begin with output n.
-inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int64_t first_row, int64_t n) {
-  const auto from = [](auto* values, int64_t offset) { return values == nullptr ? nullptr : values + offset; };
-  const int64_t at = first_row * e.N + n, words = words_for(e.N);
-  return {starts,
-          e.fused,
-          e.scale + n,
-          e.bias + n,
-          from(static_cast<const float*>(e.residual), at),
-          from(e.residual_scale, n),
-          from(e.residual_bias, n),
-          {from(e.rprelu, n), from(e.rprelu, e.N + n), from(e.rprelu, 2 * e.N + n)},
-          {from(e.limits, n), from(e.limits, e.N + n)},
-          from(static_cast<float*>(e.out), at),
-          e.N,
-          from(e.sign_words, first_row * words + n / kWordBits),
-          words};
-}
 
 // What every thread reads.
 template <class RowSource>
@@ -224,10 +200,12 @@ template <class RowSource>
 Status multiply(const ProductKernels& kernels, const RowSource& source, int64_t M, const PackedWeight& weight,
                 const Epilogue& epilogue, const Parallel& pool) {
   const WeightShape& shape = weight.shape;
-  if (choose_kernel(kernels, shape, M) == KernelChoice::kTiles)
+  const bool to_bits = epilogue.kind == Epilogue::Kind::kThreshold;
+  const KernelChoice choice = choose_kernel(kernels, shape, M, to_bits);
+  if (choice == KernelChoice::kTiles)
     return kernels.tiles.multiply(kernels, AnyRows::of(source), M, weight, epilogue, pool);
   const detail::BlockProduct<RowSource> product = {
-      source, weight, epilogue, kernels, product_kernel(kernels, shape, M), BlockGrid(M, shape, pool.threads), M};
+      source, weight, epilogue, kernels, product_kernel(kernels, choice), BlockGrid(M, shape, pool.threads), M};
   return run_tasks<detail::BlockWorker<RowSource>>(product, pool);
 }
 

@@ -16,23 +16,25 @@ struct KernelFeatures {
   TileBounds tile_bounds;
 };
 
-constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, const KernelFeatures& has) {
+constexpr KernelChoice choose_kernel(const WeightShape& weight, int64_t rows, bool to_bits, const KernelFeatures& has) {
   if (weight.small_groups()) return KernelChoice::kSmallGroups;
-  if (has.tiles && has.tile_bounds.allow(weight, rows)) return KernelChoice::kTiles;
+  if (has.tiles && has.tile_bounds.allow(weight, rows, to_bits)) return KernelChoice::kTiles;
   if (rows == 1 && has.one_row) return KernelChoice::kOneRow;
   // Its counts have 16 bits.
   if (rows <= kFewRows && weight.K() <= kMaxLimitK && has.few_rows) return KernelChoice::kFewRows;
   return KernelChoice::kBlocks;
 }
 
-inline KernelChoice choose_kernel(const ProductKernels& kernels, const WeightShape& weight, int64_t rows) {
+// to_bits: the epilogue is kThreshold.
+inline KernelChoice choose_kernel(const ProductKernels& kernels, const WeightShape& weight, int64_t rows,
+                                  bool to_bits) {
   const KernelFeatures has = {kernels.few_rows.multiply != nullptr, kernels.one_row.multiply != nullptr,
                               kernels.tiles.multiply != nullptr, kernels.tiles.bounds};
-  return choose_kernel(weight, rows, has);
+  return choose_kernel(weight, rows, to_bits, has);
 }
 
-inline const ProductKernel& product_kernel(const ProductKernels& kernels, const WeightShape& weight, int64_t rows) {
-  switch (choose_kernel(kernels, weight, rows)) {
+inline const ProductKernel& product_kernel(const ProductKernels& kernels, KernelChoice choice) {
+  switch (choice) {
     case KernelChoice::kOneRow:
       return kernels.one_row;
     case KernelChoice::kFewRows:

@@ -76,13 +76,14 @@ struct ProductKernel {
 struct ProductKernels;
 
 // The least product that is faster on tiles than by a product kernel, as measured. A convolution of whole 64-bit words
-// of channels needs fewer outputs: its pixels are expanded once, not once for each tap.
+// of channels needs fewer outputs: its pixels are expanded once, not once for each tap. Sums that become bits can be
+// shorter: they are compared beside the tiles' products, where a product kernel compares them behind its own.
 struct TileBounds {
-  int64_t rows, K, group_outputs, convolution_outputs;
+  int64_t rows, K, K_to_bits, group_outputs, convolution_outputs;
 
-  constexpr bool allow(const WeightShape& weight, int64_t row_count) const {
+  constexpr bool allow(const WeightShape& weight, int64_t row_count, bool to_bits) const {
     const bool convolution = weight.taps() > 1 && weight.in_channels % 64 == 0;
-    return row_count >= rows && weight.K() >= K &&
+    return row_count >= rows && weight.K() >= (to_bits ? K_to_bits : K) &&
            weight.group_outputs() >= (convolution ? convolution_outputs : group_outputs);
   }
 };

@@ -15,7 +15,7 @@ namespace {
 constexpr unsigned kGfni = 1u << 8;                                                // leaf 7, ECX
 constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;  // leaf 7, EDX
 constexpr uint32_t kTileState = 1u << 17 | 1u << 18;                               // XCR0: configuration and data
-constexpr TileBounds kBounds = {96, 256, 192, 64};
+constexpr TileBounds kBounds = {96, 256, 128, 192, 64};
 
 bool has_instructions() {
   unsigned a = 0, b = 0, c = 0, d = 0;

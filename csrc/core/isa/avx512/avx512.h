@@ -22,6 +22,7 @@ extern const SignedSumKernels kSignedSumKernels;
 extern const FloatConvKernels kFloatConvKernels;
 extern const Implementation kImplementation;
 
+void prepare_rows(const RowBlock& rows, void* scratch);
 void multiply_block(const ProductBlock& block, const DotsOut& out);
 void compare_block(const ProductBlock& block, const BitsOut& out);
 void scale_block(const ProductBlock& block, const AffineOut& out);

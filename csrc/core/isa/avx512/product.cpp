@@ -1,4 +1,6 @@
+#include "core/isa/avx512/affine_row.h"
 #include "core/isa/avx512/avx512.h"
+#include "core/product/affine_out.h"
 
 #if defined(__x86_64__)
 
@@ -22,16 +24,30 @@ STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, c
   }
 }
 
+// Whole panels of floats; everything else is the body's.
+STOMPP_AVX512 void affine_of_panels(const Epilogue& e, const Dots& dots) {
+  const bool fits = is_affine_of_floats(e) && (e.sign_words == nullptr || dots.n % kWordBits == 0);
+  const int64_t whole = fits ? dots.count / kPanelOutputs * kPanelOutputs : 0;
+  for (int64_t i = 0; i < whole; i += kPanelOutputs) {
+    const AffineOut out = affine_out(e, nullptr, dots.first_row, dots.n + i);
+    const int32_t* sums = dots.values + i;
+    for (int64_t r = 0; r < dots.rows; ++r, sums += dots.stride)
+      AffineRow{out}.finish(r, 0, _mm512_loadu_si512(sums), _mm512_loadu_si512(sums + kHalf));
+  }
+  const int64_t rest = dots.count - whole;
+  if (rest != 0) affine(e, {dots.first_row, dots.rows, dots.n + whole, rest, dots.values + whole, dots.stride});
+}
+
 constexpr ProductKernels product_kernels() {
   ProductKernels kernels = {};
   kernels.layout = {LayoutId::kLongs, 8};
   kernels.blocks.scratch_bytes = whole_rows_bytes;
-  kernels.blocks.prepare_rows = prepare_whole_rows;
+  kernels.blocks.prepare_rows = prepare_rows;
   kernels.blocks.multiply = multiply_block;
   kernels.blocks.compare = compare_block;
   kernels.blocks.scale = scale_block;
   kernels.less_than = less_than;
-  kernels.affine = affine;
+  kernels.affine = affine_of_panels;
   return kernels;
 }
 

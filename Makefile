@@ -58,8 +58,10 @@ core: setup
 setup:
 	@$(SETUP_ENV)
 
-# No compiler runs where dist has a wheel of this checkout, and none for GPUs where there is none: `make build` runs it.
-setup-demo: export STOMPP_CUDA := $(or $(STOMPP_CUDA),$(if $(wildcard /dev/nvidia* /dev/dxg stompp_kernels/_cuda.so),,0))
+# No compiler for GPUs runs for demo and tests where there is none: `make build` and `make test-all` run it.
+setup-demo test: export STOMPP_CUDA := $(or $(STOMPP_CUDA),$(if $(wildcard /dev/nvidia* /dev/dxg stompp_kernels/_cuda.so),,0))
+
+# No compiler at all runs where dist has a wheel of this checkout.
 setup-demo:
 	@$(SETUP_ENV) --extras demo --wheels dist
 

@@ -242,6 +242,7 @@ def test_a_library_built_under_such_flags_computes_as_ieee_says(project):
     assert_ieee(project)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-fno-signed-zeros", "-freciprocal-math", "-mavx512f"])
 def test_flags_that_a_compiler_adds_by_itself_are_refused(project, flag):
     compiler = real_project(project)
@@ -264,6 +265,7 @@ def test_a_wrapper_that_begins_with_ofast_is_overruled(project):
     assert_ieee(project)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -287,6 +289,7 @@ def test_wrong_switches_of_the_gpu_library(project):
     assert_clear_error(run_setup(project, "build_ext", STOMPP_CUDA="1", STOMPP_BUILD_NATIVE="0"), "contradict")
 
 
+@pytest.mark.slow
 def test_build_commands_of_the_gpu_library(project, cuda_home):
     variables = {"CXX": "./fake-c++", "CXXFLAGS": "-march=native -g1", "CUDA_HOME": str(cuda_home), "STOMPP_CUDA": "1"}
     variables["TORCH_CUDA_ARCH_LIST"] = "8.0;9.0a+PTX"

@@ -172,6 +172,7 @@ def test_a_run_without_a_standard_output_stops_with_a_checkpoint(make, status, r
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_the_interpreter_s_end_adds_nothing():
     for flags in ({}, {"PYTHONUNBUFFERED": "1"}):
         environment = {key: value for key, value in ONE_THREAD.items() if key != "PYTHONUNBUFFERED"} | flags

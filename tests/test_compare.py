@@ -15,6 +15,7 @@ from benchmarks.compare.side import Side, SideError
 from benchmarks.compare.trees import Tree
 from benchmarks.instructions import Count
 
+pytestmark = pytest.mark.slow  # builds trees
 ROOT = Path(__file__).parents[1]
 PLAN = Plan(1.0, 8.0, 100)
 
@@ -280,7 +281,6 @@ def run_gate(tmp_path, modules, *arguments):
     return gate.run(tree, tree, parsed, modules), json.loads(output.read_text())
 
 
-@pytest.mark.slow
 def test_a_wrong_result_fails_the_gate(tmp_path, modules, capsys, monkeypatch):
     monkeypatch.setattr(Side, "block", lambda self: 1.0)
     status, written = run_gate(tmp_path, modules)

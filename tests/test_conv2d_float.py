@@ -124,7 +124,10 @@ SPECIALS = {
 
 
 @needs_library
-@pytest.mark.parametrize("specials", SPECIALS)
+@pytest.mark.parametrize(
+    "specials",  # processors take long for denormal numbers
+    [pytest.param(name, marks=pytest.mark.slow) if name == "denormal" else name for name in SPECIALS],
+)
 @pytest.mark.parametrize(("kernel", "stride"), [((7, 7), 2), ((4, 3), 1), ((5, 5), (2, 1)), ((11, 11), 4)])
 def test_bits_of_large_images_are_those_of_their_sums(implementation, restore_threads, kernel, stride, specials, g):
     """Which are computed by Winograd's rounding, where that can tell."""

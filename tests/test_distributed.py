@@ -15,6 +15,7 @@ from models_for_tests import assert_same_masks, make_without_norm
 from processes import run_python
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch without gloo"),
     pytest.mark.filterwarnings("ignore:training ended at step:RuntimeWarning"),
 ]

@@ -48,6 +48,7 @@ for implementation in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_another_process_runs_the_program_with_the_same_bits_on_any_implementation(exported):
     result = run_python(ANOTHER_PROCESS, exported, *IMPLEMENTATIONS)
     assert result.stdout.split() == len(IMPLEMENTATIONS) * sorted(NAMES), result.stdout + result.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # waits for what does not end
 ROOT = Path(__file__).resolve().parents[1]
 
 # What the programs print on a GPU.
@@ -83,7 +84,6 @@ def stand_in_for_python(tmp_path, text):
     return str(program)
 
 
-@pytest.mark.slow
 def test_a_rehearsal_goes_as_far_as_there_is_no_gpu(tools, tmp_path):
     """With the project's own Python: every command line is understood, and what needs torch's GPU says so."""
     on_programs = ("machine", "programs", "rates", "products", "tiles", "memcheck", "synccheck", "profile")

@@ -84,6 +84,7 @@ print(json.dumps(operators.names))
 """
 
 
+@pytest.mark.slow
 def test_layers_are_one_kernel_each_but_for_torchs_convolution():
     assert on_a_gpu(RUN) == [
         "aten.convolution",

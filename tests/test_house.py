@@ -147,6 +147,7 @@ def test_functions_keep_their_names_beside_rooms_and_files_of_the_same_name():
     assert stompp_kernels.conversion.prepare is stompp_kernels.prepare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first", ["models", "conversion.prepare.checks", "conversion.files.modules", "training.recipe"]
 )

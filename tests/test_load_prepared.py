@@ -105,6 +105,7 @@ def test_from_pretrained_refuses(part, loader, trained):
         loader.from_pretrained(trained[0] / part)
 
 
+@pytest.mark.slow
 def test_from_pretrained_refuses_in_a_process_that_does_not_know_this_package(trained):
     code = "import sys, transformers; transformers.AutoModel.from_pretrained(sys.argv[1])"
     result = run_python(code, trained[0])

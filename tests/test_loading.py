@@ -68,6 +68,7 @@ print(memory("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
 @pytest.mark.parametrize(("mmap", "at_most"), [(False, 2.5), (True, 2.0)])
 def test_the_peak_memory_of_loading(mmap, at_most, saved, tmp_path):

@@ -221,6 +221,7 @@ assert u.grad.tolist() == [1] * 5
 """
 
 
+@pytest.mark.slow
 def test_without_the_library_all_ops_give_the_same_bits_after_one_warning(tmp_path):
     result = run_python(HIDE_LIBRARY + WITHOUT_LIBRARY, tmp_path / "results.pt")
     assert result.returncode == 0, result.stderr

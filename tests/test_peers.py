@@ -12,6 +12,7 @@ from benchmarks.peers import fastest, larq, onnx_runtime, openvino, products, to
 from stompp_kernels import native
 from stompp_kernels.bench.turns import timing_of
 
+pytestmark = pytest.mark.slow  # imports the other libraries
 needs_onnx_runtime = pytest.mark.skipif(bool(onnx_runtime.missing()), reason=onnx_runtime.missing())
 SMALL = [
     pytest.param(lambda: products.matrix(1, 40, 70), id="one row"),
@@ -146,7 +147,6 @@ print(json.dumps(row))
 """
 
 
-@pytest.mark.slow
 def test_whole_networks_are_rows_too():
     # In a process of its own: where the processor has AMX, OpenVINO 2026.4 leaves a thread that ran an fp32 and a bf16
     # network in a state in which the next signal with a handler (SIGCHLD's of a data loader) ends it by SIGSEGV.

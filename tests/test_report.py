@@ -148,6 +148,7 @@ def test_the_table_has_packed_figures_times_and_links_to_recipes(tmp_path):
         summary(runs)
 
 
+@pytest.mark.slow
 def test_a_study_stands_for_its_runs_and_a_report_for_none(tmp_path):
     write_run(tmp_path / "alone", records(0, "alone"))
     for seed in range(2):
@@ -173,6 +174,7 @@ def diverging(factor):
     return log
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_decide_on_the_colours_of_the_others(tmp_path):
     logs = {"good": diverging(1.0), "bad": diverging(1e11), "other": diverging(2.0)}
     groups = [Group(name, (read_run(write_run(tmp_path / name, log)),)) for name, log in logs.items()]

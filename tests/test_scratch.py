@@ -43,6 +43,7 @@ for implementation in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="counts page faults as Linux does")
 def test_calls_after_the_first_take_no_pages():
     # glibc then asks the system for all that is larger, and gives it back at once.

@@ -100,6 +100,7 @@ def test_what_was_fixed_is_checked(path):
         loaded(*inputs(), 2.0)
 
 
+@pytest.mark.slow
 def test_saving_again_needs_no_inputs_and_others_can_be_given(packed, tmp_path):
     given = (torch.randn(2, 3, 24, 24), torch.arange(2))
     sk.save_packed(packed, tmp_path / "net.safetensors", example_inputs=given)

@@ -280,6 +280,7 @@ def test_verify_sees_a_wrong_threshold():
         verify_packed(model, packed, tokens())
 
 
+@pytest.mark.slow
 def test_folded_encoders_compile_and_are_exported(tmp_path):
     packed, inputs = sk.convert(encoder(hidden_act="relu")), tokens(2)
     assert len(words_of(packed)) == 2

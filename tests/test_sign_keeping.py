@@ -119,6 +119,7 @@ def committed(net, x, seed, edge):
     return set_stage(model, sk.nn.Stage.BINARY).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("channels", [5, 33])
 @pytest.mark.parametrize(

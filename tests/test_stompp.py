@@ -208,6 +208,7 @@ def test_regimes_choose_the_surrogate(options, surrogate):
     assert all(m.surrogate == surrogate for unit in progression.units for m, _ in unit.masked())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, *SURROGATES[1:]])
 @pytest.mark.parametrize("activations", [None, *SURROGATES[1:]])
 def test_weights_and_activations_have_surrogates_of_their_own(weights, activations):

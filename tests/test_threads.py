@@ -87,6 +87,7 @@ def masks():
         yield refresh_mask_(words, n, 0.3, 2.0, 1, 2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("results", [packing, products, convolutions, masks])
 def test_one_and_more_threads_give_the_same_bits(implementation, results):
     torch.set_num_threads(1)

@@ -600,6 +600,7 @@ class ForkedRun:
     returncode = property(poll)
 
 
+@pytest.mark.slow
 def test_ablate_runs_what_is_not_finished_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablate, "_start", ForkedRun)
     study = {**SMALL, "epochs": 1, "seeds": [0], "variants": {"good": {}, "bad": {"optimizer.lr": -1.0}}}

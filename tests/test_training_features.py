@@ -417,6 +417,7 @@ def test_checkpointed_blocks_have_the_same_gradients(use_reentrant, stage, regim
     assert sum(g is not None for g in grads.values()) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True:UserWarning")  # of runs without gradient
 @pytest.mark.parametrize(
     ("regime", "use_reentrant"), [*((regime, False) for regime in REGIMES), ("identity", True), ("clip", True)]

@@ -23,15 +23,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import larq, onnx_runtime, openvino, torch_sides
+from benchmarks.peers import chain, larq, onnx_runtime, openvino, torch_sides
 from benchmarks.peers.fastest import measure
 from benchmarks.peers.products import cases
 from benchmarks.timing import RESULTS, save, summary
 from stompp_kernels import native
 from stompp_kernels.bench.subjects import untrained
 
-GROUPS = ("bgemm", "bconv2d", "networks", "larq")
-NETWORKS = ("resnet18", "resnet50")
+GROUPS = ("bgemm", "bconv2d", "chains", "networks", "larq")
+NETWORKS = ("resnet18", "resnet50", "bert")
 SLOWER = 10  # times as many seconds for a network as for a product
 NOT_HELD = (
     "chooses its instructions by the processor: what holds the other sides to an instruction set does not hold it"
@@ -75,6 +75,15 @@ class Peers:
             except AssertionError as error:
                 self.refuse(case.suite.key, error)
 
+    def chains(self, threads: int) -> None:
+        if openvino.missing():
+            return
+        try:
+            for row in chain.measure_all(threads, self.arguments.seconds):
+                self.add(row)
+        except AssertionError as error:
+            self.refuse("chain of bconv2d", error)
+
     def networks(self) -> None:
         from benchmarks.peers import network
 
@@ -108,6 +117,8 @@ class Peers:
     def run(self) -> None:
         for threads in self.arguments.threads:
             self.products(threads)
+            if "chains" in self.arguments.groups:
+                self.chains(threads)
         if "networks" in self.arguments.groups:
             self.networks()
         if "larq" in self.arguments.groups:
@@ -125,10 +136,8 @@ def main() -> int:
     parser.add_argument(
         "--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups to run (default: all)"
     )
-    parser.add_argument(
-        "--networks", nargs="+", default=list(NETWORKS), help="networks for images, of sk.models.list()"
-    )
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images per call of a network (default: 1)")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="of sk.models.list()")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="samples per call of a network (default: 1)")
     parser.add_argument("--larq", type=Path, metavar="FOLDER", help="virtual environment for Larq, made if missing")
     parser.add_argument("--larq-python", default=sys.executable, help="Python that makes it (default: this one)")
     parser.add_argument(

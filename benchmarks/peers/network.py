@@ -18,8 +18,9 @@ from benchmarks.case import Call, Case, Sides
 from benchmarks.peers import onnx_runtime, openvino, torch_sides
 from benchmarks.peers.fastest import in_turn
 from stompp_kernels.bench.sides import Side, check, default_forms, folding, make_sides
-from stompp_kernels.bench.subjects import Subject
+from stompp_kernels.bench.subjects import Subject, call, device_of
 from stompp_kernels.bench.turns import using_threads
+from stompp_kernels.models.registry import Inputs
 
 OPSET = 17
 OURS = {"packed": "ours", "fast": "ours, fast float layers"}
@@ -29,10 +30,10 @@ OURS = {"packed": "ours", "fast": "ours, fast float layers"}
 def measure(
     subject: Subject, threads: int, seconds: float, with_onnx_runtime: bool, compile: bool = True, batch: int = 1
 ) -> dict[str, Any]:
-    """A batch of images, in turns of two calls of which the second counts.
+    """A batch, in turns of two calls of which the second counts.
 
     Args:
-        subject: of images, with a packed network.
+        subject: with a packed network.
         compile: also let torch compile and package fp32, bf16 and packed, and take the fastest.
 
     Returns:
@@ -42,12 +43,11 @@ def measure(
         ValueError: a result is wrong; nothing was timed.
     """
     x = subject.inputs(batch)
-    assert isinstance(x, Tensor)
     assert subject.float_model is not None
     with using_threads(threads), folding():
         forms: dict[str, dict[str, Call]] = {}
         left_out = [name.removeprefix("torch ") for name in torch_sides.missing()]
-        wanted = tuple(form for form in default_forms(x.device) if form not in left_out)
+        wanted = tuple(form for form in default_forms(device_of(x)) if form not in left_out)
         for side in make_sides(subject, x, wanted, compile)[0]:
             name = OURS.get(side.form, f"torch {side.form}")
             forms.setdefault(name, {})[side.how] = side.run
@@ -55,17 +55,18 @@ def measure(
             forms |= _onnx_runtime(subject.float_model, x, threads)
         if not openvino.missing():
             forms |= _openvino(subject.float_model, x, threads)
-        case = _case(subject, x)
+        case = _case(subject, x, batch)
         return in_turn(case, forms.pop("ours"), forms, threads, seconds)
 
 
-def _case(subject: Subject, x: Tensor) -> Case:
+def _case(subject: Subject, x: Inputs, batch: int) -> Case:
     assert subject.packed is not None
     assert subject.float_model is not None
     with FlopCounterMode(display=False) as counter:
-        result = subject.float_model(x)
-    name = subject.name if len(x) == 1 else f"{subject.name}, batch {len(x)}"
-    nbytes = x.nbytes + result.nbytes + sum(t.nbytes for t in subject.packed.state_dict().values())
+        result = call(subject.float_model, x)
+    name = subject.name if batch == 1 else f"{subject.name}, batch {batch}"
+    inputs = list(x.values()) if isinstance(x, dict) else [x]
+    nbytes = sum(t.nbytes for t in [*inputs, result]) + sum(t.nbytes for t in subject.packed.state_dict().values())
     return Case(
         *("network", "network", name, (), _not_from_a_case),
         *(counter.get_total_flops(), nbytes, "float and binary"),
@@ -76,15 +77,24 @@ def _not_from_a_case() -> Sides:
     raise TypeError("a network's sides are made and checked by stompp_kernels.bench")
 
 
-def _onnx_runtime(model: torch.nn.Module, x: Tensor, threads: int) -> dict[str, dict[str, Call]]:
-    """fp32, and what ONNX Runtime's static quantization makes of it, calibrated on ``x``, weights by channel."""
-    image, expected = x.contiguous().numpy(), model(x)
-    exported = export(model, x)
+def _onnx_runtime(model: torch.nn.Module, x: Inputs, threads: int) -> dict[str, dict[str, Call]]:
+    """fp32, and what ONNX Runtime's quantization makes of it, weights by channel.
+
+    For images that is its static one, calibrated on ``x``, for text its dynamic one, as its manual recommends.
+    """
+    expected = call(model, x)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / "fp32.onnx"
+        export(model, x, exported)
+        int8 = quantized(exported, x)
+        sessions = {
+            "fp32": ("exported", onnx_runtime.session(exported.read_bytes(), threads)),
+            "int8": (int8[0], onnx_runtime.session(int8[1].read_bytes(), threads)),
+        }
+    arrays = {n: t.numpy() for n, t in x.items()} if isinstance(x, dict) else x.contiguous().numpy()
     found = {}
-    for form, how, network in (("fp32", "exported", exported), ("int8", "quantize_static", quantized(exported, image))):
-        run, result = onnx_runtime.bound(
-            onnx_runtime.session(network, threads), image, list(expected.shape), np.float32
-        )
+    for form, (how, running) in sessions.items():
+        run, result = onnx_runtime.bound(running, arrays, list(expected.shape), np.float32)
 
         def checked(run: Call = run, result: Any = result) -> Tensor:
             run()
@@ -95,8 +105,8 @@ def _onnx_runtime(model: torch.nn.Module, x: Tensor, threads: int) -> dict[str, 
     return found
 
 
-def _openvino(model: torch.nn.Module, x: Tensor, threads: int) -> dict[str, dict[str, Call]]:
-    expected, found = model(x), {}
+def _openvino(model: torch.nn.Module, x: Inputs, threads: int) -> dict[str, dict[str, Call]]:
+    expected, found = call(model, x), {}
     for form, (run, result) in openvino.networks(model, x, threads).items():
 
         def checked(run: Call = run, result: Any = result) -> Tensor:
@@ -108,39 +118,33 @@ def _openvino(model: torch.nn.Module, x: Tensor, threads: int) -> dict[str, dict
     return found
 
 
-def export(model: torch.nn.Module, x: Tensor) -> bytes:
+def export(model: torch.nn.Module, x: Inputs, to: Path) -> None:
     """By torch's exporter for TorchScript, which needs no further package."""
-    file = io.BytesIO()
+    names = list(x) if isinstance(x, dict) else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        torch.onnx.export(model, (x,), file, dynamo=False, opset_version=OPSET)
-    return file.getvalue()
+        torch.onnx.export(model, (x,), to, dynamo=False, opset_version=OPSET, input_names=names)
 
 
-def quantized(network: bytes, image: onnx_runtime.Array) -> bytes:
-    """After the pre-processing that ONNX Runtime's manual recommends."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+def quantized(network: Path, x: Inputs) -> tuple[str, Path]:
+    """What quantized a network, and the file beside it that has the result."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class OneImage(CalibrationDataReader):
-        def __init__(self, name: str) -> None:
-            self.left = [{name: image}]
+        def __init__(self, name: str, image: Tensor) -> None:
+            self.left = [{name: image.contiguous().numpy()}]
 
         def get_next(self) -> dict[str, Any] | None:
             return self.left.pop() if self.left else None
 
-    name = onnx_runtime.session(network, 1).get_inputs()[0].name
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        source, prepared, target = (Path(folder) / f"{form}.onnx" for form in ("fp32", "prepared", "int8"))
-        source.write_bytes(network)
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # the exporter wrote the shapes
-        quantize_static(
-            prepared,
-            target,
-            OneImage(name),
-            per_channel=True,
-            reduce_range=False,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        return target.read_bytes()
+    prepared, target = network.with_name("prepared.onnx"), network.with_name("int8.onnx")
+    options = {"per_channel": True, "reduce_range": False, "weight_type": QuantType.QInt8}
+    with contextlib.redirect_stdout(io.StringIO()):
+        if isinstance(x, dict):
+            quantize_dynamic(network, target, **options)
+            return "quantize_dynamic", target
+        name = onnx_runtime.session(network.read_bytes(), 1).get_inputs()[0].name
+        quant_pre_process(network, prepared, skip_symbolic_shape=True)  # the exporter wrote the shapes
+        quantize_static(prepared, target, OneImage(name, x), activation_type=QuantType.QUInt8, **options)
+    return "quantize_static", target

@@ -54,17 +54,18 @@ def session(model: bytes, threads: int, layouts: bool = True) -> Any:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def bound(running: Any, x: Array, shape: list[int], dtype: Any) -> tuple[Call, Callable[[], Tensor]]:
-    """A call on ``x``, and what returns the output that the last call wrote."""
+def bound(running: Any, x: Array | dict[str, Array], shape: list[int], dtype: Any) -> tuple[Call, Callable[[], Tensor]]:
+    """A call on ``x``, the only input or all of them by name, and what returns the output that the last call wrote."""
     import onnxruntime as ort
 
-    given = ort.OrtValue.ortvalue_from_numpy(x)
+    given = x if isinstance(x, dict) else {running.get_inputs()[0].name: x}
     result = ort.OrtValue.ortvalue_from_shape_and_type(shape, dtype)
     binding = running.io_binding()
-    binding.bind_ortvalue_input(running.get_inputs()[0].name, given)
+    for name, array in given.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
     binding.bind_ortvalue_output(running.get_outputs()[0].name, result)
 
-    def call(kept: Array = x) -> None:  # the input's memory is the array's
+    def call(kept: dict[str, Array] = given) -> None:  # the inputs' memory is the arrays'
         running.run_with_iobinding(binding)
 
     return call, lambda: torch.from_numpy(result.numpy())

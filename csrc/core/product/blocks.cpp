@@ -58,12 +58,18 @@ void RowStarts::fill(const ValidTaps& valid, RowStart* entry) const {
   const WeightShape& shape = weight_.shape;
   entry->valid = valid;
   for (int32_t& start : entry->starts) start = static_cast<int32_t>(shape.K());
-  for (int64_t h = 0; h < shape.kernel_h; ++h)
+  for (int64_t h = 0; h < shape.kernel_h; ++h) {
+    const bool in_line = h >= valid.h_begin && h < valid.h_end;
+    if (!in_line && skips_lines_) {
+      for (int32_t& start : entry->starts) start -= static_cast<int32_t>(shape.kernel_w * shape.in_channels);
+      continue;
+    }
     for (int64_t w = 0; w < shape.kernel_w; ++w) {
-      if (h >= valid.h_begin && h < valid.h_end && w >= valid.w_begin && w < valid.w_end) continue;
+      if (in_line && w >= valid.w_begin && w < valid.w_end) continue;
       const int32_t* tap = weight_.tap_sums + (h * shape.kernel_w + w) * shape.out_channels + n_;
       for (int64_t i = 0; i < count_; ++i) entry->starts[i] -= tap[i];
     }
+  }
   if (!with_limits_) return;
   for (int64_t set = 0; set < epilogue_.threshold_sets(); ++set) {
     const int32_t* thresholds = epilogue_.thresholds + set * epilogue_.N + n_;

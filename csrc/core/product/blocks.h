@@ -63,8 +63,9 @@ class BlockMemory {
 // Finds each row's start.
 class RowStarts {
  public:
-  RowStarts(const PackedWeight& weight, const Epilogue& epilogue, bool with_limits, RowStart* entries)
-      : weight_(weight), epilogue_(epilogue), with_limits_(with_limits), entries_(entries) {}
+  // skips_lines: lines of taps that are padding are not multiplied, so that nothing of them is to be taken away.
+  RowStarts(const PackedWeight& weight, const Epilogue& epilogue, bool with_limits, bool skips_lines, RowStart* entries)
+      : weight_(weight), epilogue_(epilogue), with_limits_(with_limits), skips_lines_(skips_lines), entries_(entries) {}
 
   // For the unit's outputs [n, n + count) and the rows of some spans.
   void set(const TapSpan* spans, int64_t span_count, int64_t n, int64_t count);
@@ -77,7 +78,7 @@ class RowStarts {
 
   const PackedWeight& weight_;
   const Epilogue& epilogue_;
-  bool with_limits_;
+  bool with_limits_, skips_lines_;
   RowStart* entries_;
   int64_t used_ = 0, n_ = 0, count_ = 0;
 };
@@ -96,6 +97,9 @@ struct BlockProduct {
   const bool compares = epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && fits_limits;
   const bool scales = kernel.scale != nullptr && is_affine_of_floats(epilogue) && fits_limits;
   const int64_t k_bytes = weight.layout.row_bytes(weight.shape);
+  const int64_t lines = weight.shape.kernel_h, line_runs = source.runs_per_row() / lines;
+  const bool skips_lines = lines > 1 && line_runs* lines == source.runs_per_row() && kernel.skipped_run_bytes != 0 &&
+                           source.run_bytes() % kernel.skipped_run_bytes == 0;
 
   int64_t tasks() const { return grid.items(); }
 };
@@ -107,13 +111,14 @@ class BlockWorker {
   explicit BlockWorker(const BlockProduct<RowSource>& product)
       : p_(product),
         memory_(p_.kernel.scratch_bytes(p_.k_bytes), p_.source.runs_per_row(), p_.source.memory_bytes()),
-        start_(p_.weight, p_.epilogue, p_.compares, memory_.starts) {
+        start_(p_.weight, p_.epilogue, p_.compares, p_.skips_lines, memory_.starts) {
     block_.scratch = memory_.scratch;
   }
   bool failed() const { return memory_.failed(); }
   void run(int64_t item);
 
  private:
+  void find_counted_runs();
   void prepare_rows(int64_t row_block, int64_t rows, int64_t group);
   void finish_unit(Dots dots, int64_t whole);
 
@@ -123,6 +128,7 @@ class BlockWorker {
   int64_t span_count_ = 0;
   RowStarts start_;
   uint32_t bits_[2 * kBlockRows * kBlockPanels];
+  CountedRuns counted_[kBlockRows];
   ProductBlock block_ = {};
   int64_t ready_block_ = -1, ready_group_ = -1;
 };
@@ -153,10 +159,25 @@ template <class RowSource>
 void BlockWorker<RowSource>::prepare_rows(int64_t row_block, int64_t rows, int64_t group) {
   const RowSource& source = p_.source;
   span_count_ = source.gather(row_block * p_.grid.rows, rows, group, memory_.runs, memory_.copies, spans_);
-  block_.rows = {memory_.runs, source.runs_per_row(), source.run_bytes(), rows, p_.k_bytes};
+  if (p_.skips_lines) find_counted_runs();
+  block_.rows = {
+      memory_.runs, source.runs_per_row(), source.run_bytes(), rows, p_.k_bytes, p_.skips_lines ? counted_ : nullptr};
   p_.kernel.prepare_rows(block_.rows, block_.scratch);
   ready_block_ = row_block;
   ready_group_ = group;
+}
+
+template <class RowSource>
+void BlockWorker<RowSource>::find_counted_runs() {
+  CountedRuns* now = nullptr;
+  for (int64_t span = 0; span < span_count_; ++span) {
+    const ValidTaps& valid = spans_[span].valid;
+    const int64_t begin = valid.h_begin * p_.line_runs, end = valid.h_end * p_.line_runs;
+    if (now != nullptr && now->run_begin == begin && now->run_end == end)
+      now->rows += spans_[span].rows;
+    else
+      *(now = now == nullptr ? counted_ : now + 1) = {spans_[span].rows, begin, end};
+  }
 }
 
 // Multiplies the block, whose panels have `whole` outputs, and finishes those of `dots`.

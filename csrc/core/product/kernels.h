@@ -71,6 +71,8 @@ struct ProductKernel {
   // Null where the epilogue reads dot products instead. K is at most kMaxLimitK.
   void (*compare)(const ProductBlock& block, const BitsOut& out);
   void (*scale)(const ProductBlock& block, const AffineOut& out);
+  // It leaves out runs that are padding where a run's bytes are a multiple of this; 0 where it never does.
+  int64_t skipped_run_bytes;
 };
 
 struct ProductKernels;

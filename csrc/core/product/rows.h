@@ -10,12 +10,18 @@ namespace stompp {
 // L1 of 32 KB: 14 KB of 16-bit sums, 7.5 KB of weight nibbles, 4 KB of tables and 3.3 KB of offsets.
 constexpr int64_t kBlockRows = 56;
 
+// Rows, one after the other, of which the same runs count: those outside [run_begin, run_end) are padding.
+struct CountedRuns {
+  int64_t rows, run_begin, run_end;
+};
+
 // Row r is run_count runs of run_bytes each, one after the other, and then zeros up to k_bytes.
 struct RowBlock {
   const uint8_t* const* runs;  // [row_count][run_count]
   int64_t run_count, run_bytes;
   int64_t row_count;  // 1 .. kBlockRows
   int64_t k_bytes;    // the layout's row_bytes: at least run_count * run_bytes, a multiple of the layout's k_bytes
+  const CountedRuns* counted = nullptr;  // of all rows, for kernels with skipped_run_bytes; null: all runs count
 
   // Says whether a row is one run of k_bytes, which a kernel can read in place.
   bool whole() const { return run_count == 1 && run_bytes == k_bytes; }

@@ -22,6 +22,8 @@ extern const SignedSumKernels kSignedSumKernels;
 extern const FloatConvKernels kFloatConvKernels;
 extern const Implementation kImplementation;
 
+constexpr int64_t kStepBytes = 8;  // of K
+
 void prepare_rows(const RowBlock& rows, void* scratch);
 void multiply_block(const ProductBlock& block, const DotsOut& out);
 void compare_block(const ProductBlock& block, const BitsOut& out);

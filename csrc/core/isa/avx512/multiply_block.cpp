@@ -14,7 +14,6 @@ namespace {
 
 constexpr int kTileRows = 4;                                   // 4 rows x 4 vectors: 16 of 32 registers count
 constexpr int kVectors = static_cast<int>(kPanelOutputs) / 8;  // of a panel
-constexpr int64_t kStepBytes = 8;                              // of K
 constexpr int64_t kPanelStep = kStepBytes * kPanelOutputs;     // bytes of a panel in one step
 
 // Counts lie in 64-bit lanes. They fit 32 bits, and K does: those of 16 outputs share a vector.
@@ -89,15 +88,16 @@ struct Runs {
 };
 
 template <int kRows, class Sink>
-STOMPP_AVX512_INLINE void multiply_tile(const Runs& runs, const uint8_t* panel, int64_t r, int64_t p,
-                                        const Sink& sink) {
+STOMPP_AVX512_INLINE void multiply_tile(const Runs& runs, const CountedRuns& counted, const uint8_t* panel, int64_t r,
+                                        int64_t p, const Sink& sink) {
   __m512i counts[kRows][kVectors];
 #pragma GCC unroll 4
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) counts[i][v] = _mm512_setzero_si512();
 
-  for (int64_t run = 0; run < runs.count; ++run) {
+  panel += counted.run_begin * runs.bytes * kPanelOutputs;
+  for (int64_t run = counted.run_begin; run < counted.run_end; ++run) {
     const uint8_t* rows[kRows];
 #pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) rows[i] = runs.first[(r + i) * runs.count + run];
@@ -122,14 +122,19 @@ STOMPP_AVX512_INLINE void multiply_tile(const Runs& runs, const uint8_t* panel, 
 template <class Sink>
 STOMPP_AVX512 void multiply(const ProductBlock& block, const Sink& sink) {
   const Runs runs = Runs::of(block);
-  const int64_t count = block.rows.row_count, panel_bytes = block.rows.k_bytes * kPanelOutputs;
+  const CountedRuns all = {block.rows.row_count, 0, runs.count};
+  const CountedRuns* first = block.rows.counted == nullptr ? &all : block.rows.counted;
   for (int64_t p = 0; p < block.panel_count; ++p) {
-    const uint8_t* panel = block.panels + p * panel_bytes;
+    const uint8_t* panel = block.panels + p * block.rows.k_bytes * kPanelOutputs;
     int64_t r = 0;
-    for (; r + kTileRows <= count; r += kTileRows) multiply_tile<kTileRows>(runs, panel, r, p, sink);
-    if (count - r == 3) multiply_tile<3>(runs, panel, r, p, sink);
-    if (count - r == 2) multiply_tile<2>(runs, panel, r, p, sink);
-    if (count - r == 1) multiply_tile<1>(runs, panel, r, p, sink);
+    for (const CountedRuns* counted = first; r < block.rows.row_count; ++counted) {
+      const int64_t end = r + counted->rows;
+      for (; r + kTileRows <= end; r += kTileRows) multiply_tile<kTileRows>(runs, *counted, panel, r, p, sink);
+      if (end - r == 3) multiply_tile<3>(runs, *counted, panel, r, p, sink);
+      if (end - r == 2) multiply_tile<2>(runs, *counted, panel, r, p, sink);
+      if (end - r == 1) multiply_tile<1>(runs, *counted, panel, r, p, sink);
+      r = end;
+    }
   }
 }
 

@@ -46,6 +46,7 @@ constexpr ProductKernels product_kernels() {
   kernels.blocks.multiply = multiply_block;
   kernels.blocks.compare = compare_block;
   kernels.blocks.scale = scale_block;
+  kernels.blocks.skipped_run_bytes = kStepBytes;
   kernels.less_than = less_than;
   kernels.affine = affine_of_panels;
   return kernels;

@@ -76,6 +76,17 @@ def test_a_relu_behind_a_layer_is_part_of_it(form, images, g):
         assert_same_bits(packed(x), model(x))
 
 
+def test_a_relu_behind_a_shortcut_of_signs_is_part_of_the_layer(g):
+    x = torch.randn(2, 3, 16, 16, generator=g)
+    model = sk.models.create("resnet20", num_classes=10, image_size=16)
+    model, _ = sk.prepare(model, x)
+    model = set_stage(randomize_norms(model, generator(0)), Stage.BINARY).eval()
+    packed = sk.convert(model, verify=x, compare_speed=False)
+    assert relus_of(packed) == []
+    with torch.no_grad(), sk.float_simulation():
+        torch.testing.assert_close(packed(x), model(x), rtol=1e-5, atol=1e-5)  # pooled in another order
+
+
 @pytest.mark.parametrize("form", KEPT)
 def test_other_relus_stay(form, g):
     x = torch.randn(3, 24, generator=g)

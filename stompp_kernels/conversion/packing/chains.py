@@ -14,7 +14,7 @@ from stompp_kernels.conversion.packing.graph_state import GraphState
 from stompp_kernels.conversion.packing.nodes import is_addition, with_the_same_signs
 from stompp_kernels.conversion.packing.steps import Step, relu_of, step_of
 from stompp_kernels.conversion.packing.twins import is_packable, own_affine
-from stompp_kernels.nn import BinaryConv2d, BinaryLayer, ProgressiveActivation
+from stompp_kernels.nn import BinaryConv2d, BinaryLayer, ProgressiveActivation, UnpackSigns
 from stompp_kernels.ops import Affine
 
 
@@ -133,7 +133,7 @@ def chain_of_floats(state: GraphState, node: fx.Node, layer: BinaryLayer, activa
         step = step_of(state, user, channels, images)
         if kind == "prelu" and (step is None or step.kind != kind):
             step = relu_of(state, user, channels)
-            if step is not None and not _is_finite(chain, layer):
+            if step is not None and not _is_finite(state, chain, layer):
                 return False
         if step is None or step.source is not end or step.kind != kind:
             return False
@@ -214,16 +214,21 @@ def _is_per_output(state: GraphState, chain: Chain, shape: tuple[int, ...], imag
     return images or len(shape) == 1 or not any(step.channels_second for step in chain.steps)
 
 
-def _is_finite(chain: Chain, layer: BinaryLayer) -> bool:
+def _is_finite(state: GraphState, chain: Chain, layer: BinaryLayer) -> bool:
     """Whether a chain's values are finite for all sums of its layer: an RPReLU makes NaN of -inf, a ReLU 0."""
-    if chain.residual is not None:
+    if chain.residual is not None and not _is_signs(state, chain.residual):
         return False
     affine, K = affine_of(chain, layer), layer.weight[0].numel()
-    reach = affine.scale.abs() * K + affine.bias.abs()
+    reach = affine.scale.abs() * K + affine.bias.abs() + (chain.residual is not None)
     for step in chain.after:
         assert step.constant is not None
         reach = reach + step.constant.abs()
     return bool(reach.isfinite().all())
+
+
+def _is_signs(state: GraphState, node: fx.Node) -> bool:
+    """Whether a node's floats are +-1."""
+    return node in state.signs or isinstance(state.module_of(node), UnpackSigns)
 
 
 def _has_channels_second(layer: BinaryLayer) -> bool:

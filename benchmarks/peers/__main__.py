@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument(
         "--groups", nargs="+", choices=GROUPS, default=list(GROUPS), help="groups to run (default: all)"
     )
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="of sk.models.list()")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), help="names of sk.models.list()")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="samples per call of a network (default: 1)")
     parser.add_argument("--larq", type=Path, metavar="FOLDER", help="virtual environment for Larq, made if missing")
     parser.add_argument("--larq-python", default=sys.executable, help="Python that makes it (default: this one)")

@@ -14,6 +14,7 @@ from stompp_kernels.conversion.packing.checks import what_is_required
 from stompp_kernels.conversion.profile import profile
 from stompp_kernels.native import active_implementation, implementation_of
 from stompp_kernels.nn import (
+    BFloat16Attention,
     BFloat16Linear,
     BinaryLayer,
     BinaryMatmul,
@@ -328,6 +329,10 @@ def _float_module(name: str, module: nn.Module) -> LayerExplanation:
             arithmetic, implementation = module.arithmetic, active_implementation()
         else:
             reason += f"; {_NO_BFLOAT16}"
+    elif isinstance(module, BFloat16Attention):
+        arithmetic, reason = module.arithmetic, "attention stays in float; with few queries or keys in float32"
+        if arithmetic == "float32":
+            reason = f"attention stays in float; {_NO_BFLOAT16}"
     kernel = type(module).__name__
     sizes = in_memory, nbytes, _float_nbytes_of(t for t in tensors if t is not getattr(module, "rounded", None))
     return LayerExplanation(name, kernel, implementation, *sizes, reason, arithmetic=arithmetic)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from stompp_kernels.nn import BinaryLayer, BinaryMatmul, FloatConv2d, PackedMatmul
+from stompp_kernels.nn import BFloat16Attention, BinaryLayer, BinaryMatmul, FloatConv2d, PackedMatmul
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.ops import FloatWeight, PackedWeight
 from stompp_kernels.ops.reference import words_for
@@ -58,6 +58,9 @@ def operations_of(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> in
     """Multiplications and additions of a product that gave this output of these inputs; 0 for any other module."""
     if isinstance(module, (BinaryMatmul, PackedMatmul)):
         return 2 * inputs[0].shape[-1] * output.numel()
+    if isinstance(module, BFloat16Attention):
+        query, key = inputs[:2]
+        return 2 * key.shape[-2] * (query.numel() + output.numel())
     weight = getattr(module, "weight", None)
     if isinstance(weight, PackedWeight):
         N, K = weight.shape[0], weight.unpacked_row_numel

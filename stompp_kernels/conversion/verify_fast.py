@@ -89,9 +89,9 @@ def _compared_layers(packed: nn.Module) -> Iterator[None]:
     """Runs each fast layer in float32 too, on the same input, and compares."""
 
     def hook(name: str) -> Callable[..., None]:
-        def compare(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        def compare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             with in_float32(module):
-                exact = type(module).forward(module, *inputs)
+                exact = type(module).forward(module, *args, **kwargs)
             if output.is_floating_point():
                 error, what = _relative_error(output, exact), "of its output's norm"
             else:
@@ -104,7 +104,8 @@ def _compared_layers(packed: nn.Module) -> Iterator[None]:
 
         return compare
 
-    handles = [packed.get_submodule(name).register_forward_hook(hook(name)) for name in bfloat16_layers(packed)]
+    layers = {name: packed.get_submodule(name) for name in bfloat16_layers(packed)}
+    handles = [layer.register_forward_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from stompp_kernels.nn.activation import ProgressiveActivation
 from stompp_kernels.nn.average import AveragedModel
 from stompp_kernels.nn.bfloat16 import BFloat16Linear
+from stompp_kernels.nn.bfloat16_attention import BFloat16Attention
 from stompp_kernels.nn.binary import BinaryConv2d, BinaryLayer, BinaryLinear
 from stompp_kernels.nn.binary_matmul import BinaryMatmul, PackedMatmul
 from stompp_kernels.nn.binary_weight import BinaryWeightConv2d, BinaryWeightLayer, BinaryWeightLinear
@@ -17,6 +18,7 @@ from stompp_kernels.nn.sign_keeping import SignKeepingGELU, SignKeepingMish, Sig
 
 __all__ = [
     "AveragedModel",
+    "BFloat16Attention",
     "BFloat16Linear",
     "BinaryConv1d",
     "BinaryConv2d",

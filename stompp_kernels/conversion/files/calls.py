@@ -56,6 +56,10 @@ _POSITIONS = _POSITION | Kind(
     lambda v: _LISTED.holds(v) and len(v["list"]) <= 1 << 16 and all(map(INDEX.holds, v["list"])),
 )
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+SCALED_DOT_PRODUCT_ATTENTION = (
+    "query:tensor key:tensor value:tensor attn_mask=tensor|none dropout_p=number is_causal=bool scale=number|none "
+    "enable_gqa=bool"
+)
 INTERPOLATIONS = ("nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact")
 
 _KINDS: dict[str, Kind] = {
@@ -350,8 +354,7 @@ _CALLS_OF_FUNCTIONAL = {
     "unfold": "input:tensor kernel_size:patch dilation=stride padding=patch_padding stride=stride",
     "fold": "input:tensor output_size:interpolated kernel_size:kernel dilation=stride padding=padding stride=stride",
     "one_hot": "tensor:tensor num_classes=factor",
-    "scaled_dot_product_attention": "query:tensor key:tensor value:tensor attn_mask=tensor|none dropout_p=number "
-    "is_causal=bool scale=number|none enable_gqa=bool",
+    "scaled_dot_product_attention": SCALED_DOT_PRODUCT_ATTENTION,
 }
 _OPERATORS = {
     **dict.fromkeys(

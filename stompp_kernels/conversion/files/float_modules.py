@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stompp_kernels.conversion.files.calls import INTERPOLATIONS, PADDING_MODES
+from stompp_kernels.conversion.files.calls import INTERPOLATIONS, PADDING_MODES, SCALED_DOT_PRODUCT_ATTENTION
 from stompp_kernels.conversion.files.kinds import (
     BOOLEAN,
     NODE,
@@ -31,6 +31,7 @@ from stompp_kernels.conversion.files.kinds import (
 )
 from stompp_kernels.conversion.files.layers import check_tensors
 from stompp_kernels.nn import (
+    BFloat16Attention,
     BFloat16Linear,
     BinaryLayer,
     BinaryMatmul,
@@ -96,6 +97,7 @@ _ARGUMENTS: dict[type[nn.Module], str] = {
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d, PrepackedConv2d), _CONV),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _CONV_TRANSPOSED),
     **dict.fromkeys((nn.Linear, BFloat16Linear), "in_features:count out_features:count bias:bool"),
+    BFloat16Attention: "",
     nn.Bilinear: "in1_features:count in2_features:count out_features:count bias:bool",
     nn.Embedding: "num_embeddings:count embedding_dim:count padding_idx:int|none",
     nn.MultiheadAttention: "embed_dim:count num_heads:count dropout:rate bias:bool add_bias_kv:bool "
@@ -188,6 +190,7 @@ _ATTENTION = (
 # Arguments of a call, where they are not one tensor.
 _CALLS: dict[type[nn.Module], str] = {
     nn.MultiheadAttention: _ATTENTION,
+    BFloat16Attention: SCALED_DOT_PRODUCT_ATTENTION,
     **dict.fromkeys((nn.RNN, nn.GRU, nn.LSTM), "input:tensor hx=tensors|none"),
     nn.Bilinear: "input1:tensor input2:tensor",
     nn.CosineSimilarity: "x1:tensor x2:tensor",

@@ -33,6 +33,7 @@ from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.prepare.layers import BINARY_CONVS, transposed_linear, weight_of_twin
 from stompp_kernels.conversion.prepare.split_activations import RELU_LIKE
 from stompp_kernels.nn import (
+    BFloat16Attention,
     BFloat16Linear,
     BinaryLayer,
     BinaryMatmul,
@@ -42,6 +43,7 @@ from stompp_kernels.nn import (
     ProgressiveActivation,
     SignActivation,
 )
+from stompp_kernels.nn.bfloat16_attention import CHILD, attends_in_transformers, make_attention_fast
 from stompp_kernels.nn.file_classes import file_classes
 from stompp_kernels.nn.packed import PackedLayer
 from stompp_kernels.nn.reshaped_convs import ReshapedLayer, reshape_of
@@ -79,6 +81,8 @@ def modules_to_json(packed: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor
             structure["keeps_signs"].append(name)
         elif isinstance(module, BFloat16Linear):
             structure["bfloat16"].append(name)
+        elif isinstance(module, BFloat16Attention):
+            structure["bfloat16"].append(name.removesuffix(f".{CHILD}"))  # the class has no module of this name
     for key in _MAY_BE_MISSING:
         if not structure[key]:
             del structure[key]  # readers of files without it need not know of it
@@ -132,8 +136,9 @@ def modules_from_json(structure: Mapping[str, Any], tensors: Mapping[str, Tensor
     for name in fast:
         _make_fast(model, name)
     _fill(model, twins.values(), unused, copy)
-    for name in fast:
-        model.get_submodule(name).round_weight()
+    for linear in model.modules():
+        if isinstance(linear, BFloat16Linear):
+            linear.round_weight()
     if "generation" in structure["model"]:
         model.generation_config = generation_from_json(structure["model"]["generation"])
     return model
@@ -265,6 +270,9 @@ def _folded_chains(model: nn.Module, layers: Mapping[str, Mapping[str, Any]]) ->
 
 def _make_fast(model: nn.Module, name: str) -> None:
     module = model.get_submodule(name)
+    if attends_in_transformers(module):
+        make_attention_fast(module)
+        return
     if type(module) is not nn.Linear:
         raise ValueError(f"{name!r} of type {type(module).__name__} cannot multiply bfloat16")
     model.set_submodule(name, BFloat16Linear.of(module))

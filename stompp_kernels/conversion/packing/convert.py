@@ -83,11 +83,12 @@ def convert(
         example_inputs: a tensor, tuple of positional or dict of keyword arguments; their values do not count, but for
             those that become constants. None: those of ``verify``, if given. Their shapes, and the values of integer
             and mask tensors, stay with the result, for ``sk.save_packed`` to call torch.export with; files hold none.
-        float_layers: "exact": the layers that stay in float multiply float32. "fast": convolutions of one group and
-            linear layers among them multiply bfloat16 and add up in float32 where the processor has instructions for
-            it (AMX-BF16). Floats and weights are rounded to bfloat16; convolutions that read signs, which are exact,
-            have weights of two parts, 2^-17 off at most. Files keep float32 weights and the choice. A warning names the
-            layers that stay exact, and with ``verify`` one says how much outputs and signs change.
+        float_layers: "exact": the layers that stay in float multiply float32. "fast": convolutions of one group,
+            linear layers and torch's scaled_dot_product_attention among them multiply bfloat16 and add up in float32
+            where the processor has instructions for it (AMX-BF16). Floats and weights are rounded to bfloat16;
+            convolutions that read signs, which are exact, have weights of two parts, 2^-17 off at most. Files keep
+            float32 weights and the choice. A warning names the layers that stay exact, and with ``verify`` one says how
+            much outputs and signs change.
         compare_speed: whether to time the packed network and a float network of the same layers in turns, and to warn
             where the packed one is slower by more than 5 %. True: for half a second or 15 calls of each, on ``verify``
             or ``example_inputs``; give one sample for the speed at batch 1. None: with ``verify`` for a few calls,

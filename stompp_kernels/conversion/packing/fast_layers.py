@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
+import operator
 import warnings
+from typing import Any
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
 
 from stompp_kernels import native
-from stompp_kernels.conversion.packing.nodes import has_hooks
-from stompp_kernels.nn import BFloat16Linear, BinaryLayer
+from stompp_kernels.conversion.packing.nodes import fresh_name, has_hooks
+from stompp_kernels.nn import BFloat16Attention, BFloat16Linear, BinaryLayer
 from stompp_kernels.nn.bfloat16 import bfloat16_layers
+from stompp_kernels.nn.bfloat16_attention import CHILD, attends_in_transformers, make_attention_fast
 
 _NAMED = 5  # layers in a warning
 _PRODUCTS = (
     *(nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase),
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
+_PRODUCT_FUNCTIONS = (
+    *(torch.matmul, torch.bmm, torch.baddbmm, torch.einsum, operator.matmul, "matmul", "bmm", "baddbmm"),
+    *(F.linear, F.bilinear, F.multi_head_attention_forward, F.scaled_dot_product_attention),
+    *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+)
+_ATTENTION = inspect.signature(BFloat16Attention.forward)
+# Where a module's own forward calls one of these, it multiplies activations.
+_NAMES_OF_PRODUCTS = {"scaled_dot_product_attention", "ALL_ATTENTION_FUNCTIONS", "matmul", "bmm", "baddbmm", "einsum"}
 
 
 def round_linear_layers(network: nn.Module) -> None:
@@ -26,6 +40,26 @@ def round_linear_layers(network: nn.Module) -> None:
             if type(module) is nn.Linear and not has_hooks(module):
                 twins.setdefault(module, BFloat16Linear.of(module))
                 setattr(parent, name, twins[module])
+
+
+def round_attention(network: nn.Module) -> None:
+    """Lets calls of torch's attention in a traced graph, and in modules of transformers, multiply bfloat16."""
+    if isinstance(network, fx.GraphModule):
+        for node in list(network.graph.nodes):
+            if node.target is F.scaled_dot_product_attention:
+                _round_attention_of(network, node)
+        return
+    for module in list(network.modules()):
+        if attends_in_transformers(module) and CHILD not in module._modules:
+            make_attention_fast(module)
+
+
+def _round_attention_of(network: fx.GraphModule, node: fx.Node) -> None:
+    name = fresh_name(network, node.name)
+    network.add_submodule(name, BFloat16Attention())
+    given = _ATTENTION.bind(None, *node.args, **node.kwargs).arguments
+    args = [given.pop(key) for key in ("self", "query", "key", "value")]
+    node.op, node.target, node.args, node.kwargs = "call_module", name, tuple(args[1:]), given
 
 
 def warn_of_exact_layers(packed: nn.Module) -> None:
@@ -41,8 +75,11 @@ def warn_of_exact_layers(packed: nn.Module) -> None:
     exact = [
         f"{name} ({type(module).__name__})"
         for name, module in packed.named_modules()
-        if isinstance(module, _PRODUCTS) and not isinstance(module, BinaryLayer) and name not in fast
+        if name not in fast and not isinstance(module, BinaryLayer) and _multiplies(packed, module)
     ]
+    if isinstance(packed, fx.GraphModule):
+        functions = [node for node in packed.graph.nodes if node.target in _PRODUCT_FUNCTIONS]
+        exact += [f"{node.name} ({getattr(node.target, '__name__', node.target)})" for node in functions]
     if exact:
         more = f" and {len(exact) - _NAMED} more" if len(exact) > _NAMED else ""
         warnings.warn(
@@ -50,3 +87,14 @@ def warn_of_exact_layers(packed: nn.Module) -> None:
             f"{', '.join(exact[:_NAMED])}{more}",
             stacklevel=3,
         )
+
+
+def _multiplies(packed: nn.Module, module: nn.Module) -> bool:
+    """Returns whether a module is a product of floats, or calls one in the forward of its own that the network runs."""
+    if isinstance(module, _PRODUCTS):
+        return True
+    kind: Any = type(module)
+    if isinstance(packed, fx.GraphModule) or CHILD in module._modules or kind.__module__.startswith("stompp_kernels."):
+        return False
+    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
+    return code is not None and not _NAMES_OF_PRODUCTS.isdisjoint(code.co_names)

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from stompp_kernels.conversion.packing.channel_shuffle import shuffle_by_function
 from stompp_kernels.conversion.packing.concatenation import move_before_concatenations
-from stompp_kernels.conversion.packing.fast_layers import round_linear_layers
+from stompp_kernels.conversion.packing.fast_layers import round_attention, round_linear_layers
 from stompp_kernels.conversion.packing.float_convs import pack_float_convs
 from stompp_kernels.conversion.packing.floats import absorb
 from stompp_kernels.conversion.packing.graph_state import GraphState
@@ -60,6 +60,7 @@ def pack_graph(model: nn.Module, graph: fx.Graph, fast: bool = False) -> fx.Grap
     _prepack_float_convs(state.module)
     if fast:
         round_linear_layers(state.module)
+        round_attention(state.module)
     _restore_names(state.module, names)
     share_equal_modules(state.module)
     state.module.recompile()

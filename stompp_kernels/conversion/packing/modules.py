@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stompp_kernels.conversion.packing.fast_layers import round_linear_layers
+from stompp_kernels.conversion.packing.fast_layers import round_attention, round_linear_layers
 from stompp_kernels.conversion.packing.folding import fold_function
 from stompp_kernels.conversion.packing.sign_chains import SignChain, sign_chains
 from stompp_kernels.conversion.packing.twins import (
@@ -42,7 +42,8 @@ def pack_modules(model: nn.Module, fast: bool = False) -> nn.Module:
     layer gives the next one's words if the function's signs are one threshold of its sums.
 
     Args:
-        fast: let linear layers that stay in float multiply bfloat16 where the processor does.
+        fast: let linear layers that stay in float, and the attention of transformers, multiply bfloat16 where the
+            processor does.
     """
     twins = {name: _twin(name, layer) for name, layer in model.named_modules() if isinstance(layer, BinaryLayer)}
     packed = {name: twin for name, twin in twins.items() if twin is not None}
@@ -57,6 +58,7 @@ def pack_modules(model: nn.Module, fast: bool = False) -> nn.Module:
             model.set_submodule(name, SignActivation())
     if fast:
         round_linear_layers(model)
+        round_attention(model)
     return model.eval().requires_grad_(False)
 
 

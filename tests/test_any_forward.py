@@ -98,6 +98,31 @@ def test_what_torch_fx_cannot_trace_is_converted_layer_by_layer_if_verified(kind
         sk.convert(model, verify=X, by_layer=False)
 
 
+class ChangedInPlace(Net):
+    """Outputs of a layer and of a product are changed in place by who reads them, as Longformer's queries are."""
+
+    def __init__(self):
+        super().__init__()
+        self.product = sk.nn.BinaryMatmul()
+
+    def between(self, h):
+        y = self.b(h)
+        y /= 2.0
+        z = self.product(y.unflatten(1, (4, 8)), y.unflatten(1, (4, 8)))
+        z.neg_()
+        return self.c(torch.cat([z, z], 1).flatten(1))
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_outputs_that_are_changed_in_place_are_compared_as_they_were(by_layer):
+    model = committed(ChangedInPlace())
+    for product in (m for m in model.modules() if isinstance(m, sk.nn.BinaryMatmul)):
+        product.commit()
+    packed = sk.convert(model, verify=X, by_layer=by_layer)
+    with sk.float_simulation():
+        torch.testing.assert_close(packed(X), model(X))
+
+
 class Counts(Net):
     """Changes its own buffers at each call, and reads them."""
 

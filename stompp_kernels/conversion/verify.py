@@ -52,7 +52,8 @@ def verify_packed(model: nn.Module, packed: nn.Module, inputs: Any) -> None:
     else:
         names = {name for layer in _packed_layers(packed).values() for name in layer.replaces}
     with (
-        _outputs_of(model, names, lambda name, y: kept.setdefault(name, []).append(y)),
+        # Copies: what reads an output may work in place.
+        _outputs_of(model, names, lambda name, y: kept.setdefault(name, []).append(y.clone())),
         undisturbed(model),
         float_simulation(),
         running_on("verify", inputs),

@@ -2,6 +2,7 @@
 
 import collections
 import math
+import types
 import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -98,6 +99,31 @@ def test_what_torch_fx_cannot_trace_is_converted_layer_by_layer_if_verified(kind
         sk.convert(model, verify=X, by_layer=False)
 
 
+class ChangedInPlace(Net):
+    """Outputs of a layer and of a product are changed in place by who reads them, as Longformer's queries are."""
+
+    def __init__(self):
+        super().__init__()
+        self.product = sk.nn.BinaryMatmul()
+
+    def between(self, h):
+        y = self.b(h)
+        y /= 2.0
+        z = self.product(y.unflatten(1, (4, 8)), y.unflatten(1, (4, 8)))
+        z.neg_()
+        return self.c(torch.cat([z, z], 1).flatten(1))
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_outputs_that_are_changed_in_place_are_compared_as_they_were(by_layer):
+    model = committed(ChangedInPlace())
+    for product in (m for m in model.modules() if isinstance(m, sk.nn.BinaryMatmul)):
+        product.commit()
+    packed = sk.convert(model, verify=X, by_layer=by_layer)
+    with sk.float_simulation():
+        torch.testing.assert_close(packed(X), model(X))
+
+
 class Counts(Net):
     """Changes its own buffers at each call, and reads them."""
 
@@ -168,6 +194,29 @@ def test_hooks_that_make_weights_are_constants(tmp_path):
     assert same(saved_and_loaded(packed, tmp_path)(x), packed(x))
     with torch.no_grad():
         assert torch.equal(copy_module(model)(x), model(x))
+
+
+class Keeps(Net):
+    """Keeps results of autograd: in a list of dicts, in an object, and as a buffer."""
+
+    def between(self, h):
+        self.levels = [{"mean": h.mean(), "features": (h, h + 1)}]
+        self.record = types.SimpleNamespace(largest=h.amax())
+        self.steps = 0.9 * self.steps + h.mean()
+        return self.c(self.b(h))
+
+
+def test_models_that_keep_results_of_autograd_are_prepared_again_and_converted():
+    float_model = Keeps()
+    float_model(X).sum().backward()
+    assert not float_model.steps.is_leaf
+    model = committed(float_model)
+    model.train()
+    model(X).sum().backward()
+    packed = sk.convert(model.eval(), verify=X)
+    assert not model.levels[0]["features"][0].is_leaf, "the model stays as it is"
+    with sk.float_simulation():
+        torch.testing.assert_close(packed(X), model(X))
 
 
 @dataclass

@@ -155,3 +155,36 @@ def test_a_channel_shuffle_is_one_function(form, g):
     with torch.no_grad(), sk.float_simulation():
         assert_same_bits(packed(x), model(x))
     assert one is not any(target in ("size", "reshape", torch.reshape) for target in called)
+
+
+MOVED = {
+    "upsampled": lambda x: F.interpolate(x, scale_factor=2),
+    "reflected": lambda x: F.pad(x, (1, 2, 0, 1), "reflect"),
+    "replicated": lambda x: F.pad(x, (1, 2, 0, 1), "replicate"),
+    "gathered": lambda x: x[:, :, [0, 2, 2]],
+    "rolled": lambda x: x.roll(1, 2).flip(3),
+    "largest": lambda x: x.amax(3, keepdim=True),
+}
+
+
+class Moved(nn.Module):
+    """The signs that a layer writes are moved about before the next layer reads them."""
+
+    def __init__(self, form):
+        super().__init__()
+        torch.manual_seed(0)
+        self.form, self.stem, self.head = form, nn.Conv2d(3, 8, 1), nn.Conv2d(16, 4, 1)
+        self.one, self.norm, self.relu = nn.Conv2d(8, 40, 1), nn.BatchNorm2d(40), nn.ReLU()
+        self.two = nn.Conv2d(40, 16, 3, padding=1)
+
+    def forward(self, x):
+        return self.head(self.two(MOVED[self.form](self.relu(self.norm(self.one(self.stem(x)))))))
+
+
+@pytest.mark.parametrize("form", MOVED)
+def test_what_moves_signs_keeps_them(form, g):
+    x = torch.randn(2, 3, 6, 5, generator=g)
+    model, packed = converted(Moved(form), x)
+    assert model.two.activation is model.relu
+    with torch.no_grad(), sk.float_simulation():
+        assert_same_bits(packed(x), model(x))

@@ -77,11 +77,11 @@ SLOWER, FASTER, EVEN = (1.0, 1.2), (1.0, 0.9), (1.0, 1.04)
 @pytest.mark.parametrize(
     ("pairs", "compared", "warned"),
     [
-        (15 * [SLOWER], 15, True),
-        ([*4 * [SLOWER], FASTER, *10 * [SLOWER]], 15, True),
-        ([FASTER, SLOWER, FASTER], 3, False),
-        ([*8 * [SLOWER], FASTER, FASTER], 10, False),
-        (15 * [EVEN], 15, False),
+        (30 * [SLOWER], 23, True),
+        (15 * [SLOWER, SLOWER, SLOWER, FASTER], 58, True),
+        (5 * [FASTER], 5, False),
+        (5 * [EVEN], 5, False),
+        (20 * [FASTER, SLOWER], 23, False),
     ],
 )
 def test_verified_networks_are_compared_as_long_as_they_seem_slower(model, pairs, compared, warned, monkeypatch):
@@ -90,6 +90,18 @@ def test_verified_networks_are_compared_as_long_as_they_seem_slower(model, pairs
     texts = texts_of(lambda: sk.convert(model, verify=X))
     assert used[1:] == pairs[:compared]
     assert len(texts) == warned
+
+
+@pytest.mark.parametrize(
+    ("pairs", "warned"), [([*8 * [SLOWER], FASTER], True), ([*7 * [SLOWER], *2 * [FASTER]], False)]
+)
+def test_when_time_is_out_nine_pairs_are_enough(model, pairs, warned, monkeypatch):
+    used = of_these_seconds(monkeypatch, [SLOWER, *pairs])
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        speed.warn_if_slower(model, nn.Identity(), X, seconds=0.0)
+    assert len(used) == 1 + speed._LEAST_PAIRS
+    assert any("slower than a float one" in str(one.message) for one in found) is warned
 
 
 @pytest.mark.parametrize(("first", "compared"), [((9.0, 8.0), 1), ((8.0, 9.0), 1 + speed._LEAST_PAIRS)])

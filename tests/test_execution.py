@@ -91,10 +91,24 @@ def test_an_activation_that_feeds_several_layers_belongs_to_the_first():
         lambda x: F.max_pool2d(x, 2).permute(0, 1, 3, 2).clone(),
         nn.Dropout(0.5),
         lambda x: F.dropout(x, 0.5, training=False),
+        lambda x: F.interpolate(x, scale_factor=2),
+        lambda x: F.interpolate(x, 11, mode="nearest-exact"),
+        lambda x: F.pad(x, (1, 2, 0, 1), "reflect"),
+        lambda x: F.pad(x, (1, 2, 0, 1), "replicate"),
+        lambda x: F.pad(x, (0, 0, 0, 0)),
+        lambda x: x.repeat(1, 1, 2, 1),
+        lambda x: x.roll(1, 2).flip(3),
+        lambda x: x[[1, 0, 1]],
+        lambda x: x.index_select(2, torch.tensor([0, 0, 3])),
+        lambda x: x.gather(3, torch.zeros(2, 4, 8, 1, dtype=torch.long)),
+        lambda x: F.adaptive_max_pool2d(x, 2),
+        lambda x: x.amax(3, keepdim=True),
+        lambda x: x.max(2, keepdim=True).values,
     ],
     ids=[
         *("nothing", "identity", "maxpool", "transpose", "format", "slice", "chunk", "split", "unbind"),
-        *("chain", "dropout", "F.dropout"),
+        *("chain", "dropout", "F.dropout", "nearest", "nearest-exact", "reflect", "replicate", "pad of nothing"),
+        *("repeat", "roll", "index", "index_select", "gather", "adaptive maxpool", "amax", "max"),
     ],
 )
 @pytest.mark.parametrize("inplace", [False, True])
@@ -116,13 +130,18 @@ def test_signs_pass_flatten_to_a_linear_layer():
         lambda x: F.pad(x, (1, 1, 1, 1)),
         lambda x: torch.cat([x[:, :2], x[:, 2:]], 1),
         lambda x: x.mean(3, keepdim=True),
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+        lambda x: torch.maximum(x, x.flip(2) - 1),
         add_in_place,
         add_to_a_view,
         add_to_the_base,
         lambda x: x.neg_(),
         lambda x: x.view(2, -1).mul_(2.0).view(x.shape),
     ],
-    ids=["add", "mul", "avgpool", "pad", "cat", "mean", "+=", "view +=", "base +=", "neg_", "mul_ of a view"],
+    ids=[
+        *("add", "mul", "avgpool", "pad", "cat", "mean", "bilinear", "maximum", "+=", "view +=", "base +=", "neg_"),
+        "mul_ of a view",
+    ],
 )
 @pytest.mark.parametrize("inplace", [False, True])
 def test_signs_are_cut(function, inplace):

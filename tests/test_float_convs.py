@@ -57,6 +57,31 @@ def converted(net, x, **options):
     return sk.convert(model, verify=x, **options)
 
 
+class Asking(Stem):
+    """Asks its last convolution where and what it computes, as position encodings do."""
+
+    def forward(self, x):
+        weight = self.head.weight
+        ones = torch.ones(weight.size(0), dtype=weight.dtype, device=weight.device)
+        return super().forward(x.to(weight.device)) * ones[: weight.shape[0], None, None] * weight.ndim
+
+
+def test_convolutions_answer_what_models_ask_of_their_weights(g, tmp_path):
+    x = torch.randn(2, 3, 12, 12, generator=g)
+    torch.manual_seed(0)
+    with float_convs_of(torch_s=False):
+        packed = converted(Asking(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), x)
+    conv = packed.head
+    assert isinstance(conv, FloatConv2d)
+    assert (conv.weight.dim(), conv.weight.numel(), conv.weight.requires_grad) == (4, 2 * 8, False)
+    with pytest.raises(TypeError, match=r"must be given floats, got a float convolution's weight.* its unpacked\(\)"):
+        torch.relu(conv.weight)
+    sk.save_packed(packed, tmp_path / "net.safetensors")
+    assert_same_bits(sk.load_packed(tmp_path / "net.safetensors")(x), packed(x))
+    conv.to(torch.bfloat16)
+    assert conv.weight.dtype is torch.bfloat16
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("norm", [False, True])
 def test_signs_of_norms_and_biases(bias, norm, g):

@@ -269,3 +269,26 @@ def test_channels_that_are_positive_by_chance_are_not_counted(second, between):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sk.prepare(model, torch.randn(1, 3, 4, 4))
+
+
+class Generated(nn.Module):
+    """The weights of a convolution come from layers that read a parameter without a batch dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.code, self.expand, self.weights = nn.Parameter(torch.ones(5)), nn.Linear(5, 6), nn.Linear(6, 16)
+
+    def forward(self, x):
+        x = self.stem(x)
+        weights = self.weights(torch.tanh(self.expand(self.code))).view(4, 4, 1, 1)
+        return self.head(self.conv(F.conv2d(x, weights)))
+
+
+@pytest.mark.parametrize("binarize", ["both", "weights"])
+def test_inputs_without_a_batch_are_refused_behind_the_first_layer_too(binarize):
+    with pytest.raises(ValueError, match=r"layer 'weights': its input of shape \[6\] has no batch dimension"):
+        sk.prepare(Generated(), IMAGES, binarize=binarize, keep_first=False)
+    _, report = sk.prepare(Generated(), IMAGES, binarize=binarize, keep_first=False, on_refusal="keep")
+    assert "its input of shape [5] has no batch dimension" in rows_of(report)["expand"].reason
+    assert report.binarized() == ["stem", "conv"]

@@ -111,7 +111,7 @@ class FloatConv2d(GivesFloats, MayMultiplyBFloat16):
     @property
     def weight(self) -> FloatWeight:
         """The weights with their shape, as :func:`stompp_kernels.ops.conv2d_float` takes them."""
-        return FloatWeight(self.panels, (self.out_channels, self.in_channels, *self.kernel_size))
+        return FloatWeight(self.panels, (self.out_channels, self.in_channels, *self.kernel_size), self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves floats of any type, in float32, or words; floats come out in the type that the network has."""

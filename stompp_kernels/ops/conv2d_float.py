@@ -16,6 +16,7 @@ from stompp_kernels.ops.epilogue import Affine
 from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.geometry import Geometry, conv2d_out_sizes
 from stompp_kernels.ops.gradients import Conv2dFloat, float_panels, gradient_wanted, multiply_add, refuse_to_cut
+from stompp_kernels.ops.layer_weight import LayerWeight
 from stompp_kernels.ops.pack import pack_outside, unpack_signs
 from stompp_kernels.ops.reference import round_float_panels, unpack_float_weight, words_for
 
@@ -44,13 +45,14 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
-class FloatWeight:
-    """Float weights in the order that the kernels read, the same on every machine.
+class FloatWeight(LayerWeight):
+    """Float weights in the order that the kernels read, the same on every machine; no tensor (:class:`LayerWeight`).
 
     Attributes:
         data: float32 [ceil(O/32), kh * kw * I, 32], zeros behind the last output; or bfloat16 [ceil(O/32), ceil(kh * kw
             * I / 32), parts, 16, 32, 2], zeros behind the last output and the last input.
         shape: [O, I, kh, kw].
+        dtype: of the floats that its layer writes.
 
     Example:
         >>> weight = pack_float_weight(torch.randn(40, 3, 7, 7))
@@ -60,6 +62,10 @@ class FloatWeight:
 
     data: Tensor
     shape: tuple[int, int, int, int]
+    dtype: torch.dtype = torch.float32
+
+    _held = "a float convolution's weight, which holds floats in its kernels' order"
+    _method = "unpacked"
 
     @property
     def nbytes(self) -> int:

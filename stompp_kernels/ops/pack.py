@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from stompp_kernels.ops.checks import (
 )
 from stompp_kernels.ops.fake_kernels import register_fake
 from stompp_kernels.ops.gradients import gradient_wanted, refuse_to_cut
+from stompp_kernels.ops.layer_weight import LayerWeight
 from stompp_kernels.ops.reference import words_for
 from stompp_kernels.ops.schemas import kernels_for
 
@@ -153,11 +154,8 @@ def _check_unpacked(words: Tensor, K: int, dtype: torch.dtype) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class PackedWeight:
-    """Binary weights in the order that this machine's kernels read.
-
-    It answers what models ask of a layer's weight, such as its dtype, but is no tensor: a torch function that is given
-    it raises TypeError, and torch's fused kernels, which would read the weight past the layer, turn themselves off.
+class PackedWeight(LayerWeight):
+    """Binary weights in the order that this machine's kernels read; no tensor, see :class:`LayerWeight`.
 
     Attributes:
         data: uint8 [bytes], opaque: a header, sums for borders, panels. Never store it; store :meth:`words`.
@@ -179,8 +177,8 @@ class PackedWeight:
     groups: int = 1
     dtype: torch.dtype = torch.float32
 
-    requires_grad = False
-    grad = None
+    _held = "a packed weight, which holds signs as bits"
+    _method = "unpack"
 
     @classmethod
     def from_words(cls, words: Tensor, shape: Sequence[int], groups: int = 1) -> Self:
@@ -252,64 +250,6 @@ class PackedWeight:
         """
         w = unpack_signs(self.words(), self.shape[1], dtype)
         return w if len(self.shape) == 2 else w.permute(0, 3, 1, 2)
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise TypeError(
-            f"{getattr(func, '__name__', func)} must be given floats, got a packed weight, which holds signs as bits; "
-            "call its layer, or use its unpack()"
-        )
-
-    @property
-    def device(self) -> torch.device:
-        """The device whose kernels read the weights.
-
-        Example:
-            >>> pack_weight(torch.ones(2, 3)).device
-            device(type='cpu')
-        """
-        return self.data.device
-
-    @property
-    def ndim(self) -> int:
-        """The number of logical dimensions, 2 or 4.
-
-        Example:
-            >>> pack_weight(torch.ones(2, 3)).ndim
-            2
-        """
-        return len(self.shape)
-
-    def dim(self) -> int:
-        """Returns the number of logical dimensions, 2 or 4.
-
-        Example:
-            >>> pack_conv_weight(torch.ones(2, 3, 1, 1)).dim()
-            4
-        """
-        return len(self.shape)
-
-    def size(self, dim: int | None = None) -> tuple[int, ...] | int:
-        """Returns the logical shape, or one of its sizes.
-
-        Raises:
-            IndexError: there is no such dimension.
-
-        Example:
-            >>> weight = pack_weight(torch.ones(2, 3))
-            >>> weight.size(), weight.size(1)
-            ((2, 3), 3)
-        """
-        return self.shape if dim is None else self.shape[dim]
-
-    def numel(self) -> int:
-        """Returns the number of weights, not of bytes.
-
-        Example:
-            >>> pack_weight(torch.ones(2, 3)).numel()
-            6
-        """
-        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:

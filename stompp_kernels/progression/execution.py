@@ -20,7 +20,7 @@ from stompp_kernels.nn import BinaryLayer, BinaryMatmul, ProgressiveActivation
 from stompp_kernels.progression.example_run import as_arguments, forwards, undisturbed
 from stompp_kernels.progression.fast_paths import turn_off_fast_paths
 from stompp_kernels.progression.gradient_paths import Gate, find_gates, set_gates
-from stompp_kernels.progression.input_checks import check_inputs
+from stompp_kernels.progression.input_checks import check_inputs, is_single
 from stompp_kernels.progression.parameter_use import ParameterUse, trace_parameter_use
 
 _aten = torch.ops.aten
@@ -44,8 +44,25 @@ PRESERVING = {
     _aten.alias,
     _aten.detach,
     _aten.clone,
+    _aten.repeat,
+    _aten.roll,
+    _aten.flip,
+    _aten.index,
+    _aten.index_select,
+    _aten.gather,
     _aten.max_pool2d_with_indices,
     _aten.max_pool2d,
+    _aten.adaptive_max_pool2d,
+    _aten.amax,
+    _aten.max,
+    _aten.upsample_nearest1d,
+    _aten.upsample_nearest2d,
+    _aten._upsample_nearest_exact1d,
+    _aten._upsample_nearest_exact2d,
+    _aten.reflection_pad1d,
+    _aten.reflection_pad2d,
+    _aten.replication_pad1d,
+    _aten.replication_pad2d,
     _aten.pixel_shuffle,
     _aten.pixel_unshuffle,
     _aten.channel_shuffle,
@@ -99,11 +116,13 @@ class Call(Source):
             after an example input of zeros, which says nothing.
         shift: the name of a parameter that was added to the input last, a number for each of its channels (ReActNet's
             RSign), or "".
+        single: the shape of an input that is one sample, without a batch dimension; else empty.
     """
 
     name: str
     nonnegative: bool = False
     shift: str = ""
+    single: tuple[int, ...] = ()
 
 
 class _Provenance(TorchDispatchMode):
@@ -164,7 +183,7 @@ class _Provenance(TorchDispatchMode):
             self._forget(operand)
         if packet in self._functions:
             self.mark(outputs[0], Source(functional=self._functions[packet], place=self.place()))
-        elif packet in PRESERVING:
+        elif packet in PRESERVING or (packet is _aten.constant_pad_nd and not any(args[1])):  # by nothing
             source, shift = self.source(operand), self._shifts.get(id(operand))
             for output in outputs:
                 if source is not _UNKNOWN:
@@ -279,7 +298,8 @@ def trace_calls(
                 x = first_argument(inputs, keywords)
                 shift = provenance.shift(x, _channels_in(module))
                 source, nonnegative = vars(provenance.source(x)), _is_nonnegative(x)
-                calls.append(Call(**source, name=name, nonnegative=nonnegative, shift=shift))
+                single = tuple(x.shape) if is_single(module, x) else ()
+                calls.append(Call(**source, name=name, nonnegative=nonnegative, shift=shift, single=single))
             runs[name] = runs.get(name, 0) + 1
             running.append(name)
             try:

@@ -99,6 +99,11 @@ def described(inputs: Any) -> str:
     return ", ".join(each) or "which holds no tensor"
 
 
+def is_single(layer: nn.Module, x: Any) -> bool:
+    """Whether a layer's input is one sample, without a batch dimension."""
+    return isinstance(x, Tensor) and x.dim() <= 1 + len(getattr(layer, "kernel_size", ()))
+
+
 @contextmanager
 def batch_required(name: str, model: nn.Module, is_layer: Callable[[nn.Module], bool]) -> Iterator[None]:
     """Inside, the first layer that runs refuses an input without a batch dimension.
@@ -114,9 +119,8 @@ def batch_required(name: str, model: nn.Module, is_layer: Callable[[nn.Module], 
 
         def observed(*inputs: Any, **keywords: Any) -> Any:
             nonlocal first
-            x = next(iter((*inputs, *keywords.values())), None)
-            least = 1 + len(getattr(module, "kernel_size", ()))
-            if first and isinstance(x, Tensor) and x.dim() <= least:
+            x: Any = next(iter((*inputs, *keywords.values())), None)
+            if first and is_single(module, x):
                 raise NoBatchError(
                     f"{name} must have a batch dimension: layer {layer!r} gets an input of shape {list(x.shape)}; "
                     "x.unsqueeze(0) is a batch of one sample"

@@ -54,13 +54,8 @@ _MONOTONE = PRESERVING | {
     _aten.avg_pool1d,
     _aten.avg_pool2d,
     _aten._adaptive_avg_pool2d,
-    _aten.upsample_nearest1d,
-    _aten.upsample_nearest2d,
     _aten.upsample_linear1d,
     _aten.upsample_bilinear2d,
-    _aten.index_select,
-    _aten.roll,
-    _aten.flip,
 }
 
 _PRODUCTS = {_aten.mul, _aten.mul_, _aten.div, _aten.div_}
@@ -165,7 +160,7 @@ def never_negative(model: nn.Module, example_inputs: Any, axes: Mapping[str, int
             x = first_argument(inputs, keywords)
             bound = bounds.of(x)
             bound = torch.full_like(x, -1) if bound is None else bound
-            never = (bound >= 0).movedim(axis, 0).flatten(1).all(1)
+            never = (bound >= 0).movedim(axis, 0).reshape(x.shape[axis], -1).all(1)
             found[name] = found[name] & never if name in found else never
             return forward(*inputs, **keywords)
 

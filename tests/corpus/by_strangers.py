@@ -211,6 +211,40 @@ class Priors(nn.Module):
         return {"scores": best, "boxes": boxes.gather(1, places[..., None].expand(-1, -1, 4))}
 
 
+class ConditionalBlock(nn.Module):
+    """A block of BigGAN (Brock et al. 2018): the scales of BatchNorms are those of a class; pixels are repeated."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.BatchNorm2d(inputs, affine=False), nn.BatchNorm2d(outputs, affine=False)
+        self.scales1, self.scales2 = nn.Embedding(5, 2 * inputs), nn.Embedding(5, 2 * outputs)
+        self.conv1, self.conv2 = nn.Conv2d(inputs, outputs, 3, 1, 1), nn.Conv2d(outputs, outputs, 3, 1, 1)
+        self.side = nn.Conv2d(inputs, outputs, 1)
+
+    @staticmethod
+    def scaled(x: Tensor, scales: Tensor) -> Tensor:
+        scale, shift = scales[..., None, None].chunk(2, 1)
+        return (1 + scale) * x + shift
+
+    def forward(self, x: Tensor, classes: Tensor) -> Tensor:
+        y = F.interpolate(F.relu(self.scaled(self.norm1(x), self.scales1(classes))), scale_factor=2)
+        y = F.relu(self.scaled(self.norm2(self.conv1(y)), self.scales2(classes)))
+        return self.conv2(y) + self.side(F.interpolate(x, scale_factor=2))
+
+
+class ConditionalGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.norm, self.to_rgb = nn.Linear(12, 512), nn.BatchNorm2d(16), nn.Conv2d(16, 3, 3, 1, 1)
+        self.blocks = nn.ModuleList([ConditionalBlock(32, 24), ConditionalBlock(24, 16)])
+
+    def forward(self, z: Tensor, classes: Tensor) -> Tensor:
+        x = self.start(z).view(len(z), -1, 4, 4)
+        for block in self.blocks:
+            x = block(x, classes)
+        return torch.tanh(self.to_rgb(F.relu(self.norm(x))))
+
+
 def _normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
@@ -229,6 +263,7 @@ MAKERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "SegNet": (SegNet, lambda: images(16)),
     "WaveNet with weight_norm": (NormedWaves, lambda: _normal(2, 1, 24)),
     "SSD": (Priors, images),
+    "BigGAN generator": (ConditionalGenerator, lambda: (_normal(2, 12), torch.tensor([0, 3]))),
 }
 NETWORKS = [
     Network(name, "by strangers", lambda entry=entry: (entry[0](), entry[1]())) for name, entry in MAKERS.items()

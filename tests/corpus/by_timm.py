@@ -46,5 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "poolformer_s12": {"size": 64},
     "convnextv2_atto": {"depths": (1, 1, 1, 1)},
     "mambaout_femto": {"size": 64, "depths": (1, 1, 1, 1)},
+    "edgenext_xx_small": {"size": 64, "depths": (1, 1, 2, 1)},
+    "fastvit_t8": {"size": 64, "layers": (1, 1, 1, 1)},
 }
 NETWORKS = [Network(f"timm {name}", "timm", partial(_net, name, **settings)) for name, settings in SETTINGS.items()]

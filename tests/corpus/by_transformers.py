@@ -87,6 +87,12 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], Any]] = {
     "ALBERT": ("AlbertForSequenceClassification", "AlbertConfig", {**_ENCODER, "embedding_size": 16}, _text),
     "ELECTRA": ("ElectraForSequenceClassification", "ElectraConfig", {**_ENCODER, "embedding_size": 16}, _text),
     "DeBERTa v2": ("DebertaV2ForSequenceClassification", "DebertaV2Config", _ENCODER, _text),
+    "Longformer": (
+        "LongformerForSequenceClassification",
+        "LongformerConfig",
+        {**_ENCODER, "attention_window": 4, "bos_token_id": 1, "eos_token_id": 2},
+        _text,
+    ),
     "MobileBERT": (
         "MobileBertForSequenceClassification",
         "MobileBertConfig",

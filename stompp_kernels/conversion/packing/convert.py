@@ -36,7 +36,7 @@ from stompp_kernels.progression.input_checks import check_inputs
 from stompp_kernels.progression.units import kinds_of
 
 _REPLACED = (BinaryLayer, BinaryMatmul, ProgressiveActivation)
-_SECONDS = 0.05  # what a comparison of speeds that nobody asked for may take, where a fourth of verify's is less
+_SECONDS = 0.2  # what a comparison of speeds that nobody asked for may take, where a fourth of verify's is less
 
 
 def convert(
@@ -91,9 +91,9 @@ def convert(
             much outputs and signs change.
         compare_speed: whether to time the packed network and a float network of the same layers in turns, and to warn
             where the packed one is slower by more than 5 %. True: for half a second or 15 calls of each, on ``verify``
-            or ``example_inputs``; give one sample for the speed at batch 1. None: with ``verify`` for a few calls,
-            which end once two of the packed network were faster, and to warn where all but one of at least 9 were
-            slower. False: no.
+            or ``example_inputs``; give one sample for the speed at batch 1. None: with ``verify`` for as many
+            calls as show whether the packed network is, as far as 200 milliseconds or a fourth of what verifying took
+            allow. False: no.
 
     Returns:
         A torch.fx.GraphModule in eval mode, or with ``by_layer`` a module of the model's own type; ``sk.explain`` tells

@@ -127,6 +127,18 @@ def _reason_of_sharing(
     return None
 
 
+def check_batches(calls: Sequence[Call]) -> None:
+    """Checks that the inputs of the layers have a batch dimension, without which masks would lose one."""
+    refused = {
+        call.name: f"its input of shape {list(call.single)} has no batch dimension; unsqueeze(0) gives it one, or keep "
+        "the layer in float with keep=..."
+        for call in calls
+        if call.single
+    }
+    if refused:
+        raise RefusedLayers(refused)
+
+
 def tied_layers(model: nn.Module, binarized: Sequence[str]) -> list[list[str]]:
     """The names of those of these layers that share a weight, in groups."""
     groups: dict[int, list[str]] = {}
@@ -228,7 +240,9 @@ def merged(calls: Sequence[Call]) -> list[Call]:
         first = next((call for call in own if call.functional), own[0])
         if len({(call.producer, bool(call.functional)) for call in own}) > 1:
             first = replace(first, producer="", functional="")
-        found.append(replace(first, dropout=any(c.dropout for c in own), nonnegative=any(c.nonnegative for c in own)))
+        single = next((call.single for call in own if call.single), ())
+        nonnegative, dropout = any(call.nonnegative for call in own), any(call.dropout for call in own)
+        found.append(replace(first, dropout=dropout, nonnegative=nonnegative, single=single))
     return found
 
 

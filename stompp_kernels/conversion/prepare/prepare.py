@@ -14,6 +14,7 @@ from torch import nn
 from stompp_kernels.conversion.prepare.checks import (
     SHORTCUT_NAMES,
     attachments,
+    check_batches,
     check_patterns,
     check_producers,
     check_reads,
@@ -239,6 +240,7 @@ def _attempt(
     calls, runs = plan.calls, plan.runs
     binarized = merged([call for call in calls if call.name not in kept])
     both = options.binarize == "both"
+    check_batches(binarized)
     check_ties(model, [call.name for call in binarized])
     tied = tied_layers(model, [call.name for call in binarized])
     if both:

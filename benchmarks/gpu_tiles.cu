@@ -10,7 +10,7 @@ struct Named {
   ProductKernel kernel;
 };
 
-std::vector<Named> kernels_for(const Device& device) {
+std::vector<Named> kernels_for(const Product& product, const Device& device) {
   std::vector<Named> kernels;
 #ifdef STOMPP_SM100
   if (device.capability >= 100)
@@ -21,7 +21,10 @@ std::vector<Named> kernels_for(const Device& device) {
     kernels = {{"few", product_few_sm80}, {"narrow", product_narrow_sm80}, {"wide", product_wide_sm80}};
 #endif
 #ifdef STOMPP_SM90A
-  if (device.capability == 90) kernels.push_back({"wide wgmma", product_wide_sm90a});
+  if (device.capability == 90) {
+    kernels.push_back({"wide wgmma", product_wide_sm90a});
+    if (product.rows.k_blocks <= kResidentBlocks) kernels.push_back({"resident wgmma", product_resident_sm90a});
+  }
 #endif
   return kernels;
 }
@@ -44,7 +47,7 @@ void measure(int64_t M, int64_t N, int64_t K, const Device& device) {
   epilogue.N = N;
   check(cudaMalloc(&epilogue.out, static_cast<size_t>(M * N) * 4));
   const Product product = matrix_product(x, M, {shape, weight}, epilogue);
-  for (const Named& named : kernels_for(device)) {
+  for (const Named& named : kernels_for(product, device)) {
     const float ms = median_ms([&] { return named.kernel(product, nullptr); });
     const bool chosen = named.kernel == choose_product(product, device);
     std::printf("%lld %lld %lld %s,%.6g,%d\n", static_cast<long long>(M), static_cast<long long>(N),
@@ -68,5 +71,9 @@ int main(int count, char**) {
   for (const int64_t M : {1, 8, 16, 32, 64, 128, 256}) measure(M, 8192, 8192, device);
   for (const int64_t K : {768, 3072}) measure(4096, 768, K, device);
   measure(4096, 3072, 768, device);
+  // Many rows beside a short K, as 3 x 3 convolutions have: where weights that stay may pay.
+  measure(200704, 256, 1152, device);
+  measure(50176, 256, 2304, device);
+  measure(12544, 512, 4608, device);
   return 0;
 }

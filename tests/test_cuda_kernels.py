@@ -54,41 +54,127 @@ def test_the_emulated_kernels_equal_the_scalar_implementation(core, tmp_path):
     assert re.search(r"^[1-9]\d* passed, 0 failed$", done.stdout, re.MULTILINE), done.stdout
 
 
-# What the emulation must notice in the tile kernel: (where it runs, what is taken out, what stands in its place).
+# What the emulation must notice: (the file of csrc/cuda/product, where it runs, what is taken out, what stands in its
+# place).
 FAULTS = {
-    "no barrier before a stage is read": ("sm80", "synchronize();  // this stage", "// this stage"),
-    "a copy is not waited for": ("sm80", "wait_for_copies<kAhead - 1>();", "wait_for_copies<kAhead>();"),
-    "a stage is overwritten too early": ("sm80", "T::kStages - 2 : T::kStages - 1", "T::kStages - 2 : T::kStages"),
-    "rows are swizzled in one place only": ("sm80", "swizzle(row, chunk) * kChunkWords;\n", "chunk * kChunkWords;\n"),
-    "products are not waited for": ("sm90a", "wait_for_products<1>();", ""),
-    "wgmma still reads what is overwritten": ("sm90a", "T::kStages - 2", "T::kStages - 1"),
-    "weights in bulk are not waited for": ("sm90a", "wait_barrier(barrier(step), step / T::kStages & 1);", ""),
-    "rows are not published to the tensor cores": ("sm90a", "publish_to_tensor_cores();", ";"),
-    "registers are not fenced before products": ("sm90a", "begin_products();", ""),
+    "no barrier before a stage is read": ("tiles", "sm80", "synchronize();  // this stage", "// this stage"),
+    "a copy is not waited for": ("tiles", "sm80", "wait_for_copies<kAhead - 1>();", "wait_for_copies<kAhead>();"),
+    "a stage is overwritten too early": (
+        "tiles",
+        "sm80",
+        "T::kStages - 2 : T::kStages - 1",
+        "T::kStages - 2 : T::kStages",
+    ),
+    "rows are swizzled in one place only": ("rows", "sm80", "swizzle(row, index % 4)", "index % 4"),
+    "products are not waited for": ("multiply", "sm90a", "wait_for_products<1>();", ""),
+    "wgmma still reads what is overwritten": ("tiles", "sm90a", "T::kStages - 2", "T::kStages - 1"),
+    "weights in bulk are not waited for": ("tiles", "sm90a", "wait_barrier(barrier(step), step / T::kStages & 1);", ""),
+    "rows are not published to the tensor cores": ("tiles", "sm90a", "publish_to_tensor_cores();", ";"),
+    "registers are not fenced before products": ("multiply", "sm90a", "begin_products();", ""),
     "a descriptor begins between groups of rows": (
+        "multiply",
         "sm90a",
         "describe_tile(rows + half * 8)",
         "describe_tile(rows + half * 4)",
     ),
     "a descriptor's address has too many bits": (
+        "multiply",
         "sm90a",
         "describe_tile(weights + half * 8)",
         "describe_tile(weights + half * 8) | 1 << 14",
     ),
-    "weights of another phase are waited for": ("sm90a", "T::kStages & 1);", "T::kStages + 1 & 1);"),
+    "weights of another phase are waited for": ("tiles", "sm90a", "T::kStages & 1);", "T::kStages + 1 & 1);"),
     "bytes that never come are waited for": (
+        "tiles",
         "sm90a",
         "barrier(step), kBytes);\n    copy",
         "barrier(step), 2 * kBytes);\n    copy",
     ),
     "more bytes come than are expected": (
+        "tiles",
         "sm90a",
         "barrier(step), kBytes);\n    copy",
         "barrier(step), kBytes / 2);\n    copy",
     ),
-    "a barrier waits for more warps than copy": ("sm90a", "kBarriers, tile_panels()", "kBarriers, tile_panels() + 1"),
-    "a barrier waits for fewer warps than copy": ("sm90a", "kBarriers, tile_panels()", "kBarriers, 1"),
-    "barriers are used before they are made": ("sm90a", "synchronize();  // before another", "// before another"),
+    "a barrier waits for more warps than copy": (
+        "tiles",
+        "sm90a",
+        "kBarriers, tile_panels()",
+        "kBarriers, tile_panels() + 1",
+    ),
+    "a barrier waits for fewer warps than copy": ("tiles", "sm90a", "kBarriers, tile_panels()", "kBarriers, 1"),
+    "barriers are used before they are made": (
+        "tiles",
+        "sm90a",
+        "synchronize();  // before another",
+        "// before another",
+    ),
+    "resident weights are not waited for": ("resident", "sm90a", "wait_barrier(barriers + step, 0);", ""),
+    "weights of another step are waited for": (
+        "resident",
+        "sm90a",
+        "wait_barrier(barriers + step, 0);",
+        "wait_barrier(barriers, 0);",
+    ),
+    "a step's weights go to another": (
+        "resident",
+        "sm90a",
+        "kPanelBlockWords, kBytes, barriers + step);",
+        "kPanelBlockWords, kBytes, barriers);",
+    ),
+    "resident weights come in more pieces than expected": (
+        "resident",
+        "sm90a",
+        "p.rows.k_blocks, tile_panels());",
+        "p.rows.k_blocks, 1);",
+    ),
+    "barriers of resident weights are used before they are made": (
+        "resident",
+        "sm90a",
+        "synchronize();  // before another warp's",
+        "// before another warp's",
+    ),
+    "the table is read before it is there": (
+        "resident",
+        "sm90a",
+        "synchronize();  // before another warp reads",
+        "// before another warp reads",
+    ),
+    "a warp group's rows are not published": ("resident", "sm90a", "publish_to_tensor_cores();", ""),
+    "a warp group does not meet before it reads rows": (
+        "resident",
+        "sm90a",
+        "synchronize_warp_group();  // these",
+        "// these",
+    ),
+    "a warp group does not meet before it finishes a tile": (
+        "resident",
+        "sm90a",
+        "synchronize_warp_group();  // ones",
+        "// ones",
+    ),
+    "both warp groups meet at one barrier": (
+        "resident",
+        "sm90a",
+        "synchronize_some(1 + warp_group,",
+        "synchronize_some(1,",
+    ),
+    "both warp groups have one ring": ("resident", "sm90a", "kOutputWords + warp_group * kRingWords", "kOutputWords"),
+    "both warp groups have one epilogue": (
+        "resident",
+        "sm90a",
+        "kTableWords<T> + warp_group * kOwnWords",
+        "kTableWords<T>",
+    ),
+    "both warp groups count into one place": ("resident", "sm90a", "kOwnWords) + warp_group * T::kRows", "kOwnWords)"),
+    "the next tile's rows overwrite what is still read": (
+        "resident",
+        "sm90a",
+        "    wait_for_all_products(c);\n    store_ones(counts);",
+        "    store_ones(counts);",
+    ),
+    "rows of a ring are overwritten too early": ("resident", "sm90a", "T::kStages - 2;", "T::kStages - 1;"),
+    "the ones of a row lack chunks": ("resident", "sm90a", "counts[i] += shuffle_xor(counts[i], 2);", ""),
 }
 
 
@@ -105,6 +191,7 @@ TRIED = (
     *("no barrier before a stage is read", "a copy is not waited for", "products are not waited for"),
     *("weights in bulk are not waited for", "rows are not published to the tensor cores"),
     *("registers are not fenced before products", "a descriptor begins between groups of rows"),
+    *("a warp group does not meet before it reads rows", "the next tile's rows overwrite what is still read"),
 )
 
 
@@ -113,8 +200,8 @@ TRIED = (
 def test_the_emulation_notices(fault, whole, tmp_path):
     sources = tmp_path / "csrc"
     shutil.copytree(ROOT / "csrc" / "cuda", sources / "cuda")
-    kernel = sources / "cuda" / "product" / "tiles.cuh"
-    architecture, right, wrong = FAULTS[fault]
+    file, architecture, right, wrong = FAULTS[fault]
+    kernel = sources / "cuda" / "product" / f"{file}.cuh"
     text = kernel.read_text()
     assert text.count(right) == 1, right
     kernel.write_text(text.replace(right, wrong))
@@ -190,18 +277,19 @@ TILE = re.compile(r"4TileILi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)ELi(\d+)E")
 
 
 def threads_of(kernel):
-    """The threads of a block, from a kernel's mangled name."""
+    """The threads of a block, from a kernel's mangled name; a resident kernel has two tiles at once."""
     _, _, warps_m, warps_n, warps_k, _ = map(int, TILE.search(kernel).groups())
-    return 32 * warps_m * warps_n * warps_k
+    return 32 * warps_m * warps_n * warps_k * (2 if "resident_kernel" in kernel else 1)
 
 
-# A family's kernel with thresholds alone: its architecture, its widest tile, and the most that a warp may issue: in the
-# main loop for 16 x 8 products of 256 bits, and behind it for a row of a word of 32 outputs.
+# A family's widest kernel with thresholds alone: its architecture, and the most that a warp may issue: in the main loop
+# for 16 x 8 products of 256 bits, and behind it for a row of a word of 32 outputs.
 FAMILIES_CODE = {
-    "XorMma": ("75", "OldestTile", 8.0, 8.0),
-    "AndMma": ("80", "WideTile", 4.0, 8.0),
-    "WarpGroupMma": ("90a", "WarpGroupTile", 3.0, 8.0),
-    "ByteMma": ("120", "WideByteTile", 40.0, 8.0),
+    "Xor": ("75", 8.0, 8.0),
+    "And": ("80", 4.0, 8.0),
+    "WarpGroup": ("90a", 3.0, 8.0),
+    "Resident": ("90a", 2.0, 8.0),
+    "Bytes": ("120", 40.0, 8.0),
 }
 
 
@@ -209,10 +297,10 @@ FAMILIES_CODE = {
 @pytest.mark.parametrize("family", FAMILIES_CODE)
 def test_kernels_issue_few_instructions_besides_their_multiplications(family, tools, tmp_path):
     nvcc, disassembler = tools
-    architecture, tile, most_in_loop, most_behind = FAMILIES_CODE[family]
+    architecture, most_in_loop, most_behind = FAMILIES_CODE[family]
     target = tmp_path / "kernel.o"
     source = ROOT / "tests" / "cuda" / "threshold_kernels.cu"
-    compile_kernels(nvcc, source, [architecture], target, f"-DSTOMPP_MMA={family}", f"-DSTOMPP_TILE={tile}")
+    compile_kernels(nvcc, source, [architecture], target, f"-DSTOMPP_KERNEL={family}")
     [kernel] = sass.disassemble(disassembler, target, architecture)
     rows, outputs, warps_m, warps_n, _, _ = map(int, TILE.search(kernel.name).groups())
     warp_rows, warp_outputs = rows // warps_m, outputs // warps_n

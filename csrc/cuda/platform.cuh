@@ -57,6 +57,14 @@ Status launch(Size3 grid, int threads, Stream stream, const Parameters&... argum
   return status_of(cudaGetLastError());
 }
 
+// Counts those of the present device.
+inline Status count_multiprocessors(int* count) {
+  int device = 0;
+  const cudaError_t found = cudaGetDevice(&device);
+  if (found != cudaSuccess) return status_of(found);
+  return status_of(cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device));
+}
+
 inline Status clear_async(void* to, size_t bytes, Stream stream) {
   return status_of(cudaMemsetAsync(to, 0, bytes, stream));
 }
@@ -68,6 +76,10 @@ __device__ inline unsigned char* shared_memory() {
 }
 
 __device__ inline void synchronize() { __syncthreads(); }
+// Some of a block's threads, whole warps, by a number from 1 to 15.
+__device__ inline void synchronize_some(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
 __device__ inline uint32_t shuffle(uint32_t value, int lane) { return __shfl_sync(~0u, value, lane); }
 __device__ inline uint32_t shuffle_xor(uint32_t value, int mask) { return __shfl_xor_sync(~0u, value, mask); }
 __device__ inline uint32_t ballot(bool condition) { return __ballot_sync(~0u, condition); }

@@ -1,11 +1,12 @@
 // CUDA kernels on a CPU, for tests: what csrc/cuda/platform.cuh offers, with the threads of a block as fibers.
 //
 // A fiber runs until it waits: at a barrier of the block, or for the other lanes of its warp. Fibers take turns in a
-// random order, which differs from turn to turn. Shared memory begins as 0xCD bytes and has its exact size, so that the
-// address sanitizer sees an access beyond it. An asynchronous copy lands at once or when it is waited for, by chance,
-// and products of warp groups happen when they are waited for. So a missing barrier or wait, or a stage that is
-// overwritten too early, gives another result in one order or another. Threads that wait for ever end the program, and
-// so do bulk copies that their barrier does not expect or that nobody waits for.
+// random order, which differs from turn to turn, and some warps stand still for some turns. Shared memory begins as
+// 0xCD bytes and has its exact size, so that the address sanitizer sees an access beyond it. An asynchronous copy lands
+// at once or when it is waited for, by chance, and products of warp groups happen when they are waited for. So a
+// missing barrier or wait, or a stage that is overwritten too early, gives another result in one order or another.
+// Threads that wait for ever end the program, and so do bulk copies that their barrier does not expect or that nobody
+// waits for.
 //
 // The tensor cores of warp groups read another copy of shared memory, the asynchronous proxy's. It gets what a thread
 // brought when that thread publishes it, and what bulk copies bring; the rest is poison there. Their descriptors are
@@ -34,6 +35,7 @@
 #define __launch_bounds__(...)
 #define threadIdx (::stompp::cuda::emulation::current().thread_index)
 #define blockIdx (::stompp::cuda::emulation::current().block->index)
+#define gridDim (::stompp::cuda::emulation::current().block->grid)
 
 namespace stompp::cuda {
 
@@ -90,8 +92,8 @@ struct BulkCopy {
 };
 
 struct Block {
-  Size3 index;
-  Meeting barrier;
+  Size3 index, grid;
+  Meeting barrier, numbered_barriers[16];
   std::vector<Warp> warps;
   std::unique_ptr<unsigned char[]> shared, published;  // the second as the asynchronous proxy sees it
   std::vector<BulkCopy> bulk_copies;                   // under way
@@ -178,10 +180,46 @@ inline void enter() {
   swapcontext(&fiber.context, &scheduler().context);
 }
 
-inline void run_block(Size3 index, int threads, int shared_bytes, const std::function<void()>& body) {
+// Lets some warps stand still: every other one, or pair, or four of them. In every second block for some turns, by
+// chance; in the others always, but for a turn whenever the rest waits for them.
+struct StandStill {
+  unsigned run = 0, side = 0;  // of so many warps, none where it is 0
+  int turns = 0;
+  bool always = false, released = false;
+
+  explicit StandStill(unsigned block) : always(block % 2 == 0) {
+    if (always) choose(block / 2);
+  }
+
+  void choose(unsigned number) {
+    run = 1u << number % 3;
+    side = number / 3 % 2;
+  }
+
+  void begin_turn() {
+    if (always || --turns >= 0) return;
+    std::mt19937& random = scheduler().random;
+    turns = static_cast<int>(random() % 40);
+    choose(static_cast<unsigned>(random()));
+    if (random() % 2 == 0) run = 0;
+  }
+
+  bool holds(int warp) const { return run != 0 && !released && static_cast<unsigned>(warp) / run % 2 == side; }
+
+  // After a turn; returns whether it may have been in vain because some stood still.
+  bool end_turn(bool in_vain) {
+    const bool excused = run != 0 && !released;
+    released = in_vain && excused;
+    if (released && !always) run = 0;
+    return excused;
+  }
+};
+
+inline void run_block(Size3 index, Size3 grid, int threads, int shared_bytes, const std::function<void()>& body) {
   if (threads % kLanes != 0) fail("whole warps only");
   Block block;
   block.index = index;
+  block.grid = grid;
   block.barrier.members = threads;
   block.warps.resize(static_cast<size_t>(threads / kLanes));
   for (Warp& warp : block.warps) warp.meeting.members = kLanes;
@@ -208,15 +246,20 @@ inline void run_block(Size3 index, int threads, int shared_bytes, const std::fun
     makecontext(&fiber.context, enter, 0);
     order.push_back(&fiber);
   }
+  static unsigned blocks = 0;
+  StandStill still(blocks++);
   while (!order.empty()) {
     const long before = block.progress;
+    still.begin_turn();
     std::shuffle(order.begin(), order.end(), s.random);
     for (Fiber* fiber : order) {
+      if (still.holds(fiber->warp)) continue;
       s.running = fiber;
       swapcontext(&s.context, &fiber->context);
     }
     order.erase(std::remove_if(order.begin(), order.end(), [](Fiber* fiber) { return fiber->done; }), order.end());
-    if (block.progress == before) fail("deadlock: threads wait for others or for bytes that never come");
+    const bool in_vain = block.progress == before;
+    if (!still.end_turn(in_vain) && in_vain) fail("deadlock: threads wait for others or for bytes that never come");
   }
   if (!block.bulk_copies.empty()) fail("a block ends before its bulk copies");
 }
@@ -231,7 +274,13 @@ Status launch(Size3 grid, int threads, Stream, const Parameters&... arguments) {
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x)
-        emulation::run_block({x, y, z}, threads, kSharedBytes, [&] { kKernel(arguments...); });
+        emulation::run_block({x, y, z}, grid, threads, kSharedBytes, [&] { kKernel(arguments...); });
+  return Status::ok();
+}
+
+// So few that blocks which stay on one go over several tiles.
+inline Status count_multiprocessors(int* count) {
+  *count = 2;
   return Status::ok();
 }
 
@@ -243,6 +292,14 @@ inline Status clear_async(void* to, size_t bytes, Stream) {
 inline unsigned char* shared_memory() { return emulation::current().block->shared.get(); }
 
 inline void synchronize() { emulation::meet(emulation::current().block->barrier); }
+
+inline void synchronize_some(int number, int threads) {
+  if (number < 1 || number > 15) emulation::fail("a barrier of some threads has a number from 1 to 15");
+  emulation::Meeting& barrier = emulation::current().block->numbered_barriers[number];
+  if (barrier.arrived > 0 && barrier.members != threads) emulation::fail("threads await others in different numbers");
+  barrier.members = threads;
+  emulation::meet(barrier);
+}
 
 inline uint32_t shuffle(uint32_t value, int lane) {
   uint32_t all[emulation::kLanes];

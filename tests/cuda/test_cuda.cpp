@@ -318,6 +318,7 @@ const std::vector<Launch> kWideLaunches = {
 #endif
 #ifdef STOMPP_SM90A
     product_wide_sm90a,
+    product_resident_sm90a,
 #endif
 #if defined(STOMPP_SM100) && !defined(STOMPP_EMULATE_CUDA)
     product_wide_sm100,
@@ -347,6 +348,8 @@ TEST(matrices_equal_the_scalar_implementation) {
     check_product(matrix(5, 300, 70), launch, random);
     check_product(matrix(130, 70, 1600), launch, random);
     check_product(matrix(70, 20, 7000), launch, random);
+    check_product(matrix(70, 20, 4600), launch, random);
+    check_product(matrix(330, 200, 1100), launch, random);
     check_product(kConvolutions[0], launch, random);
     check_product(kConvolutions[5], launch, random);
   }

@@ -1,18 +1,25 @@
-// A family's kernels with matrices and plain thresholds alone, so that a reader of their machine code finds a main loop
-// and, behind it, this epilogue. test_cuda_kernels.py compiles it with -DSTOMPP_MMA=AndMma -DSTOMPP_TILE=WideTile.
+// A family's kernel with matrices and plain thresholds alone, so that a reader of its machine code finds a main loop
+// and, behind it, this epilogue. test_cuda_kernels.py compiles it with -DSTOMPP_KERNEL=And.
 #include "cuda/product/families.cuh"
+#include "cuda/product/kernels.h"
 
 namespace stompp::cuda {
 
-template <class Mma, class T>
-__global__ void __launch_bounds__(T::kThreads) thresholds(const Product product) {
+using Xor = TileKernel<XorMma, OldestTile, true>;
+using And = TileKernel<AndMma, WideTile, true>;
+using WarpGroup = TileKernel<WarpGroupMma, WarpGroupTile, true>;
+using Resident = ResidentKernel<ResidentTile, kResidentBlocks, true>;
+using Bytes = TileKernel<ByteMma, WideByteTile, true>;
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads) thresholds(const Product product) {
   Product p = product;
   p.rows.is_matrix = true;
   p.epilogue.kind = Kind::kThreshold;
   p.epilogue.residual_words = nullptr;
-  TileKernel<Mma, T, true>(p).run();
+  Kernel(p).run();
 }
 
-template __global__ void thresholds<STOMPP_MMA, STOMPP_TILE>(const Product product);
+template __global__ void thresholds<STOMPP_KERNEL>(const Product product);
 
 }  // namespace stompp::cuda

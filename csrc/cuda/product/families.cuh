@@ -1,6 +1,7 @@
 // The tile sizes that architectures share.
 #pragma once
 
+#include "cuda/product/resident.cuh"
 #include "cuda/product/tiles.cuh"
 
 namespace stompp::cuda {
@@ -13,6 +14,9 @@ using WideByteTile = Tile<128, 128, 2, 4, 1, 4>;
 
 // The same for warp groups, of which a warp has all outputs.
 using WarpGroupTile = Tile<128, 256, 8, 1, 1, 4>;
+
+// What one warp group has, of two that share weights.
+using ResidentTile = Tile<64, 256, 4, 1, 1, 6>;
 
 // 128 rows x 64 outputs: more blocks, and little waste with few outputs.
 using NarrowTile = Tile<128, 64, 4, 1, 1, 4>;

@@ -35,35 +35,42 @@ __device__ inline uint32_t part_nibbles(uint32_t word) {
   return permute_bytes(word, 0, 0x3120);
 }
 
-// kPlain: of a matrix, which has no borders.
-template <class Mma, class T, bool kPlain>
+// A number for each output, of several kinds.
+enum Column {
+  kBase,
+  kBaseBesideMinus,
+  kScale = kBaseBesideMinus,
+  kBias,
+  kResidualScale,
+  kResidualBias,
+  kBefore,
+  kSlope,
+  kAfter,
+  kLow,
+  kHigh,
+  kColumns
+};
+
+// What outputs need in shared memory: their columns, and the flips of their words.
+template <class T>
+constexpr int kTableWords = round_up(kColumns * T::kOutputs + T::kOutputs / kWordBits, kChunkWords);
+
+struct TilePlace {
+  int group, first_row, first_output;
+};
+
+// kPlain: of a matrix, which has no borders. kOwnWords: of shared memory beside the table, for the taps of the rows and
+// for accumulators.
+template <class Mma, class T, bool kPlain, int kOwnWords>
 struct TileEpilogue {
   static constexpr int kWords = T::kOutputTiles / 4;               // of a warp's outputs
   static constexpr int kPieces = T::kRowTiles * 2 * kWords;        // of a lane
   static constexpr int kFinishers = 32 * T::kWarpsM * T::kWarpsN;  // threads
 
-  // In shared memory: a number for each output, several of them, the flips of the words, and the taps of the rows.
-  enum Column {
-    kBase,
-    kBaseBesideMinus,
-    kScale = kBaseBesideMinus,
-    kBias,
-    kResidualScale,
-    kResidualBias,
-    kBefore,
-    kSlope,
-    kAfter,
-    kLow,
-    kHigh,
-    kColumns
-  };
-  static constexpr int kColumnWords = kColumns * T::kOutputs, kFlipWords = T::kOutputs / kWordBits;
-  static constexpr int kTableWords = round_up(kColumnWords + kFlipWords + T::kRows, kChunkWords);
-
   // As many pieces a round as there is room for.
   static constexpr int pieces_a_round() {
     int pieces = kPieces;
-    while (pieces * 8 * kFinishers > T::kRingWords - kTableWords) pieces /= 2;
+    while (pieces * 8 * kFinishers > kOwnWords - T::kRows) pieces /= 2;
     return pieces;
   }
   static constexpr int kRoundPieces = pieces_a_round();
@@ -71,25 +78,28 @@ struct TileEpilogue {
 
   const Product& p;
   int* table;
+  uint32_t* own;
   const int* ones;  // of each row of the tile
   int group, first_row, first_output, thread, lane, warp_row, warp_output;
 
-  // warp_m, warp_n: where this warp is in the tile.
-  __device__ TileEpilogue(const Product& product, uint32_t* ring, const int* row_ones, int warp_m, int warp_n)
+  // thread_, warp_m, warp_n: where this thread is among the tile's, and its warp in the tile.
+  __device__ TileEpilogue(const Product& product, const TilePlace& place, uint32_t* table_, uint32_t* own_,
+                          const int* row_ones, int thread_, int warp_m, int warp_n)
       : p(product),
-        table(reinterpret_cast<int*>(ring)),
+        table(reinterpret_cast<int*>(table_)),
+        own(own_),
         ones(row_ones),
-        group(static_cast<int>(blockIdx.z)),
-        first_row(static_cast<int>(blockIdx.x) * T::kRows),
-        first_output(static_cast<int>(blockIdx.y) * T::kOutputs),
-        thread(static_cast<int>(threadIdx.x)),
+        group(place.group),
+        first_row(place.first_row),
+        first_output(place.first_output),
+        thread(thread_),
         lane(thread % 32),
         warp_row(warp_m * T::kRowTiles * 16),
         warp_output(warp_n * T::kOutputTiles * 8) {}
 
   __device__ int* column(int index) const { return table + index * T::kOutputs; }
-  __device__ uint32_t* flips() const { return reinterpret_cast<uint32_t*>(table + kColumnWords); }
-  __device__ uint32_t* taps_inside() const { return flips() + kFlipWords; }  // of each row: y0, y1, x0, x1, a byte each
+  __device__ uint32_t* flips() const { return reinterpret_cast<uint32_t*>(column(kColumns)); }
+  __device__ uint32_t* taps_inside() const { return own; }  // of each row: y0, y1, x0, x1, a byte each
   __device__ uint32_t all_taps() const { return static_cast<uint32_t>(p.rows.kernel_h << 8 | p.rows.kernel_w << 24); }
   __device__ bool has_borders() const { return !kPlain && !p.rows.is_matrix && p.rows.outside != 0; }
 
@@ -102,17 +112,19 @@ struct TileEpilogue {
   __device__ int run_in_word(int half) const { return 16 * half + lane % 4 * 4; }
 
   // A run of this thread alone, in shared memory.
-  __device__ Chunk* slot(int run) const {
-    return reinterpret_cast<Chunk*>(table + kTableWords) + thread + run * kFinishers;
-  }
+  __device__ Chunk* slot(int run) const { return reinterpret_cast<Chunk*>(own + T::kRows) + thread + run * kFinishers; }
 
   // Returns how many outputs exist from output n of the tile on; negative where the tile ends after the last one.
   __device__ int left(int n) const { return p.group_outputs - first_output - n; }
 
-  // By all threads, when the ring is free; a barrier of the block comes before `run`.
-  __device__ void prepare() const {
+  // A barrier comes between these two and `run`. Whole warps, together all of the block's `threads`.
+  __device__ void prepare_outputs(int thread_of_block, int threads) const {
 #pragma unroll 1
-    for (int n = thread; n < T::kOutputs; n += T::kThreads) prepare_output(n);
+    for (int n = thread_of_block; n < T::kOutputs; n += threads) prepare_output(n);
+  }
+
+  // By all threads of the tile.
+  __device__ void prepare_rows() const {
     if (has_borders())
       for (int row = thread; row < T::kRows; row += T::kThreads) {
         const TapRectangle t = Row::at(p.rows, first_row + row).inside(p.rows);

@@ -102,6 +102,15 @@ struct ByteMma {
 struct WarpGroupMma {
   static constexpr bool kAnd = true, kWarpGroup = true;
   static constexpr int kSharedBytes = 227 * 1024;  // 9.0
+
+  // Leaves the products of a block of 64 rows and 256 outputs under way, and those that came before done.
+  __device__ static void start(int (&c)[32][4], const uint32_t* rows, const uint32_t* weights) {
+    begin_products();
+    for (int half = 0; half < 2; ++half)
+      multiply_warp_group(c, describe_tile(rows + half * 8), describe_tile(weights + half * 8));
+    commit_products();
+    wait_for_products<1>();
+  }
 };
 
 }  // namespace stompp::cuda

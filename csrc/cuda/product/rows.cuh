@@ -93,4 +93,61 @@ __device__ inline void copy_chunk(const Rows& rows, const Row& row, int group, i
   }
 }
 
+// Rows of a matrix whose chunks are aligned.
+inline bool is_plain(const Product& p) { return p.rows.is_matrix && p.rows.granule == kChunkWords; }
+
+// The share of a tile's copies that a thread has. kPlain: a pointer a chunk is all that they need, see is_plain.
+template <class T, bool kPlain>
+struct RowCopies {
+  const Rows& rows;
+  int group, thread;
+  Row found[T::kRowChunks];
+  const uint32_t* chunks[T::kRowChunks];  // kPlain: at step 0; null for a row that does not exist
+
+  __device__ RowCopies(const Rows& rows_, int group_, int thread_) : rows(rows_), group(group_), thread(thread_) {}
+
+  // Where chunk `index` of a stage belongs: its block, its row, and its first word there.
+  __device__ static int block_of(int index) { return index / (T::kRows * 4); }
+  __device__ static int row_of(int index) { return index / 4 % T::kRows; }
+  __device__ static int place_of(int index) {
+    const int row = row_of(index);
+    return block_of(index) * T::kRowWords + row * kBlockWords + swizzle(row, index % 4) * kChunkWords;
+  }
+
+  // Goes to the tile that begins with this row.
+  __device__ void find(int first_row) {
+#pragma unroll
+    for (int i = 0; i < T::kRowChunks; ++i) {
+      const int index = thread + i * T::kThreads;
+      found[i] = Row::at(rows, first_row + row_of(index));
+      const int at = block_of(index) * kBlockWords + index % 4 * kChunkWords;
+      chunks[i] = found[i].base == nullptr ? nullptr : found[i].base + at;
+    }
+  }
+
+  __device__ void start(int step, uint32_t* to) const {
+#pragma unroll
+    for (int i = 0; i < T::kRowChunks; ++i) {
+      const int index = thread + i * T::kThreads;
+      const int word = (step * T::kWarpsK + block_of(index)) * kBlockWords + index % 4 * kChunkWords;
+      uint32_t* at = to + place_of(index);
+      if constexpr (kPlain) {
+        const bool exists = chunks[i] != nullptr && word < rows.words;
+        copy_async<16>(at, exists ? chunks[i] + step * T::kWarpsK * kBlockWords : rows.x, exists);
+      } else {
+        copy_chunk(rows, found[i], group, word, at);
+      }
+    }
+  }
+
+  // Adds the ones in the chunks that this thread copied itself.
+  __device__ void count(const uint32_t* from, int (&counts)[T::kRowChunks]) const {
+#pragma unroll
+    for (int i = 0; i < T::kRowChunks; ++i) {
+      const Chunk chunk = *reinterpret_cast<const Chunk*>(from + place_of(thread + i * T::kThreads));
+      for (int w = 0; w < kChunkWords; ++w) counts[i] += count_ones(chunk.words[w]);
+    }
+  }
+};
+
 }  // namespace stompp::cuda

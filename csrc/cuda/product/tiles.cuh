@@ -30,9 +30,9 @@ struct Tile {
                 "every thread copies the same");
 };
 
-// kPlain: rows of a matrix whose 16-byte chunks are aligned; a pointer a chunk is all that their copies need.
 template <class Mma, class T, bool kPlain>
 struct TileKernel {
+  static constexpr int kThreads = T::kThreads;
   static constexpr int kBarriers = Mma::kWarpGroup ? T::kStages : 0;
   static constexpr int kSharedBytes = (T::kRingWords + T::kRows) * 4 + kBarriers * static_cast<int>(sizeof(Barrier));
   static_assert(kSharedBytes <= Mma::kSharedBytes, "a block fits every GPU that runs it");
@@ -58,16 +58,11 @@ struct TileKernel {
         warp_n(thread / 32 / T::kWarpsM % T::kWarpsN),
         warp_k(thread / 32 / (T::kWarpsM * T::kWarpsN)) {}
 
-  // Chunk `i` of this thread's in a stage: its block, row and chunk.
-  __device__ static int chunk_block(int index) { return index / (T::kRows * 4); }
-  __device__ static int chunk_row(int index) { return index / 4 % T::kRows; }
-
   __device__ uint32_t* stage(int step) const { return ring + step % T::kStages * T::kStageWords; }
 
   // What this thread copies, where it lies at step 0.
   struct Sources {
-    Row rows[T::kRowChunks];
-    const uint32_t* chunks[T::kRowChunks];      // kPlain: null for a row that does not exist
+    RowCopies<T, kPlain> rows;
     const uint32_t* weights[T::kWeightChunks];  // null for a panel that does not exist
     const uint32_t* panel;                      // of a warp group, which has no weights: the panel of this warp
   };
@@ -78,14 +73,7 @@ struct TileKernel {
   __device__ static int weight_block(int index) { return index % (T::kWarpsK * kPanelChunks) / kPanelChunks; }
 
   __device__ void find_sources(Sources* sources) const {
-#pragma unroll
-    for (int i = 0; i < T::kRowChunks; ++i) {
-      const int index = thread + i * T::kThreads;
-      const Row row = Row::at(p.rows, first_row + chunk_row(index));
-      sources->rows[i] = row;
-      const int at = chunk_block(index) * kBlockWords + index % 4 * kChunkWords;
-      sources->chunks[i] = row.base == nullptr ? nullptr : row.base + at;
-    }
+    sources->rows.find(first_row);
     if constexpr (Mma::kWarpGroup) {
       const int64_t panel = static_cast<int64_t>(group) * p.panels_per_group + first_output / kPanel + thread / 32;
       sources->panel = p.panels + panel * p.rows.k_blocks * kPanelBlockWords;
@@ -103,18 +91,7 @@ struct TileKernel {
   __device__ void start_copies(const Sources& sources, int step) const {
     if (step * T::kWarpsK >= p.rows.k_blocks) return;
     uint32_t* to = stage(step);
-#pragma unroll
-    for (int i = 0; i < T::kRowChunks; ++i) {
-      const int index = thread + i * T::kThreads, row = chunk_row(index), chunk = index % 4;
-      const int word = (step * T::kWarpsK + chunk_block(index)) * kBlockWords + chunk * kChunkWords;
-      uint32_t* at = to + chunk_block(index) * T::kRowWords + row * kBlockWords + swizzle(row, chunk) * kChunkWords;
-      if constexpr (kPlain) {
-        const bool exists = sources.chunks[i] != nullptr && word < p.rows.words;
-        copy_async<16>(at, exists ? sources.chunks[i] + step * T::kWarpsK * kBlockWords : p.rows.x, exists);
-      } else {
-        copy_chunk(p.rows, sources.rows[i], group, word, at);
-      }
-    }
+    sources.rows.start(step, to);
     to += T::kWarpsK * T::kRowWords;
     if constexpr (Mma::kWarpGroup) {
       if (lane == 0 && thread / 32 < tile_panels()) copy_panel(sources, step, to);
@@ -169,31 +146,9 @@ struct TileKernel {
     return fragment;
   }
 
-  __device__ static Chunk load(const uint32_t* block, int row, int chunk) {
-    return *reinterpret_cast<const Chunk*>(block + row * kBlockWords + swizzle(row, chunk) * kChunkWords);
-  }
-
-  // The ones in the chunks that this thread copied itself.
-  __device__ void count(int step, int (&counts)[T::kRowChunks]) const {
-    const uint32_t* from = stage(step);
-#pragma unroll
-    for (int i = 0; i < T::kRowChunks; ++i) {
-      const int index = thread + i * T::kThreads;
-      const Chunk chunk = load(from + chunk_block(index) * T::kRowWords, chunk_row(index), index % 4);
-      for (int w = 0; w < kChunkWords; ++w) counts[i] += count_ones(chunk.words[w]);
-    }
-  }
-
-  // Leaves the products of this step under way, and those of the step before done.
   __device__ void start_multiplying(int step, int (&c)[32][4]) const {
-    const uint32_t* rows = stage(step) + warp_m / 4 * 64 * kBlockWords;
-    const uint32_t* weights = stage(step) + T::kRowWords;
     wait_barrier(barrier(step), step / T::kStages & 1);
-    begin_products();
-    for (int half = 0; half < 2; ++half)
-      multiply_warp_group(c, describe_tile(rows + half * 8), describe_tile(weights + half * 8));
-    commit_products();
-    wait_for_products<1>();
+    Mma::start(c, stage(step) + warp_m / 4 * 64 * kBlockWords, stage(step) + T::kRowWords);
   }
 
   __device__ void multiply(int step, int (&c)[T::kRowTiles][T::kOutputTiles][4]) const {
@@ -228,7 +183,7 @@ struct TileKernel {
   }
 
   __device__ void run() {
-    Sources sources;
+    Sources sources = {{p.rows, group, thread}, {}, nullptr};
     int counts[T::kRowChunks] = {};
     int c[T::kRowTiles][T::kOutputTiles][4] = {};
     find_sources(&sources);
@@ -248,7 +203,7 @@ struct TileKernel {
     }
     for (int step = 0; step < steps; ++step) {
       wait_for_copies<kAhead - 1>();
-      if (Mma::kAnd) count(step, counts);
+      if (Mma::kAnd) sources.rows.count(stage(step), counts);
       if (Mma::kWarpGroup) publish_to_tensor_cores();
       synchronize();  // this stage, weights in bulk apart, has come, and all are done with the one that is overwritten
       start_copies(sources, step + kAhead);
@@ -263,11 +218,15 @@ struct TileKernel {
     synchronize();
     if (Mma::kAnd) {
 #pragma unroll
-      for (int i = 0; i < T::kRowChunks; ++i) add_atomically(&ones[chunk_row(thread + i * T::kThreads)], counts[i]);
+      for (int i = 0; i < T::kRowChunks; ++i)
+        add_atomically(&ones[RowCopies<T, kPlain>::row_of(thread + i * T::kThreads)], counts[i]);
     }
     if (T::kWarpsK > 1) add_partial_products(c);
-    const TileEpilogue<Mma, T, kPlain> epilogue(p, ring, ones, warp_m, warp_n);
-    epilogue.prepare();
+    constexpr int kTable = kTableWords<T>;
+    const TileEpilogue<Mma, T, kPlain, T::kRingWords - kTable> epilogue(p, {group, first_row, first_output}, ring,
+                                                                        ring + kTable, ones, thread, warp_m, warp_n);
+    epilogue.prepare_outputs(thread, T::kThreads);
+    epilogue.prepare_rows();
     synchronize();
     if (warp_k == 0) epilogue.run(c);
   }
@@ -282,10 +241,9 @@ template <class Mma, class T>
 Status launch_tiles(const Product& p, Stream stream) {
   const Size3 grid = {static_cast<unsigned>(ceil_div(p.rows.count, T::kRows)),
                       static_cast<unsigned>(ceil_div(p.group_outputs, T::kOutputs)), static_cast<unsigned>(p.groups())};
-  const bool plain = p.rows.is_matrix && p.rows.granule == kChunkWords;
   constexpr int kSharedBytes = TileKernel<Mma, T, true>::kSharedBytes;
-  return plain ? launch<product_kernel<Mma, T, true>, kSharedBytes>(grid, T::kThreads, stream, p)
-               : launch<product_kernel<Mma, T, false>, kSharedBytes>(grid, T::kThreads, stream, p);
+  return is_plain(p) ? launch<product_kernel<Mma, T, true>, kSharedBytes>(grid, T::kThreads, stream, p)
+                     : launch<product_kernel<Mma, T, false>, kSharedBytes>(grid, T::kThreads, stream, p);
 }
 
 }  // namespace stompp::cuda

@@ -90,28 +90,8 @@ STOMPP_TARGET_INLINE void affine_panel(const Epilogue& e, int64_t row, int64_t n
   }
 }
 
-// Whole panels of the floats that most linear layers write: their scales and biases stay in registers for all rows.
-template <bool kFused>
-STOMPP_TARGET_INLINE void scale_panels(const Epilogue& e, const Dots& dots) {
-  constexpr int kWhole = static_cast<int>(kPanelOutputs);
-  for (int64_t i = 0; i < dots.count; i += kWhole) {
-    float scale[kWhole], bias[kWhole], y[kWhole];
-    std::memcpy(scale, e.scale + dots.n + i, sizeof(scale));
-    std::memcpy(bias, e.bias + dots.n + i, sizeof(bias));
-    const int32_t* acc = dots.values + i;
-    char* out = static_cast<char*>(e.out) + (dots.first_row * e.N + dots.n + i) * size_of(FloatType::kFloat32);
-    for (int64_t r = 0; r < dots.rows; ++r, acc += dots.stride, out += e.N * size_of(FloatType::kFloat32)) {
-      for (int j = 0; j < kWhole; ++j) y[j] = multiply_add<kFused>(static_cast<float>(acc[j]), scale[j], bias[j]);
-      std::memcpy(out, y, sizeof(y));
-    }
-  }
-}
-
 STOMPP_TARGET void affine(const Epilogue& e, const Dots& dots) {
   constexpr int kWhole = static_cast<int>(kPanelOutputs);
-  const bool floats_alone = e.residual == nullptr && e.rprelu == nullptr && e.sign_words == nullptr;
-  if (floats_alone && e.out_type == FloatType::kFloat32 && dots.count % kWhole == 0)
-    return e.fused ? scale_panels<true>(e, dots) : scale_panels<false>(e, dots);
   for (int64_t r = 0; r < dots.rows; ++r) {
     const int64_t row = dots.first_row + r, whole = dots.count / kWhole * kWhole;
     const int32_t* acc = dots.values + r * dots.stride;

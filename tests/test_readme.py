@@ -37,7 +37,7 @@ def test_the_repository_holds_no_more_than_it_keeps():
         pytest.skip("not a git checkout")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     files = [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
-    assert sum(path.stat().st_size for path in files) < 4.7e6
+    assert sum(path.stat().st_size for path in files) < 4.8e6
     assert sum(path.stat().st_size for path in KEPT.glob("*.json")) < 1.5e5
     assert not [path for path in files if path.suffix in (".html", ".jsonl") and "results" in path.parts]
 

@@ -23,6 +23,7 @@ std::vector<Named> kernels_for(const Product& product, const Device& device) {
 #ifdef STOMPP_SM90A
   if (device.capability == 90) {
     kernels.push_back({"wide wgmma", product_wide_sm90a});
+    if (runs_pairs_sm90a()) kernels.push_back({"wide wgmma in pairs", product_pair_sm90a});
     if (product.rows.k_blocks <= kResidentBlocks) kernels.push_back({"resident wgmma", product_resident_sm90a});
   }
 #endif

@@ -46,8 +46,8 @@ Status allow_shared_memory() {
   return status_of(error);
 }
 
-// Queues a kernel; the shared memory may be all that the device has.
-template <auto kKernel, int kSharedBytes = 0, class... Parameters>
+// Queues a kernel; the shared memory may be all that the device has. kBlocks: of a cluster, as the kernel itself says.
+template <auto kKernel, int kSharedBytes = 0, int kBlocks = 1, class... Parameters>
 Status launch(Size3 grid, int threads, Stream stream, const Parameters&... arguments) {
   if constexpr (kSharedBytes > 48 * 1024) {
     const Status status = allow_shared_memory<kKernel, kSharedBytes>();
@@ -55,6 +55,25 @@ Status launch(Size3 grid, int threads, Stream stream, const Parameters&... argum
   }
   kKernel<<<grid, threads, kSharedBytes, stream>>>(arguments...);
   return status_of(cudaGetLastError());
+}
+
+// Whether the present device runs clusters of kBlocks such blocks; the kernel names the size by __cluster_dims__.
+template <auto kKernel, int kSharedBytes, int kBlocks>
+bool runs_clusters(int threads) {
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kBlocks, 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = kBlocks;
+  config.blockDim = threads;
+  config.dynamicSmemBytes = kSharedBytes;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  int clusters = 0;
+  const bool runs = allow_shared_memory<kKernel, kSharedBytes>().is_ok() &&
+                    cudaOccupancyMaxActiveClusters(&clusters, kKernel, &config) == cudaSuccess && clusters > 0;
+  if (!runs) static_cast<void>(cudaGetLastError());  // which the next launch would report
+  return runs;
 }
 
 // Counts those of the present device.
@@ -157,11 +176,15 @@ using Barrier = uint64_t;
 
 // To be called by one thread; others use the barriers once they have met it. The fence lets the copies, which are of
 // the asynchronous proxy, see the barriers.
+//
+// kBlocks > 1: other blocks of the cluster use them once the cluster has met.
+template <int kBlocks = 1>
 __device__ inline void init_barriers(Barrier* barriers, int count, int arrivals) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   for (int i = 0; i < count; ++i)
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barriers + i)), "r"(arrivals)
                  : "memory");
+  if constexpr (kBlocks > 1) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #else
   lacks_instruction();
@@ -178,12 +201,71 @@ __device__ inline void expect_bytes(Barrier* barrier, int bytes) {
 }
 
 // Starts a copy of `bytes`, which the barrier expects, to shared memory; both ends and the size are multiples of 16.
+// With kBlocks > 1 it goes to the same place in each of the cluster's blocks, and to the same barrier of each.
+template <int kBlocks = 1>
 __device__ inline void copy_bulk(void* to, const void* from, int bytes, Barrier* barrier) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
+  if constexpr (kBlocks == 1)
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to)),
+                 "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+  else
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+        "%4;" ::"r"(shared_address(to)),
+        "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier)),
+        "h"(static_cast<uint16_t>((1 << kBlocks) - 1))
+        : "memory");
+#else
+  lacks_instruction();
+#endif
+}
+
+// Returns this block's number in its cluster.
+__device__ inline int cluster_rank() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  int rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+#else
+  lacks_instruction();
+  return 0;
+#endif
+}
+
+// By a whole warp: one arrival at the same barrier of another block, when all its lanes have come here. It says that
+// what they read has been read, and is relaxed: nothing that they wrote goes with it, and a release to a cluster would
+// wait for all of their writes to memory (MEMBAR.ALL.GPU).
+__device__ inline void arrive_at_block(Barrier* barrier, int rank) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  if (threadIdx.x % 32 == 0)
+    asm volatile(
+        "{\n"
+        ".reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [there];\n"
+        "}" ::"r"(shared_address(barrier)),
+        "r"(rank)
+        : "memory");
+#else
+  lacks_instruction();
+#endif
+}
+
+// All threads of a cluster arrive in turn with waiting. What a thread did before it arrived, in whichever block, has
+// happened for those that have waited.
+__device__ inline void arrive_in_cluster() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#else
+  lacks_instruction();
+#endif
+}
+
+__device__ inline void wait_for_cluster() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
   lacks_instruction();
 #endif

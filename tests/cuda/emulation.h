@@ -13,26 +13,21 @@
 // taken apart as the hardware does, and products that begin without a fence of the registers end the program.
 #pragma once
 
-#include <ucontext.h>
-
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
-#include <random>
-#include <utility>
-#include <vector>
 
 #include "core/base/float_types.h"
 #include "core/base/status.h"
 #include "cuda/tile_descriptor.h"
+#include "fibers.h"
 
 #define __device__
 #define __global__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define threadIdx (::stompp::cuda::emulation::current().thread_index)
 #define blockIdx (::stompp::cuda::emulation::current().block->index)
 #define gridDim (::stompp::cuda::emulation::current().block->grid)
@@ -41,240 +36,21 @@ namespace stompp::cuda {
 
 using Stream = void*;
 
-// An mbarrier. It lies in the kernel's shared memory, where poison is no parity.
-struct alignas(8) Barrier {
-  uint8_t parity;    // of the present phase
-  uint8_t arrivals;  // that end a phase
-  uint8_t missing;   // of them, in this phase
-  int32_t bytes;     // that are still expected
-};
-
-struct Size3 {
-  unsigned x = 1, y = 1, z = 1;
-};
-
-namespace emulation {
-
-constexpr int kLanes = 32, kMostSharedBytes = 227 * 1024;
-constexpr size_t kStackBytes = 32 * 1024, kOperandBytes = 64;
-
-[[noreturn]] inline void fail(const char* message) {
-  std::fprintf(stderr, "emulation: %s\n", message);
-  std::exit(1);
+template <auto kKernel, int kSharedBytes, int kBlocks>
+bool runs_clusters(int) {
+  return true;
 }
 
-// Threads that come together: a block at a barrier, a warp for an exchange of operands.
-struct Meeting {
-  int members = 0, arrived = 0, round = 0;
-};
-
-struct Warp {
-  Meeting meeting;
-  // Operands of two rounds: a lane may begin the next one before another has read the last.
-  unsigned char operands[2][kLanes][kOperandBytes];
-  const char* operation[2] = {nullptr, nullptr};
-};
-
-struct Copy {
-  void* to;
-  const void* from;
-  int bytes;
-  bool valid;
-
-  void land() const {
-    valid ? std::memcpy(to, from, static_cast<size_t>(bytes)) : std::memset(to, 0, static_cast<size_t>(bytes));
-  }
-};
-
-struct BulkCopy {
-  Copy copy;
-  Barrier* barrier;
-};
-
-struct Block {
-  Size3 index, grid;
-  Meeting barrier, numbered_barriers[16];
-  std::vector<Warp> warps;
-  std::unique_ptr<unsigned char[]> shared, published;  // the second as the asynchronous proxy sees it
-  std::vector<BulkCopy> bulk_copies;                   // under way
-  long progress = 0;                                   // arrivals, ends of phases and exits, to notice a deadlock
-};
-
-struct Fiber {
-  Size3 thread_index;
-  Block* block = nullptr;
-  int lane = 0, warp = 0;
-  bool done = false;
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
-  std::function<void()> body;
-  std::vector<std::pair<void*, int>> unpublished;  // in shared memory: where, and bytes
-  bool registers_are_fenced = false;
-  std::vector<std::vector<Copy>> groups = std::vector<std::vector<Copy>>(1);  // the last one is open
-  std::vector<std::vector<std::function<void()>>> rounds = std::vector<std::vector<std::function<void()>>>(1);
-};
-
-struct Scheduler {
-  ucontext_t context;
-  Fiber* running = nullptr;
-  std::mt19937 random{12345};
-};
-
-inline Scheduler& scheduler() {
-  static Scheduler instance;
-  return instance;
-}
-
-inline Fiber& current() { return *scheduler().running; }
-
-inline void yield() { swapcontext(&current().context, &scheduler().context); }
-
-inline void publish(const void* at, int bytes) {
-  const Block& block = *current().block;
-  const ptrdiff_t offset = static_cast<const unsigned char*>(at) - block.shared.get();
-  std::memcpy(block.published.get() + offset, at, static_cast<size_t>(bytes));
-}
-
-inline void land_here(const Copy& copy) {
-  copy.land();
-  current().unpublished.emplace_back(copy.to, copy.bytes);
-}
-
-inline void meet(Meeting& meeting) {
-  const int round = meeting.round;
-  ++current().block->progress;
-  if (++meeting.arrived == meeting.members) {
-    meeting.arrived = 0;
-    ++meeting.round;
-    return;
-  }
-  while (meeting.round == round) yield();
-}
-
-// Every lane gives its operand and sees those of all; returns them as an array.
-template <class T>
-const T* exchange(const char* operation, const T& operand, T (&all)[kLanes]) {
-  static_assert(sizeof(T) <= kOperandBytes, "operands fit");
-  Fiber& fiber = current();
-  Warp& warp = fiber.block->warps[static_cast<size_t>(fiber.warp)];
-  const int slot = warp.meeting.round & 1;
-  if (warp.meeting.arrived == 0) warp.operation[slot] = operation;
-  if (std::strcmp(warp.operation[slot], operation) != 0) fail("lanes of a warp do different things");
-  std::memcpy(warp.operands[slot][fiber.lane], &operand, sizeof(T));
-  meet(warp.meeting);
-  for (int lane = 0; lane < kLanes; ++lane) std::memcpy(&all[lane], warp.operands[slot][lane], sizeof(T));
-  return all;
-}
-
-inline void enter() {
-  Fiber& fiber = current();
-  fiber.body();
-  fiber.done = true;
-  // Threads that have left are not waited for.
-  Block& block = *fiber.block;
-  ++block.progress;
-  if (--block.barrier.members == block.barrier.arrived && block.barrier.members > 0) {
-    block.barrier.arrived = 0;
-    ++block.barrier.round;
-  }
-  swapcontext(&fiber.context, &scheduler().context);
-}
-
-// Lets some warps stand still: every other one, or pair, or four of them. In every second block for some turns, by
-// chance; in the others always, but for a turn whenever the rest waits for them.
-struct StandStill {
-  unsigned run = 0, side = 0;  // of so many warps, none where it is 0
-  int turns = 0;
-  bool always = false, released = false;
-
-  explicit StandStill(unsigned block) : always(block % 2 == 0) {
-    if (always) choose(block / 2);
-  }
-
-  void choose(unsigned number) {
-    run = 1u << number % 3;
-    side = number / 3 % 2;
-  }
-
-  void begin_turn() {
-    if (always || --turns >= 0) return;
-    std::mt19937& random = scheduler().random;
-    turns = static_cast<int>(random() % 40);
-    choose(static_cast<unsigned>(random()));
-    if (random() % 2 == 0) run = 0;
-  }
-
-  bool holds(int warp) const { return run != 0 && !released && static_cast<unsigned>(warp) / run % 2 == side; }
-
-  // After a turn; returns whether it may have been in vain because some stood still.
-  bool end_turn(bool in_vain) {
-    const bool excused = run != 0 && !released;
-    released = in_vain && excused;
-    if (released && !always) run = 0;
-    return excused;
-  }
-};
-
-inline void run_block(Size3 index, Size3 grid, int threads, int shared_bytes, const std::function<void()>& body) {
-  if (threads % kLanes != 0) fail("whole warps only");
-  Block block;
-  block.index = index;
-  block.grid = grid;
-  block.barrier.members = threads;
-  block.warps.resize(static_cast<size_t>(threads / kLanes));
-  for (Warp& warp : block.warps) warp.meeting.members = kLanes;
-  for (auto* memory : {&block.shared, &block.published}) {
-    memory->reset(new unsigned char[static_cast<size_t>(shared_bytes)]);
-    std::memset(memory->get(), 0xCD, static_cast<size_t>(shared_bytes));
-  }
-  std::vector<Fiber> fibers(static_cast<size_t>(threads));
-  std::vector<Fiber*> order;
-  Scheduler& s = scheduler();
-  for (int i = 0; i < threads; ++i) {
-    Fiber& fiber = fibers[static_cast<size_t>(i)];
-    fiber.thread_index.x = static_cast<unsigned>(i);
-    fiber.thread_index.y = fiber.thread_index.z = 0;
-    fiber.block = &block;
-    fiber.lane = i % kLanes;
-    fiber.warp = i / kLanes;
-    fiber.body = body;
-    fiber.stack.reset(new char[kStackBytes]);
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
-    order.push_back(&fiber);
-  }
-  static unsigned blocks = 0;
-  StandStill still(blocks++);
-  while (!order.empty()) {
-    const long before = block.progress;
-    still.begin_turn();
-    std::shuffle(order.begin(), order.end(), s.random);
-    for (Fiber* fiber : order) {
-      if (still.holds(fiber->warp)) continue;
-      s.running = fiber;
-      swapcontext(&s.context, &fiber->context);
-    }
-    order.erase(std::remove_if(order.begin(), order.end(), [](Fiber* fiber) { return fiber->done; }), order.end());
-    const bool in_vain = block.progress == before;
-    if (!still.end_turn(in_vain) && in_vain) fail("deadlock: threads wait for others or for bytes that never come");
-  }
-  if (!block.bulk_copies.empty()) fail("a block ends before its bulk copies");
-}
-
-}  // namespace emulation
-
-template <auto kKernel, int kSharedBytes = 0, class... Parameters>
+template <auto kKernel, int kSharedBytes = 0, int kBlocks = 1, class... Parameters>
 Status launch(Size3 grid, int threads, Stream, const Parameters&... arguments) {
   static_assert(kSharedBytes <= emulation::kMostSharedBytes, "no GPU has more for a block");
   if (threads < 1 || threads > 1024 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
     emulation::fail("no GPU runs a grid of this size");
+  if (grid.x % kBlocks != 0) emulation::fail("a grid is not of whole clusters");
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x)
-        emulation::run_block({x, y, z}, grid, threads, kSharedBytes, [&] { kKernel(arguments...); });
+      for (unsigned x = 0; x < grid.x; x += kBlocks)
+        emulation::run_cluster({x, y, z}, grid, kBlocks, threads, kSharedBytes, [&] { kKernel(arguments...); });
   return Status::ok();
 }
 
@@ -290,6 +66,28 @@ inline Status clear_async(void* to, size_t bytes, Stream) {
 }
 
 inline unsigned char* shared_memory() { return emulation::current().block->shared.get(); }
+
+inline int cluster_rank() { return emulation::current().block->rank; }
+
+inline void arrive_in_cluster() {
+  emulation::Fiber& fiber = emulation::current();
+  emulation::Meeting& meeting = emulation::cluster().barrier;
+  if (fiber.arrived) emulation::fail("a thread arrives twice at the barrier of its cluster");
+  fiber.arrived = true;
+  fiber.cluster_round = meeting.round;
+  ++emulation::cluster().progress;
+  if (++meeting.arrived == meeting.members) {
+    meeting.arrived = 0;
+    ++meeting.round;
+  }
+}
+
+inline void wait_for_cluster() {
+  emulation::Fiber& fiber = emulation::current();
+  if (!fiber.arrived) emulation::fail("a thread waits for its cluster and has not arrived itself");
+  while (emulation::cluster().barrier.round == fiber.cluster_round) emulation::yield();
+  fiber.arrived = false;
+}
 
 inline void synchronize() { emulation::meet(emulation::current().block->barrier); }
 
@@ -383,43 +181,69 @@ inline void check_barrier(const Barrier* barrier) {
 inline void end_phase_if_complete(Barrier* barrier) {
   if (barrier->missing != 0 || barrier->bytes != 0) return;
   *barrier = {static_cast<uint8_t>(barrier->parity ^ 1), barrier->arrivals, barrier->arrivals, 0};
-  ++current().block->progress;
+  ++cluster().progress;
 }
 
+inline void arrive(Barrier* barrier, int bytes) {
+  check_barrier(barrier);
+  if (barrier->missing == 0) fail("more threads arrive at a barrier in memory than it was made for");
+  --barrier->missing;
+  barrier->bytes += bytes;
+  end_phase_if_complete(barrier);
+}
+
+// Another block's copy may come before its bytes are expected, while threads are still to arrive.
 inline void land(const BulkCopy& bulk) {
   check_barrier(bulk.barrier);
   bulk.copy.land();
-  publish(bulk.copy.to, bulk.copy.bytes);
+  publish(*bulk.block, bulk.copy.to, bulk.copy.bytes);
   bulk.barrier->bytes -= bulk.copy.bytes;
-  if (bulk.barrier->bytes < 0) fail("a bulk copy brings more bytes than its barrier expects");
+  const bool may_be_early = cluster().blocks.size() > 1 && bulk.barrier->missing > 0;
+  if (bulk.barrier->bytes < 0 && !may_be_early) fail("a bulk copy brings more bytes than its barrier expects");
   end_phase_if_complete(bulk.barrier);
+}
+
+// What lies in another block's shared memory where this lies in the running thread's.
+template <class T>
+T* in_block(Block& block, T* here) {
+  if (block.threads == 0) fail("a block that has ended is written to");
+  const ptrdiff_t offset = reinterpret_cast<unsigned char*>(here) - current().block->shared.get();
+  return reinterpret_cast<T*>(block.shared.get() + offset);
 }
 
 }  // namespace emulation
 
-inline void init_barriers(Barrier* barriers, int count, int arrivals) {
+template <int kBlocks = 1>
+void init_barriers(Barrier* barriers, int count, int arrivals) {
   const uint8_t missing = static_cast<uint8_t>(arrivals);
   for (int i = 0; i < count; ++i) barriers[i] = {0, missing, missing, 0};
 }
 
-inline void expect_bytes(Barrier* barrier, int bytes) {
-  emulation::check_barrier(barrier);
-  if (barrier->missing == 0) emulation::fail("more threads arrive at a barrier in memory than it was made for");
-  --barrier->missing;
-  barrier->bytes += bytes;
-  emulation::end_phase_if_complete(barrier);
+inline void expect_bytes(Barrier* barrier, int bytes) { emulation::arrive(barrier, bytes); }
+
+inline void arrive_at_block(Barrier* barrier, int rank) {
+  bool all[emulation::kLanes];
+  emulation::exchange("arrive_at_block", true, all);
+  emulation::Block& block = emulation::cluster().blocks.at(static_cast<size_t>(rank));
+  if (emulation::current().lane == 0) emulation::arrive(emulation::in_block(block, barrier), 0);
 }
 
-// The hardware would let bytes come before they are expected; here they must not.
-inline void copy_bulk(void* to, const void* from, int bytes, Barrier* barrier) {
+// The hardware would let a block's own bytes come before they are expected; here they must not.
+template <int kBlocks = 1>
+void copy_bulk(void* to, const void* from, int bytes, Barrier* barrier) {
   if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | static_cast<unsigned>(bytes)) % 16 != 0)
     emulation::fail("a bulk copy is not aligned");
-  emulation::check_barrier(barrier);
-  const emulation::BulkCopy bulk = {{to, from, bytes, true}, barrier};
-  if (emulation::scheduler().random() % 2 == 0)
-    emulation::land(bulk);
-  else
-    emulation::current().block->bulk_copies.push_back(bulk);
+  for (emulation::Block& block : emulation::cluster().blocks) {
+    if (kBlocks == 1 && &block != emulation::current().block) continue;
+    Barrier* there = emulation::in_block(block, barrier);
+    emulation::check_barrier(there);
+    const emulation::BulkCopy bulk = {
+        {emulation::in_block(block, static_cast<unsigned char*>(to)), from, bytes, true}, there, &block};
+    if (emulation::scheduler().random() % 2 == 0)
+      emulation::land(bulk);
+    else
+      block.bulk_copies.push_back(bulk);
+  }
 }
 
 // Brings what the barrier waits for, once somebody waits.
@@ -532,7 +356,8 @@ struct Tile {
 }  // namespace emulation
 
 inline void publish_to_tensor_cores() {
-  for (const auto& [at, bytes] : emulation::current().unpublished) emulation::publish(at, bytes);
+  for (const auto& [at, bytes] : emulation::current().unpublished)
+    emulation::publish(*emulation::current().block, at, bytes);
   emulation::current().unpublished.clear();
 }
 

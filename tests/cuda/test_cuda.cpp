@@ -317,8 +317,7 @@ const std::vector<Launch> kWideLaunches = {
     product_wide_sm80,
 #endif
 #ifdef STOMPP_SM90A
-    product_wide_sm90a,
-    product_resident_sm90a,
+    product_wide_sm90a, product_pair_sm90a, product_resident_sm90a,
 #endif
 #if defined(STOMPP_SM100) && !defined(STOMPP_EMULATE_CUDA)
     product_wide_sm100,
@@ -369,6 +368,20 @@ const Case kSmallGroups[] = {
     {{1, 4, 5, 36, 1, 2, 1, 1, 1, 1, 0}, {36, 4, 3, 3, 9}, false},
     {{1, 3, 3, 48, 1, 1, 0, 0, 1, 1, 0}, {48, 8, 1, 1, 6}, false},
 };
+
+#ifdef STOMPP_SM90A
+// Often enough that each of two blocks falls behind the other, with more steps than stages.
+TEST(blocks_that_share_weights_wait_for_each_other) {
+  Random random(10);
+  for (int i = 0; i < 4; ++i) check_product(matrix(140, 20, 3000), product_pair_sm90a, random);
+}
+
+// The same of two warp groups, each with outputs that the other prepares.
+TEST(warp_groups_that_share_weights_go_their_own_ways) {
+  Random random(11);
+  for (int i = 0; i < 8; ++i) check_product(matrix(200, 200, 600), product_resident_sm90a, random);
+}
+#endif
 
 #ifdef STOMPP_EMULATE_CUDA
 TEST(byte_kernels_equal_the_scalar_implementation) {

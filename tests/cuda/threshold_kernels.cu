@@ -8,6 +8,7 @@ namespace stompp::cuda {
 using Xor = TileKernel<XorMma, OldestTile, true>;
 using And = TileKernel<AndMma, WideTile, true>;
 using WarpGroup = TileKernel<WarpGroupMma, WarpGroupTile, true>;
+using WarpGroupPair = TileKernel<WarpGroupPairMma, WarpGroupTile, true>;
 using Resident = ResidentKernel<ResidentTile, kResidentBlocks, true>;
 using Bytes = TileKernel<ByteMma, WideByteTile, true>;
 

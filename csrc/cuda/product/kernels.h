@@ -14,6 +14,10 @@ Status product_few_sm80(const Product& product, Stream stream);
 
 Status product_wide_sm90a(const Product& product, Stream stream);  // AND on wgmma
 
+// The same in clusters of two blocks that share their weights, on a device that runs them.
+Status product_pair_sm90a(const Product& product, Stream stream);
+bool runs_pairs_sm90a();
+
 // The same with weights that stay in shared memory; product_wide_sm90a where K has more blocks than there is room for.
 constexpr int kResidentBlocks = 9;
 Status product_resident_sm90a(const Product& product, Stream stream);

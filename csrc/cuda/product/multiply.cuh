@@ -3,7 +3,8 @@
 // multiply(c, rows, weights) adds a block's products to the accumulators of a warp: c[i][j][0..1] and [2..3] are rows g
 // and g + 8 of row tile i, with g the thread's quad, times two outputs of tile j. rows(i, k) and weights(j) load
 // fragments of half k of the block and of all of it. kSharedBytes is the shared memory that a block has on every GPU
-// which runs it (CUDA Programming Guide, "Technical Specifications per Compute Capability").
+// which runs it (CUDA Programming Guide, "Technical Specifications per Compute Capability"). kBlocks is how many
+// blocks, a cluster, copy the same weights together.
 #pragma once
 
 #include "cuda/platform.cuh"
@@ -26,6 +27,8 @@ __device__ inline void load_rows(Fragment (&a)[kRowTiles][2], const Rows& rows) 
 
 template <class Mma>
 struct ByHalves {
+  static constexpr int kBlocks = 1;
+
   template <int kRowTiles, int kOutputTiles, class Rows, class Weights>
   __device__ static void multiply(int (&c)[kRowTiles][kOutputTiles][4], const Rows& rows, const Weights& weights) {
     Fragment a[kRowTiles][2];
@@ -67,6 +70,7 @@ struct XorMma : ByHalves<XorMma> {
 // at the cost of a shift and a mask, and 32 bits of K a lane are four multiplications.
 struct ByteMma {
   static constexpr bool kAnd = true, kWarpGroup = false;
+  static constexpr int kBlocks = 1;
   static constexpr int kSharedBytes = 99 * 1024;  // 12.0, 12.1
 
   __device__ static uint32_t bytes(uint32_t word, int s) { return word >> s & 0x01010101u; }
@@ -101,6 +105,7 @@ struct ByteMma {
 // come to shared memory in bulk.
 struct WarpGroupMma {
   static constexpr bool kAnd = true, kWarpGroup = true;
+  static constexpr int kBlocks = 1;
   static constexpr int kSharedBytes = 227 * 1024;  // 9.0
 
   // Leaves the products of a block of 64 rows and 256 outputs under way, and those that came before done.
@@ -111,6 +116,11 @@ struct WarpGroupMma {
     commit_products();
     wait_for_products<1>();
   }
+};
+
+// The same in clusters of two blocks, each of which copies half of the weights to both.
+struct WarpGroupPairMma : WarpGroupMma {
+  static constexpr int kBlocks = 2;
 };
 
 }  // namespace stompp::cuda

@@ -33,14 +33,15 @@ struct Tile {
 template <class Mma, class T, bool kPlain>
 struct TileKernel {
   static constexpr int kThreads = T::kThreads;
-  static constexpr int kBarriers = Mma::kWarpGroup ? T::kStages : 0;
+  static constexpr bool kShares = Mma::kBlocks > 1;  // its weights, with the other block of its cluster
+  static constexpr int kBarriers = Mma::kWarpGroup ? (kShares ? 2 : 1) * T::kStages : 0;
   static constexpr int kSharedBytes = (T::kRingWords + T::kRows) * 4 + kBarriers * static_cast<int>(sizeof(Barrier));
   static_assert(kSharedBytes <= Mma::kSharedBytes, "a block fits every GPU that runs it");
 
   const Product& p;
   uint32_t* ring;
   int* ones;          // of each row
-  Barrier* barriers;  // of a warp group, for each stage: its weights have come
+  Barrier* barriers;  // of a warp group, for each stage: its weights have come; then: the other block has read them
   int group, first_row, first_output;
   int thread, lane, warp_m, warp_n, warp_k;
 
@@ -113,6 +114,7 @@ struct TileKernel {
   }
 
   __device__ Barrier* barrier(int step) const { return barriers + step % T::kStages; }
+  __device__ Barrier* read_barrier(int step) const { return barrier(step) + T::kStages; }
 
   // Those that exist.
   __device__ int tile_panels() const {
@@ -129,14 +131,24 @@ struct TileKernel {
   // products depend on its own weights alone, and theirs are outputs from panels_per_group * kPanel >= group_outputs
   // on, of which the epilogue writes none.
   //
+  // Of two blocks that share their weights, each brings every other panel to both, and both expect all. Bytes may come
+  // to a block before it expects them: their phase ends only when all of the block's warps have said what they expect.
+  // A stage is overwritten when the other block, too, has read what it held a round before, for which that block's
+  // warps arrive here; its own warps have met.
+  //
   // It needs no proxy fence. wgmma, the last to use this place, read it through the asynchronous proxy, by which these
   // copies write, and was done for all warps before the barrier of the block that precedes them. Threads write here
   // only in the epilogue, after all of them have waited for all copies.
   __device__ void copy_panel(const Sources& sources, int step, uint32_t* to) const {
     constexpr int kBytes = kPanelBlockWords * kWordBytes;
+    const int panel = thread / 32;
     expect_bytes(barrier(step), kBytes);
-    copy_bulk(to + thread / 32 * kPanelBlockWords, sources.panel + static_cast<int64_t>(step) * kPanelBlockWords,
-              kBytes, barrier(step));
+    if constexpr (kShares) {
+      if (panel % Mma::kBlocks != cluster_rank()) return;
+      if (step >= T::kStages) wait_barrier(read_barrier(step), (step / T::kStages - 1) & 1);
+    }
+    copy_bulk<Mma::kBlocks>(to + panel * kPanelBlockWords,
+                            sources.panel + static_cast<int64_t>(step) * kPanelBlockWords, kBytes, barrier(step));
   }
 
   // This lane's row of one of the four matrices of a fragment.
@@ -149,6 +161,7 @@ struct TileKernel {
   __device__ void start_multiplying(int step, int (&c)[32][4]) const {
     wait_barrier(barrier(step), step / T::kStages & 1);
     Mma::start(c, stage(step) + warp_m / 4 * 64 * kBlockWords, stage(step) + T::kRowWords);
+    if (kShares && step > 0) arrive_at_block(read_barrier(step - 1), 1 - cluster_rank());
   }
 
   __device__ void multiply(int step, int (&c)[T::kRowTiles][T::kOutputTiles][4]) const {
@@ -189,8 +202,16 @@ struct TileKernel {
     find_sources(&sources);
     for (int row = thread; row < T::kRows; row += T::kThreads) ones[row] = 0;
     if constexpr (Mma::kWarpGroup) {
-      if (thread == 0) init_barriers(barriers, kBarriers, tile_panels());
-      synchronize();  // before another warp's copies use them
+      if (thread == 0) {
+        init_barriers<Mma::kBlocks>(barriers, T::kStages, tile_panels());
+        if (kShares) init_barriers<Mma::kBlocks>(barriers + T::kStages, T::kStages, T::kThreads / 32);
+      }
+      if constexpr (kShares) {
+        arrive_in_cluster();
+        wait_for_cluster();  // before another block's copies use them
+      } else {
+        synchronize();  // before another warp's copies use them
+      }
     }
 
     // Products that are still under way read the stage before the present one.
@@ -213,6 +234,8 @@ struct TileKernel {
       else
         multiply(step, c);
     }
+    // From here on this block brings nothing to the other, and has got all that the other brings.
+    if constexpr (kShares) arrive_in_cluster();
     wait_for_copies<0>();
     if constexpr (Mma::kWarpGroup) wait_for_all_products(c[0]);
     synchronize();
@@ -229,6 +252,7 @@ struct TileKernel {
     epilogue.prepare_rows();
     synchronize();
     if (warp_k == 0) epilogue.run(c);
+    if constexpr (kShares) wait_for_cluster();  // the other block may still write here until then
   }
 };
 
@@ -237,10 +261,16 @@ __global__ void __launch_bounds__(T::kThreads) product_kernel(const Product prod
   TileKernel<Mma, T, kPlain>(product).run();
 }
 
+// Whole clusters: a block whose rows do not exist brings its share of the weights all the same.
+template <class Mma, class T>
+Size3 tile_grid(const Product& p) {
+  return {static_cast<unsigned>(ceil_div(p.rows.count, T::kRows * Mma::kBlocks) * Mma::kBlocks),
+          static_cast<unsigned>(ceil_div(p.group_outputs, T::kOutputs)), static_cast<unsigned>(p.groups())};
+}
+
 template <class Mma, class T>
 Status launch_tiles(const Product& p, Stream stream) {
-  const Size3 grid = {static_cast<unsigned>(ceil_div(p.rows.count, T::kRows)),
-                      static_cast<unsigned>(ceil_div(p.group_outputs, T::kOutputs)), static_cast<unsigned>(p.groups())};
+  const Size3 grid = tile_grid<Mma, T>(p);
   constexpr int kSharedBytes = TileKernel<Mma, T, true>::kSharedBytes;
   return is_plain(p) ? launch<product_kernel<Mma, T, true>, kSharedBytes>(grid, T::kThreads, stream, p)
                      : launch<product_kernel<Mma, T, false>, kSharedBytes>(grid, T::kThreads, stream, p);

@@ -54,7 +54,8 @@ class BinaryViTLinear(nn.Module):
         if self.repeats > 1:
             shortcut = torch.cat([x] * self.repeats, 1)
         elif self.shares > 1:
-            shortcut = x.unflatten(1, (-1, self.shares)).mean(2)
+            rows = F.avg_pool1d(x.flatten(2).transpose(1, 2), self.shares)
+            shortcut = rows.transpose(1, 2).unflatten(2, x.shape[2:])  # in channels_last, where a mean would not be
         return self.act(self.linear(x) + shortcut)
 
 

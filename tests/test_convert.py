@@ -252,13 +252,13 @@ def test_a_committed_block_runs_on_bits_alone():
     model, _ = sk.prepare(net, x)
     randomize_norms(model, torch.Generator().manual_seed(0))
     set_stage(model, Stage.BINARY).eval()
-    # The last ReLU feeds the float head: it stays, and so does the addition before it.
+    # The last ReLU and the addition before it are part of the last layer, whose floats the head reads.
     with float_convs_of(torch_s=True):
         packed = check(model, x, ["2.relu1", "2.relu2", "3.relu1"])
     kinds = [type(packed.get_submodule(n.target)).__name__ for n in packed.graph.nodes if n.op == "call_module"]
     assert kinds[:4] == ["PrepackedConv2d", "PackSigns", "PackedConv2d", "PackedConv2d"]
     assert sorted(kinds[4:7]) == ["PackedConv2d", "PackedConv2d", "UnpackSigns"]
-    assert kinds[7:] == ["ReLU", "Flatten", "Linear"]
+    assert kinds[7:] == ["Flatten", "Linear"]
     assert "folded" in str(sk.explain(packed))
     assert "+-1 shortcut" in str(sk.explain(packed))
 

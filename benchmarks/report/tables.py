@@ -40,10 +40,13 @@ PEERS = {  # row, and group, case (all of the group if none) and our side of the
     "`bconv2d`, ResNet's 3x3 layers, bits to bits": ("bconv2d bits", "", "ours"),
     "the same, bits to float": ("bconv2d float", "", "ours"),
     "the same, float to float, binarization counted": ("bconv2d from float", "", "ours"),
+    "nine of these layers, bits between them, floats at both ends": ("chain of bconv2d", "", "ours"),
     "ResNet-18, float layers exact": ("network", "resnet18", "ours"),
     "ResNet-18, float layers fast": ("network", "resnet18", FAST),
     "ResNet-50, float layers exact": ("network", "resnet50", "ours"),
     "ResNet-50, float layers fast": ("network", "resnet50", FAST),
+    "BERT-base, 128 tokens, float layers exact": ("network", "bert", "ours"),
+    "BERT-base, 128 tokens, float layers fast": ("network", "bert", FAST),
 }
 STUDY = {  # row and group of the study
     "StoMPP + STE (clip)": "ste_clip",

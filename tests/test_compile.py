@@ -77,10 +77,15 @@ CASES = {
         "cooldown": 0.2,
     },
 }
+QUICK = ("ste_free", "vanilla_ste")
 
 
 @pytest.mark.parametrize(
-    ("name", "case"), [("residual", "ste_free"), ("bireal", "ste"), *(("mlp", case) for case in CASES)]
+    ("name", "case"),
+    [
+        *(pytest.param("residual", "ste_free", marks=pytest.mark.slow), ("bireal", "ste")),
+        *(pytest.param("mlp", case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES),
+    ],
 )
 def test_a_moving_p_compiles_nothing_and_a_commitment_once(name, case):
     model, x = make(name)

@@ -179,6 +179,7 @@ def test_a_seed_makes_a_model(name):
 
 
 # The ImageNet forms left out have the CIFAR forms' blocks.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in IMAGE_MODELS if name not in ("resnet34", "resnet50", "mobilenet_v2")]
 )

@@ -75,6 +75,7 @@ def assert_same(found, expected):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_a_forward_that_torch_fx_cannot_trace_is_saved(packed, path, tmp_path):
     loaded = sk.load_packed(path)
     layers = {m.replaces for m in loaded.modules() if isinstance(m, PackedLayer)}

@@ -119,6 +119,7 @@ def test_encoders_with_binary_weights_come_back(name, tmp_path):
     round_trip(packed, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mmap", [False, True])
 def test_every_implementation_reads_the_file(implementation, mmap, tmp_path):
     packed = encoder("roberta")
@@ -501,6 +502,7 @@ def test_without_transformers_the_error_says_how_to_get_it(files, monkeypatch):
 # A run
 
 
+@pytest.mark.slow
 def test_a_run_of_an_encoder_is_evaluated_and_saved(tmp_path, capsys):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "bad", "film"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")

@@ -395,6 +395,7 @@ class Checkpointed(nn.Module):
         return net.fc(torch.flatten(net.pool(x), 1))
 
 
+@pytest.mark.slow
 @every_stage
 @every_regime
 @pytest.mark.parametrize("use_reentrant", [False, True])
@@ -462,6 +463,7 @@ def test_a_reentrant_checkpoint_needs_an_input_with_gradient():
 # ------------------------------------------------------------------------------------------------------- copies
 
 
+@pytest.mark.slow
 @every_stage
 @both_regimes
 @pytest.mark.parametrize("duplicate", ["deepcopy", "save"])

@@ -18,7 +18,7 @@ from benchmarks.case import Call, Case, Sides
 from benchmarks.peers import onnx_runtime, openvino, torch_sides
 from benchmarks.peers.fastest import in_turn
 from stompp_kernels.bench.sides import Side, check, default_forms, folding, make_sides
-from stompp_kernels.bench.subjects import Subject, call, device_of
+from stompp_kernels.bench.subjects import Subject, call, device_of, untrained
 from stompp_kernels.bench.turns import using_threads
 from stompp_kernels.models.registry import Inputs
 
@@ -57,6 +57,11 @@ def measure(
             forms |= _openvino(subject.float_model, x, threads)
         case = _case(subject, x, batch)
         return in_turn(case, forms.pop("ours"), forms, threads, seconds)
+
+
+def measure_untrained(name: str, threads: int, seconds: float, with_onnx_runtime: bool, batch: int) -> dict[str, Any]:
+    """The same of a network of ``sk.models``, with random weights."""
+    return measure(untrained(name), threads, seconds, with_onnx_runtime, batch=batch)
 
 
 def _case(subject: Subject, x: Inputs, batch: int) -> Case:

@@ -1,10 +1,11 @@
 """Our kernels against other libraries: `python -m benchmarks.peers` (pip install '.[peers]').
 
 In one process, in turns of two calls of which the second counts, with the same number of threads: ours, torch fp32,
-bf16 and int8, ONNX Runtime fp32 and int8, OpenVINO's XNOR convolutions from float, and of whole networks OpenVINO fp32
-and bf16, and ours with fast float layers. Every side's result is right to the bit before it is timed; bytes that a peer
-writes are compared with the exact integers as bytes hold them. Where a peer has several ways to compute something, the
-fastest is timed; a row's "how" names it. Whole networks must come within the bounds of stompp_kernels/bench/sides.py.
+bf16 and int8, ONNX Runtime fp32 and int8, OpenVINO's XNOR convolutions from float, alone and one after another, and of
+whole networks OpenVINO fp32 and bf16, and ours with fast float layers. Every side's result is right to the bit before
+it is timed; bytes that a peer writes are compared with the exact integers as bytes hold them. Where a peer has several
+ways to compute something, the fastest is timed; a row's "how" names it. Whole networks must come within the bounds of
+stompp_kernels/bench/sides.py.
 
 Larq Compute Engine is measured with `--larq FOLDER`, a virtual environment of its own that the first run makes from
 PyPI, with a Python 3.9 to 3.11 (`--larq-python`). See larq.py.

@@ -15,6 +15,9 @@ inline bool is_affine_of_floats(const Epilogue& e) {
          (e.residual == nullptr || e.residual_type == FloatType::kFloat32);
 }
 
+// Says whether output n begins a word of signs, where there are any.
+inline bool begins_words(const Epilogue& e, int64_t n) { return e.sign_words == nullptr || n % kWordBits == 0; }
+
 // Returns the outputs from n on of the rows from first_row on, and the words that begin with output n.
 inline AffineOut affine_out(const Epilogue& e, const int32_t* const* starts, int64_t first_row, int64_t n) {
   const auto from = [](auto* values, int64_t offset) { return values == nullptr ? nullptr : values + offset; };

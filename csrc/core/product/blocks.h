@@ -97,9 +97,9 @@ struct BlockProduct {
   const bool compares = epilogue.kind == Epilogue::Kind::kThreshold && kernel.compare != nullptr && fits_limits;
   const bool scales = kernel.scale != nullptr && is_affine_of_floats(epilogue) && fits_limits;
   const int64_t k_bytes = weight.layout.row_bytes(weight.shape);
-  const int64_t lines = weight.shape.kernel_h, line_runs = source.runs_per_row() / lines;
-  const bool skips_lines = lines > 1 && line_runs* lines == source.runs_per_row() && kernel.skipped_run_bytes != 0 &&
-                           source.run_bytes() % kernel.skipped_run_bytes == 0;
+  const int64_t line_runs = source.runs_per_row() / weight.shape.kernel_h;
+  const bool skips_lines = weight.shape.kernel_h > 1 && source.runs_per_row() % weight.shape.kernel_h == 0 &&
+                           kernel.skipped_run_bytes != 0 && source.run_bytes() % kernel.skipped_run_bytes == 0;
 
   int64_t tasks() const { return grid.items(); }
 };
@@ -191,7 +191,7 @@ void BlockWorker<RowSource>::finish_unit(Dots dots, int64_t whole) {
     finish_bits(epilogue, dots, bits_);
     return;
   }
-  if (p_.scales && all && (epilogue.sign_words == nullptr || dots.n % kWordBits == 0)) {
+  if (p_.scales && all && begins_words(epilogue, dots.n)) {
     p_.kernel.scale(block_, affine_out(epilogue, start_.starts, dots.first_row, dots.n));
     return;
   }

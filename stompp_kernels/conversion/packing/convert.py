@@ -74,6 +74,8 @@ def convert(
     Args:
         model: prepared, and committed as a whole or in part; left as it is.
         verify: inputs (a tensor, tuple or dict) on which model and result are run and compared layer by layer.
+            Signs may differ where a float is zero but for rounding, 1e-4 of its layer's largest at most; those decided on
+            integers may not.
         by_layer: True: the model keeps its own forward, and each committed layer packs its own input and gives floats;
             nothing is folded across layers but an activation function between two of them, where torch.fx sees in the
             block that calls all three that no one else reads it, and its signs are one threshold of the layer's sums.
@@ -91,9 +93,8 @@ def convert(
             much outputs and signs change.
         compare_speed: whether to time the packed network and a float network of the same layers in turns, and to warn
             where the packed one is slower by more than 5 %. True: for half a second or 15 calls of each, on ``verify``
-            or ``example_inputs``; give one sample for the speed at batch 1. None: with ``verify`` for as many
-            calls as show whether the packed network is, as far as 200 milliseconds or a fourth of what verifying took
-            allow. False: no.
+            or ``example_inputs``; give one sample for the speed at batch 1. None: with ``verify``, until the calls
+            decide it or 200 milliseconds, or a fourth of what verifying took if that is longer, are over. False: no.
 
     Returns:
         A torch.fx.GraphModule in eval mode, or with ``by_layer`` a module of the model's own type; ``sk.explain`` tells

@@ -26,7 +26,7 @@ STOMPP_AVX512 void less_than(const int32_t* acc, int64_t stride, int64_t rows, c
 
 // Whole panels of floats; everything else is the body's.
 STOMPP_AVX512 void affine_of_panels(const Epilogue& e, const Dots& dots) {
-  const bool fits = is_affine_of_floats(e) && (e.sign_words == nullptr || dots.n % kWordBits == 0);
+  const bool fits = is_affine_of_floats(e) && begins_words(e, dots.n);
   const int64_t whole = fits ? dots.count / kPanelOutputs * kPanelOutputs : 0;
   for (int64_t i = 0; i < whole; i += kPanelOutputs) {
     const AffineOut out = affine_out(e, nullptr, dots.first_row, dots.n + i);

@@ -74,8 +74,8 @@ def convert(
     Args:
         model: prepared, and committed as a whole or in part; left as it is.
         verify: inputs (a tensor, tuple or dict) on which model and result are run and compared layer by layer.
-            Signs may differ where a float is zero but for rounding, 1e-4 of its layer's largest at most; those decided on
-            integers may not.
+            Signs may differ where a float is zero but for rounding, 1e-4 of its layer's largest at most; those
+            decided on integers may not.
         by_layer: True: the model keeps its own forward, and each committed layer packs its own input and gives floats;
             nothing is folded across layers but an activation function between two of them, where torch.fx sees in the
             block that calls all three that no one else reads it, and its signs are one threshold of the layer's sums.

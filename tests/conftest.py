@@ -5,6 +5,8 @@ import importlib.util
 import os
 import signal
 import sys
+import zlib
+from collections import defaultdict
 from pathlib import Path
 
 if importlib.util.find_spec("stompp_kernels") is None:  # `pytest` in a checkout that is not installed
@@ -50,7 +52,23 @@ LONG = (
 )
 
 
+def mark_sweeps(items):
+    """Marks the variants of sweeps that `make test` leaves out as slow, the same ones in every run and process."""
+    variants = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            implementation = item.callspec.params.get("implementation")
+            variants[item.path, item.originalname, implementation].append(item)
+    for group in variants.values():
+        (every,) = group[0].get_closest_marker("sweep").args
+        group.sort(key=lambda item: zlib.crc32(item.name.encode()))  # no parameter alone decides
+        for item in group[-(-len(group) // every) :]:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m leaves out what is slow
 def pytest_collection_modifyitems(items):
+    mark_sweeps(items)
     items.sort(key=lambda item: item.path.stem not in LONG)
     if not torch.cuda.is_available():
         for item in items:

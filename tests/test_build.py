@@ -11,6 +11,8 @@ import zipfile
 import pytest
 from build_project import LOOSE, ROOT, fake_torch, run_setup
 
+pytestmark = pytest.mark.slow  # runs setup.py in processes of its own
+
 
 def assert_clear_error(result, *fragments):
     assert result.returncode != 0
@@ -242,7 +244,6 @@ def test_a_library_built_under_such_flags_computes_as_ieee_says(project):
     assert_ieee(project)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-fno-signed-zeros", "-freciprocal-math", "-mavx512f"])
 def test_flags_that_a_compiler_adds_by_itself_are_refused(project, flag):
     compiler = real_project(project)
@@ -265,7 +266,6 @@ def test_a_wrapper_that_begins_with_ofast_is_overruled(project):
     assert_ieee(project)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -289,7 +289,6 @@ def test_wrong_switches_of_the_gpu_library(project):
     assert_clear_error(run_setup(project, "build_ext", STOMPP_CUDA="1", STOMPP_BUILD_NATIVE="0"), "contradict")
 
 
-@pytest.mark.slow
 def test_build_commands_of_the_gpu_library(project, cuda_home):
     variables = {"CXX": "./fake-c++", "CXXFLAGS": "-march=native -g1", "CUDA_HOME": str(cuda_home), "STOMPP_CUDA": "1"}
     variables["TORCH_CUDA_ARCH_LIST"] = "8.0;9.0a+PTX"

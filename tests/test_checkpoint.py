@@ -272,6 +272,7 @@ WRONG = {
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("case", WRONG)
 def test_a_checkpoint_that_does_not_fit_its_run_is_named_by_file_and_key(case, folder):
     change, message = WRONG[case]

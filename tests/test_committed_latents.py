@@ -107,6 +107,7 @@ WRITERS = [by_lbfgs, by_sign_flip, by_data, by_foreach, by_vector, by_zeros, by_
 writers = pytest.mark.parametrize("write", WRITERS, ids=lambda f: f.__name__)
 
 
+@pytest.mark.sweep(3)
 @writers
 @pytest.mark.parametrize("net", ["residual", "mlp"])
 @pytest.mark.parametrize("binarize", ["both", "weights"])

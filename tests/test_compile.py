@@ -80,6 +80,7 @@ CASES = {
 QUICK = ("ste_free", "vanilla_ste")
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("name", "case"),
     [

@@ -123,6 +123,7 @@ SPECIALS = {
 }
 
 
+@pytest.mark.sweep(3)
 @needs_library
 @pytest.mark.parametrize(
     "specials",  # processors take long for denormal numbers

@@ -104,6 +104,7 @@ FUSED = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", FUSED)
 def test_packed_networks_equal_the_float_simulation(name, seed):

@@ -22,6 +22,7 @@ def converted(name, by_layer, binarize="both"):
     return sk.convert(model, verify=x, by_layer=by_layer), x
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("binarize", ["both", "weights"])
 @pytest.mark.parametrize("by_layer", [False, True])
 @pytest.mark.parametrize("name", NETS)

@@ -28,6 +28,7 @@ def tensor_of(model, name):
     return getattr(model.get_submodule(owner), own)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("by_layer", [False, True])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", TENSORS, ids=TENSORS.get)

@@ -17,6 +17,7 @@ SAMPLE = [
 ]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("network", SAMPLE, ids=lambda network: network.name)
 def test_a_sample_goes_through_all_stages(network):
     library = "torch" if network.family.startswith("by ") else network.family

@@ -102,6 +102,7 @@ def assert_same_at(packed, model, shapes):
         torch.testing.assert_close(packed(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("kind", [Sequences, ByFunction, AverageFirst, Residual, TwoEnds, Tokens])
 def test_sequences_of_any_length_and_batch(kind, tmp_path):
     packed, model = packed_and_model(kind(), torch.randn((2, 1, 200), generator=seeded(0)))

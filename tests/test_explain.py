@@ -138,6 +138,7 @@ class TiedWeights(nn.Module):
         return self.last(self.norm2(self.inner(self.relu(self.norm1(self.first(x))))))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("by_layer", [None, True])
 @pytest.mark.parametrize(
     ("kind", "shape", "own"),

@@ -197,6 +197,7 @@ def test_exported_networks_keep_the_choice(tmp_path):
         assert torch.bfloat16 in {t.dtype for t in program.constants.values() if isinstance(t, torch.Tensor)}
 
 
+@pytest.mark.sweep(2)
 def test_models_converted_layer_by_layer(multiplies, tmp_path, monkeypatch):
     exact = of_transformers("BertForSequenceClassification", num_labels=3)
     monkeypatch.setattr(sk, "convert", lambda model, convert=sk.convert: convert(model, float_layers="fast"))

@@ -281,6 +281,7 @@ def train(model, x, progression, optimizer, steps, start=0):
     return losses, without
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize(
     ("name", "order"),

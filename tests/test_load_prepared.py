@@ -189,6 +189,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_folders_that_do_not_fit_are_refused(damage, tmp_path):
     apply, message = DAMAGES[damage]

@@ -370,6 +370,7 @@ def test_the_linear_layers_of_an_encoder_are_binarized_and_train(name):
     assert (logits.std(0) > 0).all()
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_committed_encoders_are_converted_layer_by_layer(name, monkeypatch):
     model = encoder(name, binarize="both")

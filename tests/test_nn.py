@@ -406,6 +406,7 @@ def test_stages_count_their_frozen_entries():
     assert not activation.mask_words.any()
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("name", "stage", "surrogate"),
     [

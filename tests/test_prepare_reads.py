@@ -50,6 +50,7 @@ def outputs(model, *args):
     return without, inference, model(*args).detach()
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "activation",
     ["relu", "gelu", nn.ReLU(), torch.relu, F.silu],

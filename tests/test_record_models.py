@@ -54,6 +54,7 @@ def test_reactnet_a_has_the_layers_of_mobilenet_with_full_convolutions():
     assert len(shapes) == 1 + 13 + 13 + 5, "five blocks double the channels"
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "bnext_t" else n for n in MODELS])
 def test_trained_packed_saved_and_exported(name, tmp_path):
     model, x = small(name, binarize="both"), images(name, 4)

@@ -59,6 +59,7 @@ def unbroken():
     return run
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize(
     ("name", "regime"), [("residual", "ste_free"), ("residual", "ste"), ("mlp", "ste_free"), ("bireal", "vanilla_ste")]
@@ -121,6 +122,7 @@ def test_loading_into_a_live_run_goes_back_in_time(unbroken, tmp_path_factory):
     assert_same_state(snapshot(model), final)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("key", "value"),
     [

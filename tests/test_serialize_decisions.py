@@ -64,6 +64,7 @@ def packed_of(model, inputs):
     return sk.convert(set_stage(prepared, Stage.BINARY).eval(), verify=inputs, by_layer=True)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     ("make", "inputs"),
     [

@@ -96,6 +96,7 @@ def parts(path):
     return load_file(path), metadata, json.loads(metadata["structure"])
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders_come_back(name, tmp_path):
     packed = encoder(name)

@@ -198,6 +198,7 @@ def test_soft_values_are_clipped_behind_the_shift():
         torch.testing.assert_close(model[2](model[1](x)), expected)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("slope", [0.25, -0.5, 0.0, 1.5])
 @pytest.mark.parametrize("form", FORMS)
 def test_packed_networks_equal_the_float_simulation(form, slope):

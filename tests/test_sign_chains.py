@@ -219,6 +219,7 @@ def words_of(packed):
     return [name for name, m in packed.named_modules() if isinstance(m, PackedLinear) and m.writes == "bits"]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", FOLDED)
 def test_packed_encoders_hand_on_words(name, implementation, monkeypatch):
     model_type, options = FOLDED[name]
@@ -302,6 +303,7 @@ def checksum_of(path):
         return file.metadata()["sha256"]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", FOLDED)
 def test_folded_encoders_come_back(name, tmp_path):
     model_type, options = FOLDED[name]

@@ -53,6 +53,7 @@ def without_the_change(model, monkeypatch):
         return sk.convert(model)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "case", grid(size=[(7, 5), (6, 6), (1, 9)], groups=[1, 4], bias=[False, True], padding=[0, "valid"])
 )

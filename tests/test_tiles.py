@@ -79,6 +79,7 @@ def test_matrix_products(implementation, M, N, K):
         on_threads(lambda epilogue=epilogue: bgemm(a, weight, epilogue), finish(sums), type(epilogue).__name__)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("padding_value", [0, 1, -1])
 @pytest.mark.parametrize(("size", "groups", "outputs", "kernel", "stride", "padding", "dilation"), CONVOLUTIONS)
 def test_convolutions(implementation, size, groups, outputs, kernel, stride, padding, dilation, padding_value):

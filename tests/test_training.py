@@ -282,6 +282,7 @@ def test_other_regimes_and_optimizers_learn_and_end_binary(changes, tmp_path):
     assert min(losses[4:]) < losses[0]
 
 
+@pytest.mark.slow
 def test_a_compiled_run_has_the_losses_of_an_eager_one(tmp_path, monkeypatch, one_thread):
     # Dynamo without a compiler of kernels, which round otherwise: here it is the way through the trainer that counts.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))

@@ -48,6 +48,7 @@ def test_batches_are_the_same_bits_under_another_default(name, dtype, tmp_path):
         assert torch.equal(labels, expected_labels)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_run_and_its_evaluation_are_the_same_bits_under_another_default(dtype, optimizer, tmp_path, restore_threads):

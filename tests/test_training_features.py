@@ -570,6 +570,7 @@ def test_state_dicts_have_the_same_plain_keys_in_every_stage(name):
     assert parameters == {key for key in keys[Stage.SOFT] if key.endswith(("weight", "bias"))}
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("source", Stage)
 @pytest.mark.parametrize("target", Stage)

@@ -82,6 +82,7 @@ def same(actual, expected, what=""):
     assert_same_bits(actual.cpu(), expected, what)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("case", grid(kind=KINDS, dtype=FLOATS, surrogate=SURROGATES), ids=case_id)
 def test_the_progressive_kernels_equal_the_oracle(device, case):
     kind, dtype, surrogate = case.values()
@@ -185,6 +186,7 @@ def test_the_binary_weight_kernel_equals_the_oracle_on_matrices(device, loops, d
             same(ops.linear_binary_weight(on_device, words, N, K, scale.to(device), shift), expected)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("shape", "O", "kernel", "geometry"),
     [

@@ -64,9 +64,9 @@ def file_to_keep(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def added(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """A kept file with the rows of another in the place of those of the same case; the machine stays the first's."""
-    columns, *rows = before["rows"]
+    columns, *rows = before["rows"] or [[]]
     cases = {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
-    columns, *rows = after["rows"]
+    columns, *rows = after["rows"] or [[]]
     cases |= {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
     both = dict.fromkeys([before["command"], after["command"]])
     return {**after, **before, "command": "; ".join(both), "rows": in_columns(list(cases.values()))}

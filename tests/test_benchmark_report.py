@@ -405,6 +405,9 @@ def test_rows_are_added_to_those_of_other_cases(folder, tmp_path, monkeypatch):
     assert after["rows"][1:-1] == before[1:]
     assert after["command"].endswith("; again")
 
+    none = put(tmp_path / "none", {"suite_avx2": {"command": "a name was wrong", "machine": {}, "rows": []}})
+    assert kept("--add", "--results", none)["rows"] == after["rows"]
+
 
 def test_the_nearest_peer_is_one_that_is_held_and_has_every_case():
     rows = [

@@ -63,13 +63,18 @@ def file_to_keep(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def added(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """A kept file with the rows of another in the place of those of the same case; the machine stays the first's."""
-    columns, *rows = before["rows"] or [[]]
+    """A kept file with the rows of another in the place of those of the same case; the machine stays the first's.
+
+    The groups of a study are rows too.
+    """
+    key = "groups" if "groups" in after else "rows"
+    columns, *rows = before[key] or [[]]
     cases = {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
-    columns, *rows = after["rows"] or [[]]
+    columns, *rows = after[key] or [[]]
     cases |= {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
-    both = dict.fromkeys([before["command"], after["command"]])
-    return {**after, **before, "command": "; ".join(both), "rows": in_columns(list(cases.values()))}
+    commands = dict.fromkeys(file["command"] for file in (before, after) if "command" in file)
+    command = {"command": "; ".join(commands)} if commands else {}
+    return {**after, **before, **command, key: in_columns(list(cases.values()))}
 
 
 def _case(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -405,6 +405,15 @@ def test_rows_are_added_to_those_of_other_cases(folder, tmp_path, monkeypatch):
     assert after["rows"][1:-1] == before[1:]
     assert after["command"].endswith("; again")
 
+    def studied(*names):
+        groups = [{"group": name, "seeds": [0, 1], "accuracy": float(len(name))} for name in names]
+        return put(tmp_path / "_".join(names), {"small/report": {"groups": groups, "runs": []}})
+
+    kept("--results", studied("ste", "free"))
+    kept("--add", "--results", studied("free", "global"))
+    groups = Results(tmp_path / "machine.json").need("small/report")["groups"]
+    assert [row["group"] for row in groups] == ["ste", "free", "global"]
+
     none = put(tmp_path / "none", {"suite_avx2": {"command": "a name was wrong", "machine": {}, "rows": []}})
     assert kept("--add", "--results", none)["rows"] == after["rows"]
 

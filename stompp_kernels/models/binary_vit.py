@@ -13,7 +13,7 @@ binarizes these too, see :class:`BinaryAttention`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,8 @@ class BinaryViTLinear(nn.Module):
     """RSign, a 1x1 convolution to be binarized and BatchNorm, a shortcut around them, RPReLU.
 
     Where there are more output channels than input channels, the shortcut repeats the input; where there are fewer, it
-    is a mean of as many channels as it must be.
+    is a mean of as many channels as it must be: of those that would be repeats of one, which are contiguous rows in
+    channels_last. Pooling neighbours would be the same network with its hidden channels in another order.
 
     Args:
         in_channels, out_channels: one is a multiple of the other.
@@ -54,8 +55,8 @@ class BinaryViTLinear(nn.Module):
         if self.repeats > 1:
             shortcut = torch.cat([x] * self.repeats, 1)
         elif self.shares > 1:
-            rows = F.avg_pool1d(x.flatten(2).transpose(1, 2), self.shares)
-            shortcut = rows.transpose(1, 2).unflatten(2, x.shape[2:])  # in channels_last, where a mean would not be
+            parts = x.chunk(self.shares, 1)
+            shortcut = reduce(torch.add, (parts[i] for i in range(self.shares))) / self.shares  # for torch.fx no loop
         return self.act(self.linear(x) + shortcut)
 
 

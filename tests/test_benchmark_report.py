@@ -79,6 +79,21 @@ DEPTH = [
     for regime in ("ste", "ste_free", "vanilla_ste")
     for layers in (4, 32)
 ]
+BLOCKADES = [
+    {
+        **DEPTH[0],
+        "group": f"{surrogate}_{unit}",
+        "accuracies": [90.0 + unit, 91.0],
+        "blockade": {
+            "unit": unit,
+            "surrogate": surrogate,
+            "rest": "soft",
+            "gradient_behind": 0.01,
+            "gradient_ahead": 0.02,
+        },
+    }
+    for surrogate, unit in ((None, 0), ("none", 1), ("none", 2), ("clip", 1))
+]
 GPU_PRODUCTS = [
     {"group": "cubes", "name": "8 x 8 x 8", "pops": 1.5, "ratios": {"bf16": 7.0}, "ms": {"ours": {"median": 0.25}}},
     {"group": "packing", "name": "NHWC", "pops": 0.0, "ratios": {}, "ms": {"ours": {"median": 2.0}}, "of_copy": 0.9},
@@ -104,6 +119,7 @@ MADE_UP = {
     "gpu_rates": {"command": "gpu_rates", "machine": MACHINE, "rows": [{"name": "mma", "operations_per_s": 9e15}]},
     "training_speed": {"command": "training_speed", "machine": MACHINE, "rows": TRAINING},
     "depth_digits/report": {"groups": DEPTH, "runs": []},
+    "blockade_digits/report": {"groups": BLOCKADES, "runs": []},
 }
 
 
@@ -225,7 +241,8 @@ def test_the_page_has_groups_peers_networks_ceilings_and_studies(page):
     assert [row["onnxruntime"] for row in page.rows("onnxruntime")] == ["7.25x 5.80 to 7.98 MatMul"]
     assert [row["speedup over fp32"] for row in page.rows("packed, ms")] == ["5.00x"]
     assert [row["speed"] for row in page.rows("ceiling")] == ["4 GOPS", "0.0 GB/s", "0.0 GB/s", "0.0 GB/s"]
-    assert len(page.rows("test accuracy, %")) == len(DEPTH)
+    studies = [len(rows) - 1 for rows in page.tables if "test accuracy, %" in rows[0]]
+    assert studies == [len(BLOCKADES), len(DEPTH)]
 
 
 def test_the_page_holds_its_pictures(page, output):
@@ -262,6 +279,7 @@ CHANGES = [  # file, change, figures that show it
     ("training_speed", lambda file: file["rows"][2].update(kept_mbytes=3.0), ["step_time.png"]),
     ("depth_digits/report", lambda file: file["groups"][0]["accuracies"].append(50.0), ["depth.png"]),
     ("depth_digits/report", lambda file: file["groups"][0].update(finished=1), ["depth.png"]),
+    ("blockade_digits/report", lambda file: file["groups"][1]["accuracies"].append(50.0), ["blockade.png"]),
     ("peers_avx2", lambda file: file["rows"][0]["ratios"].update(onnxruntime=1.0), []),
 ]
 

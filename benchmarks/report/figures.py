@@ -11,6 +11,7 @@ from benchmarks.report import series
 from benchmarks.report.data import Results
 from stompp_kernels.report import png
 from stompp_kernels.report.figures import Picture, drawing
+from stompp_kernels.training.report import blockade
 
 FOLDER = "figures"
 
@@ -83,6 +84,7 @@ PLOTS = (
         "seeds, and bars from the lowest to the highest.",
         series.depth,
     ),
+    Plot("blockade", blockade.TITLE, blockade.TEXT, series.blockade),
 )
 
 

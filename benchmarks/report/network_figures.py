@@ -1,4 +1,4 @@
-"""Figures of networks: their time, a training step's, and accuracy against depth."""
+"""Figures of networks: their time, a training step's, and accuracy against depth and with a blockade."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, PercentFormatter
 
 from benchmarks.report.style import INK, colour, counted, figure, plain_ticks
+from stompp_kernels.training.report.blockade import draw_rows
 
 FORMS = {
     "fp32": "torch fp32",
@@ -103,4 +104,12 @@ def depth(lines: Any) -> Figure:
     axis.set_ylabel("test accuracy, every layer binary (%)")
     axis.xaxis.set_major_locator(FixedLocator(sorted({point[0] for points in lines.values() for point in points})))
     axis.legend(loc="best")
+    return made
+
+
+def blockade(rows: Any) -> Figure:
+    """As the study's own report draws it."""
+    made = draw_rows(rows)
+    if made is None:
+        raise ValueError("the groups of blockade_digits/report set no activation apart")
     return made

@@ -175,3 +175,9 @@ def depth(results: Results) -> Any:
             point = [int(layers), statistics.fmean(accuracies), min(accuracies), max(accuracies)]
             lines.setdefault(REGIMES[regime], []).append(point)
     return {regime: sorted(points) for regime, points in lines.items()} or None
+
+
+def blockade(results: Results) -> Any:
+    """What each group of the study set apart, with gradients behind and ahead, and its accuracies."""
+    file = results.get("blockade_digits/report")
+    return None if file is None else [[group["blockade"], group["accuracies"]] for group in file["groups"]]

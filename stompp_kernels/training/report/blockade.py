@@ -57,9 +57,13 @@ def draw_blockades(groups: Sequence[Group], accuracies: Sequence[Sequence[float]
     Args:
         accuracies: on test data, in percent, of each group's runs.
     """
+    return draw_rows([(blockade_of(group), values) for group, values in zip(groups, accuracies, strict=True)])
+
+
+def draw_rows(rows: Sequence[tuple[dict[str, Any] | None, Sequence[float]]]) -> Figure | None:
+    """The figure of groups' :func:`blockade_of` and accuracies; None where no activation was set apart."""
     lines: dict[tuple[str, str], Line] = {}
-    for group, values in zip(groups, accuracies, strict=True):
-        found = blockade_of(group)
+    for found, values in rows:
         if found is not None and values:
             name = found["surrogate"] or ""
             lines.setdefault((found["rest"], name), {})[found["unit"]] = values, found

@@ -85,6 +85,6 @@ def test_the_networks_are_right_and_their_files_were_measured(results):
 
 
 def test_the_study_is_finished(results):
-    groups = {group["group"]: group for group in results.need("resnet20_cifar10_small/report")["groups"]}
-    for name in tables.STUDY.values():
+    for study, name in tables.STUDY.values():
+        groups = {group["group"]: group for group in results.need(f"{study}/report")["groups"]}
         assert groups[name]["finished"] == len(groups[name]["seeds"]) >= 2

@@ -11,6 +11,7 @@ from torch import nn
 import stompp_kernels as sk
 from stompp_kernels.conversion.packing import speed
 from stompp_kernels.nn import BinaryLayer, ProgressiveActivation, Stage
+from stompp_kernels.nn.sign_keeping import SignKeeping
 
 
 class Layers(nn.Module):
@@ -161,3 +162,22 @@ def test_the_float_twin_has_torchs_layers(model):
 def test_without_inputs_there_is_nothing_to_time(model):
     with pytest.raises(ValueError, match="compare_speed=True needs inputs to time: give verify or example_inputs"):
         sk.convert(model, compare_speed=True)
+
+
+class NegativeBelow(nn.Module):
+    """An activation of a user's, which sk.prepare finds to be one that rounds to zero from below."""
+
+    def forward(self, input):
+        return input * torch.sigmoid(1.5 * input)
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), NegativeBelow()])
+def test_the_float_twin_has_the_activations_of_the_model_that_was_prepared(activation):
+    layers = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 64), activation, nn.Linear(64, 64), nn.Linear(64, 4))
+    x = torch.randn(2, 8)
+    prepared, _ = sk.prepare(layers, x)
+    assert isinstance(prepared[2], SignKeeping)
+    twin = speed.float_twin(prepared.eval())
+    assert type(twin[2]) is type(activation)
+    assert torch.equal(twin[2](x), activation(x))
+    assert isinstance(prepared[2], SignKeeping), "the model stays as it is"

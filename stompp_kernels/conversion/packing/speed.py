@@ -22,6 +22,7 @@ from stompp_kernels.nn import (
     BinaryMatmul,
     ProgressiveActivation,
 )
+from stompp_kernels.nn.sign_keeping import SignKeeping, forget_signs
 from stompp_kernels.progression.copies import copy_module
 from stompp_kernels.progression.example_run import as_arguments, undisturbed
 
@@ -41,7 +42,7 @@ def warn_if_slower(model: nn.Module, packed: nn.Module, inputs: Any, seconds: fl
     """Warns where the packed network takes longer for these inputs than a float network of the model's layers.
 
     The two run in turns, with the threads that torch has now. The float network has torch's layers and ReLUs in the
-    places of the model's binary layers and activations.
+    places of the model's binary layers and activations, and GELUs and the like that keep no signs.
 
     Args:
         model: prepared; left as it is.
@@ -78,8 +79,11 @@ def warn_if_slower(model: nn.Module, packed: nn.Module, inputs: Any, seconds: fl
 
 @torch.no_grad()
 def float_twin(model: nn.Module) -> nn.Module:
-    """A copy of a prepared model in eval mode with torch's layers and ReLUs, of the same sizes and any weights."""
+    """A copy of a prepared model in eval mode with torch's layers and activations, of any weights."""
     twin = copy_module(model, {id(parameter): parameter for parameter in model.parameters()}).eval()
+    for module in twin.modules():
+        if isinstance(module, SignKeeping):
+            forget_signs(module)
     own = {layer.input_activation for layer in twin.modules() if isinstance(layer, BinaryLayer)}
     made: dict[nn.Module, nn.Module] = {}
     for parent in list(twin.modules()):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _DIGITS = 5
 _DROPPED = ("op", "how", "spread", "profile", "gops", "gbytes_per_s")
 _NETWORK = ("network", "batch", "threads", "best_ms", "ratios", "bound", "wrong", "reason", "missing")
 _BOUND = ("ms", "packed_over_bound")
+_OUTPUT = re.compile(r" --(?:output|results) \S+")  # a folder of the machine that ran it
 
 
 def shortened(value: Any) -> Any:
@@ -56,6 +58,8 @@ def row_to_keep(row: Mapping[str, Any]) -> dict[str, Any]:
 def file_to_keep(content: Mapping[str, Any]) -> dict[str, Any]:
     """A result file's content as the repository keeps it."""
     kept = dict(content)
+    if "command" in kept:
+        kept["command"] = _OUTPUT.sub("", kept["command"])
     if "rows" in kept:
         kept["rows"] = [row_to_keep(row) for row in kept["rows"]]
     kept.pop("runs", None)  # of a study: its groups are its summary

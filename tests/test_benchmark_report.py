@@ -416,12 +416,14 @@ def test_rows_are_added_to_those_of_other_cases(folder, tmp_path, monkeypatch):
     before = kept("--results", folder)["rows"]
     again = {**before[0], "ms": {"ours": {"median": 9.0}}}
     other = {**again, "name": "another"}
-    new = put(tmp_path / "new", {"suite_avx2": {"command": "again", "machine": {}, "rows": [again, other]}})
+    new = put(
+        tmp_path / "new", {"suite_avx2": {"command": "again --output a --add", "machine": {}, "rows": [again, other]}}
+    )
     after = kept("--add", "--results", new)
     assert [row["name"] for row in after["rows"]] == [*(row["name"] for row in before), "another"]
     assert [row["ms"]["ours"]["median"] for row in (after["rows"][0], after["rows"][-1])] == [9.0, 9.0]
     assert after["rows"][1:-1] == before[1:]
-    assert after["command"].endswith("; again")
+    assert after["command"].endswith("; again --add"), "without a folder"
 
     def studied(*names):
         groups = [{"group": name, "seeds": [0, 1], "accuracy": float(len(name))} for name in names]

@@ -56,7 +56,7 @@ def mark_sweeps(items):
     """Marks the variants of sweeps that `make test` leaves out as slow, the same ones in every run and process."""
     variants = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("sweep"):
+        if item.get_closest_marker("sweep") and not item.get_closest_marker("slow"):
             implementation = item.callspec.params.get("implementation")
             variants[item.path, item.originalname, implementation].append(item)
     for group in variants.values():

@@ -11,19 +11,19 @@ class Variant:
     path = "test_any.py"
     originalname = "test_any"
 
-    def __init__(self, implementation, index, every):
+    def __init__(self, implementation, index, every, slow=False):
         self.name = f"test_any[{implementation}-{index}]"
         self.callspec = self
         self.params = {"implementation": implementation, "index": index}
         self.every = every
-        self.slow = False
+        self.slow = slow
 
     @property
     def args(self):
         return (self.every,)
 
     def get_closest_marker(self, name):
-        return self if name == "sweep" and self.every else None
+        return self if {"sweep": self.every, "slow": self.slow}[name] else None
 
     def add_marker(self, mark):
         self.slow = self.slow or mark.name == "slow"
@@ -44,3 +44,9 @@ def test_one_of_few_stays_and_other_tests_are_left_alone():
     mark_sweeps([*few, *others])
     assert sum(item.slow for item in few) == 1
     assert not others[0].slow
+
+
+def test_what_is_slow_anyway_is_none_of_those_that_stay():
+    items = [Variant("scalar", index, 3, slow=index < 2) for index in range(3)]
+    mark_sweeps(items)
+    assert [item.slow for item in items] == [True, True, False]

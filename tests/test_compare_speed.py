@@ -159,6 +159,16 @@ def test_the_float_twin_has_torchs_layers(model):
     assert twin(X).shape == model(X).shape
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_float_twin_has_the_models_dtype_whatever_the_default(dtype, model):
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        assert speed.float_twin(model)(X).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_without_inputs_there_is_nothing_to_time(model):
     with pytest.raises(ValueError, match="compare_speed=True needs inputs to time: give verify or example_inputs"):
         sk.convert(model, compare_speed=True)

@@ -98,7 +98,8 @@ def float_twin(model: nn.Module) -> nn.Module:
 
 
 def _float_layer(layer: Any) -> nn.Module:
-    options: dict[str, Any] = {"bias": layer.bias is not None, "device": "meta"}  # to draw weights would take longer
+    options: dict[str, Any] = {"bias": layer.bias is not None, "dtype": layer.weight.dtype}
+    options["device"] = "meta"  # to draw weights would take longer
     if not isinstance(layer, BinaryConv2d):
         N, K = layer.weight.shape
         made: nn.Module = nn.Linear(K, N, **options)

@@ -72,10 +72,10 @@ def added(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
     The groups of a study are rows too.
     """
     key = "groups" if "groups" in after else "rows"
-    columns, *rows = before[key] or [[]]
-    cases = {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
-    columns, *rows = after[key] or [[]]
-    cases |= {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
+    cases = {}
+    for file in (before, after):
+        columns, *rows = file[key] or [[]]
+        cases |= {_case(row): row for row in (dict(zip(columns, row, strict=False)) for row in rows)}
     commands = dict.fromkeys(file["command"] for file in (before, after) if "command" in file)
     command = {"command": "; ".join(commands)} if commands else {}
     return {**after, **before, **command, key: in_columns(list(cases.values()))}

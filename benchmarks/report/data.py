@@ -39,7 +39,10 @@ FILES = {
     "demo_ste_free": "stompp demo --regime ste_free --results build/results/demo_ste_free.json",
     "instructions": "python -m benchmarks.instructions",
 }
-STUDIES = ("resnet20_cifar10_small", "modern_cifar10_small", "depth_digits")  # those that tables and figures show
+STUDIES = (  # those that tables and figures show
+    *("resnet20_cifar10_small", "modern_cifar10_small"),
+    *("depth_digits", "blockade_digits"),
+)
 GPU_FILES = ("gpu_bgemm", "gpu_progressive", "gpu_rates", "gpu_tiles", "training_speed_cuda")
 GPU_COMMAND = "bash benchmarks/gpu_check.sh OUT"
 PLAIN = ("eager", "compiled")

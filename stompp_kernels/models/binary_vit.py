@@ -32,8 +32,8 @@ class BinaryViTLinear(nn.Module):
     """RSign, a 1x1 convolution to be binarized and BatchNorm, a shortcut around them, RPReLU.
 
     Where there are more output channels than input channels, the shortcut repeats the input; where there are fewer, it
-    is a mean of as many channels as it must be: of those that would be repeats of one, which are contiguous rows in
-    channels_last. Pooling neighbours would be the same network with its hidden channels in another order.
+    is a mean of channels, of those that a repetition would have made of one: in channels_last they lie in whole rows.
+    A mean of neighbours would be the same network with its hidden channels in another order.
 
     Args:
         in_channels, out_channels: one is a multiple of the other.
@@ -55,8 +55,8 @@ class BinaryViTLinear(nn.Module):
         if self.repeats > 1:
             shortcut = torch.cat([x] * self.repeats, 1)
         elif self.shares > 1:
-            parts = x.chunk(self.shares, 1)
-            shortcut = reduce(torch.add, (parts[i] for i in range(self.shares))) / self.shares  # for torch.fx no loop
+            parts = x.chunk(self.shares, 1)  # which torch.fx cannot iterate over
+            shortcut = reduce(torch.add, (parts[i] for i in range(self.shares))) / self.shares
         return self.act(self.linear(x) + shortcut)
 
 

@@ -39,7 +39,7 @@ class SignKeeping(nn.Module):
 
 
 def forget_signs(module: SignKeeping) -> None:
-    """Makes a module of the activation's own class of it, which returns zeros where it rounds to them."""
+    """Gives a module back its activation's own class, which rounds to zero below zero too."""
     module.__class__ = type(module).__bases__[-1]
 
 
